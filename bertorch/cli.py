@@ -1,0 +1,102 @@
+"""Command line of the scripts: dataclass fields become argparse options, mistakes become exit code 2."""
+
+import argparse
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar
+
+import torch
+from loguru import logger
+
+from bertorch import distributed, log
+from bertorch.config import TrainingConfig
+from bertorch.errors import UserError
+
+C = TypeVar("C", bound=TrainingConfig)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the script's docstring as it is written."""
+
+
+def parse(config_class: type[C], argv: Sequence[str] | None = None, description: str | None = None) -> C:
+    """Parse a command line into a config.
+
+    Args:
+        config_class: the dataclass whose fields are the options.
+        argv: the arguments, by default those of the process.
+        description: the text over `--help`.
+
+    Raises:
+        SystemExit: code 2 with the reason, as argparse does, also for options that contradict each other.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    types_of = typing.get_type_hints(config_class)
+    for declared in fields(config_class):
+        _add_option(parser, declared, _plain_type(types_of[declared.name]))
+    arguments = vars(parser.parse_args(argv))
+    try:
+        return config_class(**arguments)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def main(config_class: type[C], run: Callable[[C], None], description: str | None) -> None:
+    """The whole of a script: parse, join the other processes, run, and tell the user's mistakes without a traceback."""
+    config = parse(config_class, description=description)
+    try:
+        with distributed.session(config.local_rank):
+            log.setup()
+            torch.manual_seed(config.seed)  # fresh weights are the same on every process
+            run(config)
+    except UserError as error:
+        rank = distributed.launched_rank()
+        if rank == 0:
+            logger.error("{}", error)
+        else:  # most often the same mistake on every process: the first one tells it in full
+            logger.error("process {}: {}", rank, str(error).splitlines()[0])
+        sys.exit(2)
+
+
+def _plain_type(hint: Any) -> type:
+    """`X` of `X | None`, else the type itself."""
+    if isinstance(hint, types.UnionType):
+        return next(member for member in typing.get_args(hint) if member is not types.NoneType)
+    return hint
+
+
+def _add_option(parser: argparse.ArgumentParser, declared: Field[Any], kind: type) -> None:
+    spellings = [f"--{declared.name}", *declared.metadata["aliases"]]
+    help_text = declared.metadata["help"].replace("%", "%%")
+    if kind is bool:
+        parser.add_argument(*spellings, action="store_true", help=help_text)
+        return
+    parser.add_argument(
+        *spellings,
+        dest=declared.name,
+        type=_bounded(kind, declared.metadata["minimum"], declared.metadata["maximum"]),
+        choices=declared.metadata["choices"],
+        required=declared.default is MISSING,
+        default=None if declared.default is MISSING else declared.default,
+        help=help_text,
+    )
+
+
+def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callable[[str], Any]:
+    """An argparse type that converts and checks the bounds."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if minimum is not None and not value >= minimum:  # also refuses nan
+            raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {text}")
+        if maximum is not None and not value <= maximum:
+            raise argparse.ArgumentTypeError(f"expected at most {maximum}, got {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return convert

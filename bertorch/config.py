@@ -1,0 +1,80 @@
+"""Every option that the scripts share: its name, default, meaning and bounds, each declared once.
+
+A script adds its own options by deriving from `TrainingConfig`; `bertorch.cli` turns the fields into argparse options.
+"""
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from bertorch.errors import UserError
+
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ON_BAD_LINE = ("stop", "skip")
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,  # noqa: A002 - argparse's own name
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """Declare one command-line option as a dataclass field.
+
+    Args:
+        default: the option's default; without one the option is required.
+        help: one line for `--help`.
+        choices: the values allowed.
+        minimum, maximum: inclusive bounds of a number.
+        aliases: further spellings, such as `--local-rank`.
+    """
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "aliases": aliases}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The options of every script.
+
+    Raises:
+        UserError: two options that contradict each other.
+    """
+
+    train_data_file: str = option(help="training examples")
+    dev_data_file: str | None = option(None, help="dev examples; no evaluation without them")
+    pretrained_model_name_or_path: str = option("bert-base-chinese", help="hub name or local folder of the encoder")
+    init_from_ckpt: str | None = option(
+        None, help="weights to warm-start from: a .bin or .safetensors file, or the folder of one"
+    )
+    saved_dir: str = option("./checkpoint", help="where weights, config.json and the tokenizer's files are saved")
+    max_seq_length: int = option(128, minimum=3, help="tokens of an example with [CLS] and [SEP]; longer ones are cut")
+    on_bad_line: str = option(
+        "stop", choices=ON_BAD_LINE, help="a malformed line stops the run before training, or is dropped and counted"
+    )
+
+    batch_size: int = option(32, minimum=1, help="examples a step, per process")
+    gradient_accumulation_steps: int = option(1, minimum=1, help="batches of one optimisation step")
+    epochs: int = option(3, minimum=1, help="passes over the training examples")
+    learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of AdamW")
+    scheduler: str = option("linear", choices=SCHEDULERS, help="how the rate goes after the warm-up")
+    warmup_proportion: float = option(
+        0.0, minimum=0.0, maximum=1.0, help="share of all steps in which the rate climbs from 0 to the peak"
+    )
+    weight_decay: float = option(0.0, minimum=0.0, help="decoupled decay, not on biases and normalisation weights")
+    max_grad_norm: float = option(1.0, minimum=0.0, help="clip the gradient to this global norm; 0 does not clip")
+    precision: str = option(
+        "auto", choices=PRECISIONS, help="of the arithmetic; auto is bf16 where CUDA supports it, else fp32"
+    )
+    seed: int = option(1000, minimum=0, help="of the fresh weights, the order of the examples and the dropout")
+
+    logging_steps: int = option(20, minimum=1, help="a log line every so many steps")
+    save_steps: int = option(100, minimum=1, help="evaluate and save every so many steps, and after the last")
+    save_best_model: bool = option(False, help="save only when the dev metric improves")
+    local_rank: int = option(-1, aliases=("--local-rank",), help="set by the launcher")
+
+    def __post_init__(self) -> None:
+        if self.save_best_model and self.dev_data_file is None:
+            raise UserError("--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves")

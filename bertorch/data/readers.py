@@ -1,0 +1,164 @@
+"""The only place that knows file formats.
+
+Files are UTF-8, one example a line, one tab between columns. A byte-order mark, CRLF and blank lines at the end are
+fine. Any other flaw stops the run before training: every reader goes through the whole file and then raises one
+`UserError` with the first flaws as `path:line: expected …, got …` and their count, or drops those lines and says how
+many.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from loguru import logger
+
+from bertorch.errors import UserError
+
+SHOWN_FLAWS = 10
+_SHOWN_CHARACTERS = 60
+
+Row = TypeVar("Row")
+
+
+class BadLineError(Exception):
+    """What is wrong with one line: "expected …, got …"."""
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts or text pairs, each with a class.
+
+    Attributes:
+        columns: one list of N texts for single texts, two for pairs.
+        labels: (N,) int64, class ids.
+    """
+
+    columns: tuple[list[str], ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_labels(path: str) -> list[str]:
+    """Read a label file: one label a line, its line number from 0 is its id.
+
+    Raises:
+        UserError: a missing or empty file, fewer than two labels, an empty, repeated or undecodable one.
+    """
+    first_line: dict[str, int] = {}
+
+    def parse(line: str) -> str:
+        label = line.strip()
+        if label in first_line:
+            raise BadLineError(f"expected each label once, got {label!r} again, first on line {first_line[label]}")
+        first_line[label] = len(first_line) + 1
+        return label
+
+    labels = _read(path, parse, on_bad_line="stop", remedy="Mend the label file.")
+    if len(labels) < 2:
+        raise UserError(f"{path}: expected at least two labels, one a line, got only {labels[0]!r}")
+    return labels
+
+
+def read_labelled_texts(
+    path: str, labels: Sequence[str], *, texts: int = 1, on_bad_line: str = "stop"
+) -> LabelledTexts:
+    """Read `text⇥label` lines, or `a⇥b⇥label` lines with `texts=2`.
+
+    Args:
+        path: the file.
+        labels: the labels in the order of their ids.
+        texts: text columns before the label, 1 or 2.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+
+    Raises:
+        UserError: a missing or empty file, or malformed lines: a wrong number of columns, an unknown label, invalid
+            UTF-8, an empty text.
+    """
+    ids = {label: index for index, label in enumerate(labels)}
+    form = "⇥".join(("text",) if texts == 1 else ("a", "b")) + "⇥label"
+
+    def parse(line: str) -> tuple[list[str], int]:
+        *row, last = _columns(line, texts + 1, form)
+        label = last.strip()
+        if label not in ids:
+            raise BadLineError(f"expected a label of the label file ({_some(labels)}), got {label!r}")
+        return row, ids[label]
+
+    rows = _read(path, parse, on_bad_line=on_bad_line)
+    return LabelledTexts(
+        columns=tuple([row[column] for row, _ in rows] for column in range(texts)),
+        labels=np.array([label for _, label in rows], dtype=np.int64),
+    )
+
+
+def _columns(line: str, expected: int, form: str) -> list[str]:
+    columns = line.split("\t")
+    if len(columns) != expected:
+        raise BadLineError(f"expected {expected} columns ({form}), got {len(columns)}: {_shorten(line)}")
+    if any(not column.strip() for column in columns):
+        raise BadLineError(f"expected no empty column ({form}), got {_shorten(line)}")
+    return columns
+
+
+def _read(
+    path: str,
+    parse: Callable[[str], Row],
+    *,
+    on_bad_line: str,
+    remedy: str = "Mend them, or drop them with --on_bad_line skip.",
+) -> list[Row]:
+    """Parse every line of a file; see the module's text for what counts as a flaw and what happens to it."""
+    rows: list[Row] = []
+    flaws: list[str] = []
+    bad_lines = 0
+    for number, raw in _lines(path):
+        try:
+            rows.append(parse(_decode(raw)))
+        except BadLineError as flaw:
+            bad_lines += 1
+            if len(flaws) < SHOWN_FLAWS:
+                flaws.append(f"{path}:{number}: {flaw}")
+    if bad_lines and on_bad_line == "stop":
+        shown = "" if bad_lines == len(flaws) else f", the first {len(flaws)} of them"
+        raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *flaws, remedy]))
+    if bad_lines:
+        logger.warning("{}: dropped malformed lines: {}; the first: {}", path, bad_lines, flaws[0])
+    if not rows:
+        raise UserError(f"{path}: expected one example a line, got no {'good ' if bad_lines else ''}line")
+    return rows
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines without their ends, up to the last line that is not blank."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    kept = len(list(dropwhile(lambda line: not line.strip(), reversed(lines))))
+    return ((number, line.removesuffix(b"\r")) for number, line in enumerate(lines[:kept], start=1))
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLineError(
+            f"expected UTF-8, got byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        ) from error
+    if not line.strip():
+        raise BadLineError("expected an example, got an empty line")
+    return line
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:SHOWN_FLAWS]) + (", …" if len(labels) > SHOWN_FLAWS else "")

@@ -1,0 +1,139 @@
+"""The only user of `torch.distributed`: joining processes, ranks, sums over them.
+
+Every function also works without a process group, as the one process of a world of one, so that no caller branches.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bertorch.errors import UserError
+
+# Long enough for one process to download a model while the others wait, short enough not to hang for ever.
+TIMEOUT = timedelta(minutes=30)
+# Gradients are summed in pieces of this size: large enough to use the links, small beside the weights themselves.
+BUCKET_BYTES = 64 * 2**20
+
+
+@contextmanager
+def session(local_rank: int = -1) -> Iterator[None]:
+    """Join the processes that a launcher started, and leave them at the end.
+
+    Args:
+        local_rank: what `torch.distributed.launch` passed as `--local-rank`; torchrun sets `LOCAL_RANK` instead. A run
+            without a launcher is a world of one process.
+
+    Raises:
+        UserError: more processes on this machine than it has GPUs.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
+    cuda = torch.cuda.is_available()
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"expected at most one process per GPU, got local rank {local_rank} on a machine with "
+            f"{torch.cuda.device_count()} GPUs; lower --nproc_per_node or set CUDA_VISIBLE_DEVICES"
+        )
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        backend="nccl" if cuda else "gloo",
+        timeout=TIMEOUT,
+        device_id=torch.device("cuda", local_rank) if cuda else None,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """This process's device: its GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def rank() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes, W."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that logs and saves."""
+    return rank() == 0
+
+
+def launched_rank() -> int:
+    """This process's rank as the launcher set it, also before the processes are joined and after they are left."""
+    return int(os.environ.get("RANK", 0))
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The first process runs the block before the others do, so that only it downloads what the block loads."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the processes, in place; returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast_weights(module: nn.Module) -> None:
+    """Give every process the first one's parameters and buffers."""
+    if dist.is_initialized():
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.data, src=0)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients over the processes, in place.
+
+    A process that had no example in this step has no gradients; it adds zeros. Parameters that no process used must
+    not be among `parameters`.
+    """
+    if not dist.is_initialized():
+        return
+    bucket: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradient = parameter.grad
+        if bucket and (size + gradient.nbytes > BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
+            _all_reduce_flat(bucket)
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        _all_reduce_flat(bucket)
+
+
+def _all_reduce_flat(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(summed.view_as(tensor))

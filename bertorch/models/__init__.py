@@ -1,0 +1,1 @@
+"""The padding-free encoder and the heads on it."""

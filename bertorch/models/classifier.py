@@ -1,0 +1,95 @@
+"""Classification of texts and text pairs: transformers' own classification model on packed batches."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from bertorch.data.batching import PackedBatch
+from bertorch.errors import UserError
+from bertorch.models import pooling
+from bertorch.models.attention import BlockLayout
+from bertorch.models.encoder import Encoder, agree, evaluating, load_pretrained, one_by_one, trial_batch
+
+
+class SequenceClassifier(nn.Module):
+    """A `…ForSequenceClassification` of transformers that takes packed batches.
+
+    The encoder runs packed; then the architecture's own head runs on what the encoder gave. So the weights keep
+    transformers' layout and names, and the logits are those that `AutoModelForSequenceClassification` gives.
+
+    Most heads read the first token of a sentence only and get just that, (N, 1, H); a head that reads more (ModernBERT
+    with `classifier_pooling: mean`) gets the padded block (N, L, H). Which of the two is found out at construction, by
+    comparing with the model's own logits.
+
+    Args:
+        model: the model with its classification head.
+
+    Raises:
+        UserError: an architecture whose head cannot be run apart from its encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        batch = trial_batch(model.config)
+        with evaluating(model):
+            expected = torch.cat([model(input_ids=ids).logits for ids in one_by_one(batch)])  # (N, C)
+        self.model = model
+        self.encoder = Encoder(model.base_model)
+        self.head = _head_of(model)
+        for self.reads_first_token_only in (True, False):
+            with evaluating(self):
+                if agree(self(batch), expected):
+                    return
+        raise UserError(
+            f"expected an encoder with a classification head over its hidden states, got {type(model).__name__}, whose "
+            "logits cannot be had from them; choose another --pretrained_model_name_or_path"
+        )
+
+    @classmethod
+    def from_pretrained(cls, name: str, labels: Sequence[str]) -> "SequenceClassifier":
+        """Load a hub model or local folder with a head for these labels.
+
+        Args:
+            name: hub name or local folder.
+            labels: the labels in the order of their ids; they go into the config as `id2label`.
+
+        Raises:
+            UserError: it cannot be loaded, or is no encoder with a classification head.
+        """
+        id2label = dict(enumerate(labels))
+        label2id = {label: index for index, label in id2label.items()}
+        return cls(load_pretrained(AutoModelForSequenceClassification, name, id2label=id2label, label2id=label2id))
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Logits (N, C) of a packed batch."""
+        hidden = self.encoder(batch)  # (T, H)
+        if self.reads_first_token_only:
+            return self.head(inputs_embeds=pooling.cls(hidden, batch)[:, None]).logits
+        layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
+        return self.head(inputs_embeds=layout.pad(hidden), attention_mask=layout.mask.long()).logits
+
+
+class _EncoderOutput(nn.Module):
+    """Stands in for an encoder under its head: returns the hidden states that it is given as `inputs_embeds`."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        has_pooler = getattr(encoder, "pooler", None) is not None
+        self.pooler = pooling.PretrainedPooler(encoder) if has_pooler else None
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        pooled = None if self.pooler is None else self.pooler(inputs_embeds[:, 0])
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+def _head_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its encoder; the layers and weights are shared with `model`, not copied."""
+    head = copy.copy(model)
+    head._modules = dict(model._modules)
+    head._modules[model.base_model_prefix] = _EncoderOutput(model.base_model)
+    return head

@@ -1,0 +1,185 @@
+"""Load a pre-trained encoder and its tokenizer; run the encoder on packed batches."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from bertorch import distributed
+from bertorch.data.batching import PackedBatch
+from bertorch.errors import UserError
+from bertorch.models.attention import ATTENTION, BlockLayout
+
+# Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
+# sentences of a batch is off by more than 1e-3 of it, even with small random weights.
+AGREEMENT = 1e-4
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a hub model or local folder.
+
+    Raises:
+        UserError: it cannot be found or read.
+    """
+    with distributed.main_first(), _explained(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
+def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedModel:
+    """Load a model through one of transformers' Auto classes, in fp32 whatever the stored type.
+
+    The log names the weights that the checkpoint does not hold and that start fresh.
+
+    Args:
+        auto_class: such as `AutoModelForSequenceClassification`.
+        name: hub name or local folder.
+        settings: fields of the model's config to set, such as `id2label`.
+
+    Raises:
+        UserError: the model cannot be found or read, or does not fit `settings`.
+    """
+    with distributed.main_first(), _explained(name):
+        config = AutoConfig.from_pretrained(name, **settings)
+        model, report = auto_class.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+    if report["missing_keys"]:
+        logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(sorted(report["missing_keys"])))
+    return model
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"--pretrained_model_name_or_path {name}: expected a model of the hub or a local folder with config.json, "
+            f"weights and the tokenizer's files, got {type(error).__name__}: {error}"
+        ) from error
+
+
+class Encoder(nn.Module):
+    """A transformers encoder that maps a packed batch to hidden states (T, H).
+
+    Whether a model can run padding-free is not read from a list: at construction it encodes two short sentences one by
+    one and packed. If the results agree, it runs packed from then on. If they do not (DeBERTa-v2, MPNet, RoFormer, and
+    any model that mixes neighbouring tokens outside attention), the log says so, and its batches are padded inside,
+    with the same result.
+
+    Args:
+        model: a model such as `AutoModel` gives, without a head on top.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self._first_position, self.max_length = _positions(model)
+        takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._token_types = getattr(model.config, "type_vocab_size", 2) if takes_token_types else 0
+        self.packed = self._try_packed()
+        if not self.packed:
+            logger.info("{} does not run padding-free; its batches are padded inside", type(model).__name__)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Encode a packed batch into hidden states (T, H)."""
+        layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
+        token_types = batch.token_type_ids.clamp(max=max(self._token_types - 1, 0))  # (T,)
+        if self.packed:
+            hidden = self.model(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.position_ids[None] + self._first_position,
+                layout=layout,
+                **({"token_type_ids": token_types[None]} if self._token_types else {}),
+            ).last_hidden_state  # (1, T, H)
+            return hidden.squeeze(0)
+        hidden = self.model(
+            input_ids=layout.pad(batch.input_ids, self.model.config.pad_token_id or 0),
+            attention_mask=layout.mask.long(),
+            **({"token_type_ids": layout.pad(token_types)} if self._token_types else {}),
+        ).last_hidden_state  # (N, L, H)
+        return layout.unpad(hidden)
+
+    def require_positions(self, max_seq_length: int) -> None:
+        """Make sure that the model can take sentences of this many tokens.
+
+        Raises:
+            UserError: it has fewer positions.
+        """
+        if self.max_length is not None and max_seq_length > self.max_length:
+            raise UserError(
+                f"--max_seq_length {max_seq_length}: expected at most {self.max_length}, the positions that "
+                f"{type(self.model).__name__} has"
+            )
+
+    def _try_packed(self) -> bool:
+        """Set the packed attention if the model then encodes each sentence as it does alone."""
+        batch = trial_batch(self.model.config)
+        with evaluating(self.model):
+            expected = torch.cat(
+                [self.model(input_ids=ids).last_hidden_state.squeeze(0) for ids in one_by_one(batch)]
+            )  # (T, H)
+            own_attention = self.model.config._attn_implementation
+            self.packed = True
+            try:
+                self.model.set_attn_implementation(ATTENTION)
+                if agree(self(batch), expected):
+                    return True
+            except Exception as error:  # noqa: BLE001 - whatever a model outside the interface raises, it cannot
+                logger.debug("{} refused the packed attention: {}", type(self.model).__name__, error)
+            self.model.set_attn_implementation(own_attention)
+            return False
+
+
+def _positions(model: PreTrainedModel) -> tuple[int, int | None]:
+    """The id of the first position, and how many tokens the model has positions for (None: no limit).
+
+    RoBERTa's family counts positions from `pad_token_id + 1`, which its table of positions tells by a padding index.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return first, module.num_embeddings - first
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return 0, limit if limit and limit > 0 else None
+
+
+def trial_batch(config: PretrainedConfig) -> PackedBatch:
+    """Two sentences of arbitrary tokens, to find out how a model behaves; longer than a local attention window."""
+    window = getattr(config, "sliding_window", None) or 0
+    lengths = torch.tensor([5, 9 + 2 * window])
+    tokens = torch.arange(int(lengths.sum())) * 7 % (config.vocab_size - 5) + 5  # (T,), clear of most special tokens
+    tokens[tokens == config.pad_token_id] = config.vocab_size - 1 if config.pad_token_id != config.vocab_size - 1 else 5
+    return PackedBatch(
+        input_ids=tokens,
+        token_type_ids=torch.zeros_like(tokens),
+        position_ids=torch.cat([torch.arange(int(length)) for length in lengths]),
+        cu_seqlens=torch.tensor([0, *lengths.cumsum(0).tolist()], dtype=torch.int32),
+        max_seqlen=int(lengths.max()),
+        labels=torch.zeros(len(lengths), dtype=torch.int64),
+    )
+
+
+def one_by_one(batch: PackedBatch) -> list[Tensor]:
+    """The ids of each sentence of a batch as a batch of its own, (1, length) each."""
+    return [ids[None] for ids in batch.input_ids.tensor_split(batch.cu_seqlens[1:-1].long())]
+
+
+def agree(got: Tensor, expected: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    return got.shape == expected.shape and bool(
+        (got - expected).abs().max() <= AGREEMENT * expected.abs().max().clamp(min=1)
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)

@@ -1,0 +1,62 @@
+"""Pooling: hidden states of tokens (T, H) → one vector a sentence (N, H)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bertorch.data.batching import PackedBatch
+
+
+def cls(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The hidden state of each sentence's first token, [CLS].
+
+    Args:
+        hidden: (T, H).
+        batch: tells where the sentences begin.
+
+    Returns:
+        (N, H).
+    """
+    return hidden.index_select(0, batch.cu_seqlens[:-1])
+
+
+def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The mean over each sentence's tokens, [CLS] and [SEP] counted.
+
+    Args:
+        hidden: (T, H).
+        batch: tells where the sentences begin.
+
+    Returns:
+        (N, H).
+    """
+    lengths = batch.cu_seqlens.diff()  # (N,)
+    sentence_of = torch.repeat_interleave(lengths, output_size=len(hidden))  # (T,)
+    sums = hidden.new_zeros(batch.size, hidden.shape[1]).index_add(0, sentence_of, hidden)  # (N, H)
+    return sums / lengths[:, None]
+
+
+class PretrainedPooler(nn.Module):
+    """The pooler that came with an encoder: a dense layer and an activation over the first token.
+
+    Args:
+        model: an encoder with a `pooler`, most often one that expects (N, L, H). ALBERT's is a bare linear layer, whose
+            activation stands beside it.
+
+    Raises:
+        ValueError: the encoder has no pooler.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if getattr(model, "pooler", None) is None:
+            raise ValueError(f"expected an encoder with a pooler, got {type(model).__name__} without one")
+        self.pooler = model.pooler
+        self.activation = getattr(model, "pooler_activation", None)
+
+    def forward(self, first_tokens: Tensor) -> Tensor:
+        """Pool the hidden states of the first tokens, (N, H) → (N, H)."""
+        if self.activation is not None:
+            return self.activation(self.pooler(first_tokens))
+        return self.pooler(first_tokens[:, None])

@@ -1,0 +1,1 @@
+"""Metrics, optimisation, checkpoints and the one train loop."""

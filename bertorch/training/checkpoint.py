@@ -1,0 +1,184 @@
+"""Save a run's weights atomically; warm-start from the weights of another."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from loguru import logger
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bertorch.errors import UserError
+
+WEIGHTS = "pytorch_model.bin"
+SAFE_WEIGHTS = "model.safetensors"
+# Files of a save are complete and on the disk here before the first of them takes its place.
+_STAGING = ".saving"
+
+
+class Companion(Protocol):
+    """A config or tokenizer of transformers."""
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Write its files into a folder."""
+        ...
+
+
+def prepare_folder(folder: str) -> None:
+    """Make sure before training that a run can save into a folder.
+
+    Raises:
+        UserError: it cannot be made or written to, or holds weights that would hide those saved beside them.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _staging(path)
+        (path / _STAGING).rmdir()
+    except OSError as error:
+        raise UserError(f"--saved_dir {folder}: expected a folder to write to, got: {error.strerror}") from error
+    if (path / SAFE_WEIGHTS).exists():
+        raise UserError(
+            f"--saved_dir {folder}: holds {SAFE_WEIGHTS}, which transformers would load instead of the {WEIGHTS} that "
+            "this run saves; choose another folder"
+        )
+    if (path / WEIGHTS).exists():
+        logger.warning("{} is from an earlier run; the first save of this one replaces it", path / WEIGHTS)
+
+
+def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Companion]) -> Path:
+    """Save weights and what belongs to them so that a reader never sees half a file.
+
+    All files are first written to the disk in full, then moved into their places one by one, the weights last. A crash
+    or a full disk before that leaves the earlier save as it was.
+
+    Args:
+        folder: `--saved_dir`.
+        weights: name → tensor, saved from the CPU.
+        companions: configs and tokenizers.
+
+    Returns:
+        The path of the weights.
+    """
+    path = Path(folder)
+    staging = _staging(path)
+    for companion in companions:
+        companion.save_pretrained(staging)
+    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, staging / WEIGHTS)
+    staged = sorted((file for file in staging.iterdir()), key=lambda file: file.name == WEIGHTS)
+    for file in staged:
+        _sync(file)
+    for file in staged:
+        file.replace(path / file.name)
+    staging.rmdir()
+    _sync(path)
+    return path / WEIGHTS
+
+
+def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
+    """Load weights by name into a module; the log names every tensor that is missing or not expected.
+
+    Names may be those of the module, of a bare encoder (`embeddings.…`), of the earlier bertorch (`encoder.…`), of a
+    model wrapped for several GPUs (`module.…`), or of the first BERT checkpoints (`LayerNorm.gamma`).
+
+    Args:
+        module: takes the weights.
+        source: a `.bin` or `.safetensors` file, or a folder with one.
+        encoder_prefix: the encoder's name within the module, such as `bert`.
+
+    Raises:
+        UserError: no readable weights, a tensor of another shape, or not one tensor that fits.
+    """
+    expected = module.state_dict()
+    found: dict[str, Tensor] = {}
+    unexpected = []
+    for name, tensor in load_weights(source).items():
+        target = _target_name(name, expected, encoder_prefix)
+        if target is None:
+            unexpected.append(name)
+        else:
+            found[target] = tensor
+    misshapen = [
+        f"  {name}: expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in found.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if misshapen:
+        raise UserError(
+            "\n".join(
+                [
+                    f"--init_from_ckpt {source}: tensors of another shape than this model's: {len(misshapen)}",
+                    *misshapen,
+                    "Use weights of the same encoder; a head (classifier.…) must have as many outputs as there are "
+                    "labels.",
+                ]
+            )
+        )
+    if not found:
+        raise UserError(
+            f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
+            f"{', '.join(unexpected[:3])} …; use weights of the same architecture"
+        )
+    module.load_state_dict(found, strict=False)
+    logger.info("{}: loaded {} of {} tensors", source, len(found), len(expected))
+    for what, names in (("missing", sorted(expected.keys() - found.keys())), ("unexpected", sorted(unexpected))):
+        if names:
+            logger.warning("{}: {}: {}", source, what, ", ".join(names))
+
+
+def load_weights(source: str) -> dict[str, Tensor]:
+    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no code of it.
+
+    Raises:
+        UserError: no such file, or not a file of named tensors.
+    """
+    path = Path(source)
+    if path.is_dir():
+        inside = [path / name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).is_file()]
+        if not inside:
+            raise UserError(f"{source}: expected {SAFE_WEIGHTS} or {WEIGHTS} in this folder, got neither")
+        path = inside[0]
+    if not path.is_file():
+        raise UserError(f"{path}: expected a .bin or .safetensors file, or a folder with one, got no such file")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: expected weights saved by torch.save or safetensors, got: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{path}: expected a mapping from names to tensors, got {type(weights).__name__}")
+    return dict(weights)
+
+
+def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:
+    """The module's name for a tensor of a checkpoint, None if it has none."""
+    name = name.removeprefix("module.")
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    candidates = (name, f"{encoder_prefix}.{name}", f"{encoder_prefix}.{name.removeprefix('encoder.')}")
+    return next((candidate for candidate in candidates if candidate in expected), None)
+
+
+def _staging(folder: Path) -> Path:
+    """An empty staging folder; what an interrupted save left in it goes."""
+    staging = folder / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    return staging
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""AdamW with its parameter groups, and the learning-rate schedules of transformers."""
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-6
+
+
+def build_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) with decoupled decay on matrices only.
+
+    Vectors, which in these models are the biases and the weights of normalisation layers, do not decay.
+
+    Args:
+        model: its parameters that take gradients are optimised.
+        learning_rate: peak rate.
+        weight_decay: decay a step, times the rate.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS, eps=EPSILON, fused=True
+    )
+
+
+def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LRScheduler:
+    """A schedule of `bertorch.config.SCHEDULERS`.
+
+    Args:
+        name: one of them.
+        optimizer: its rates are the peak rates.
+        warmup_proportion: share of `total_steps` in which the rate climbs linearly from 0; rounded down to whole steps.
+        total_steps: optimisation steps of the run.
+    """
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=int(warmup_proportion * total_steps),
+        num_training_steps=total_steps,
+    )

@@ -1,0 +1,143 @@
+"""One optimisation step: forward and backward over its batches, sum over the processes, clip, update."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from bertorch import distributed
+from bertorch.data.batching import PackedBatch
+from bertorch.errors import UserError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of forward and backward; weights and optimiser state are always fp32.
+
+    Attributes:
+        name: `fp32`, `bf16` or `fp16`.
+        device_type: `cpu` or `cuda`.
+    """
+
+    name: str
+    device_type: str
+
+    @classmethod
+    def resolve(cls, name: str, device: torch.device) -> "Precision":
+        """Resolve a value of `--precision`; `auto` is bf16 where CUDA supports it, else fp32.
+
+        Raises:
+            UserError: fp16 without a GPU, or bf16 on a GPU that has none.
+        """
+        has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        if name == "auto":
+            name = "bf16" if device.type == "cuda" and has_bf16 else "fp32"
+        if name == "fp16" and device.type != "cuda":
+            raise UserError(f"--precision fp16 needs a CUDA GPU, got {device.type}; use auto, fp32 or bf16")
+        if name == "bf16" and not has_bf16:
+            raise UserError("--precision bf16: this GPU has no bf16 arithmetic; use auto, fp32 or fp16")
+        return cls(name, device.type)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        return torch.autocast(self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler, which does nothing except in fp16."""
+        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
+
+
+@dataclass(frozen=True)
+class BatchOutput:
+    """What a task returns of a training batch, as sums over its labels.
+
+    Attributes:
+        loss: scalar, with gradient.
+        correct: scalar count of right predictions, None where the task has no accuracy.
+    """
+
+    loss: Tensor
+    correct: Tensor | None
+
+
+class OptimizationStep:
+    """Forward, backward, sum over the processes, clip, AdamW, schedule.
+
+    Args:
+        model: whose gradients are summed and clipped.
+        optimizer, scheduler: of `bertorch.training.optimization`.
+        precision: of forward and backward.
+        max_grad_norm: clip the gradient to this global norm; 0 does not clip.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        precision: Precision,
+        max_grad_norm: float,
+    ) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._used: list[nn.Parameter] | None = None
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._precision = precision
+        self._scaler = precision.scaler()
+        self._max_grad_norm = max_grad_norm
+
+    def __call__(
+        self, batches: Sequence[PackedBatch], output_of: Callable[[PackedBatch], BatchOutput], labels: int
+    ) -> Tensor:
+        """Take the step.
+
+        Args:
+            batches: this process's share of the step's batches; those without any sentence are left out.
+            output_of: the task's loss, summed over a batch's labels.
+            labels: how many labels the step has over all its batches and processes; the loss is their mean.
+
+        Returns:
+            (2,): this process's part of the step's mean loss and its count of right predictions, to be summed over the
+            processes; nan for the count where the task has no accuracy.
+        """
+        device = self._parameters[0].device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch in batches:
+            with self._precision.autocast():
+                output = output_of(batch.to(device))
+            loss = output.loss / labels
+            self._scaler.scale(loss).backward()
+            correct = loss.new_tensor(float("nan")) if output.correct is None else output.correct
+            sums += torch.stack([loss.detach().double(), correct.double()])
+        self._update()
+        return sums
+
+    def _update(self) -> None:
+        if self._used is None:
+            self._used = self._used_by_any_process()
+        distributed.sum_gradients(self._used)
+        self._scaler.unscale_(self._optimizer)
+        if self._max_grad_norm > 0:
+            nn.utils.clip_grad_norm_(self._used, self._max_grad_norm)
+        self._scaler.step(self._optimizer)
+        scale = self._scaler.get_scale()
+        self._scaler.update()
+        if self._scaler.get_scale() >= scale:  # smaller after an overflow of fp16, where the step was left out
+            self._scheduler.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _used_by_any_process(self) -> list[nn.Parameter]:
+        """The parameters that the loss depends on.
+
+        A process without an example in the step has no gradients at all; the others still agree with it on which
+        parameters get one, so that an unused parameter stays as it is on any number of processes.
+        """
+        used = torch.tensor([parameter.grad is not None for parameter in self._parameters], dtype=torch.int32)
+        used = distributed.all_reduce_sum(used.to(self._parameters[0].device))
+        return [parameter for parameter, uses in zip(self._parameters, used.tolist(), strict=True) if uses]

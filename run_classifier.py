@@ -1,0 +1,53 @@
+"""Classification of texts and text pairs.
+
+    python run_classifier.py --train_data_file data/reviews/train.txt --dev_data_file data/reviews/dev.txt \\
+        --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh
+    torchrun --nproc_per_node=2 run_classifier.py …
+
+Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`; the label file has one label a line.
+"""
+
+from dataclasses import dataclass
+
+from bertorch import cli
+from bertorch.config import TrainingConfig, option
+from bertorch.data.batching import Dataset
+from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.data.tokenization import tokenize
+from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.encoder import load_tokenizer
+from bertorch.training.tasks import ClassificationTask
+from bertorch.training.trainer import fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(TrainingConfig):
+    """Options of `run_classifier.py`."""
+
+    label_file: str = option(help="one label a line; its line number from 0 is its id")
+    is_text_pair: bool = option(False, help="lines are a⇥b⇥label, not text⇥label")
+
+
+def run(config: ClassifierConfig) -> None:
+    """Read, load, train."""
+    labels = read_labels(config.label_file)
+    train, dev = (
+        read_labelled_texts(path, labels, texts=2 if config.is_text_pair else 1, on_bad_line=config.on_bad_line)
+        if path is not None
+        else None
+        for path in (config.train_data_file, config.dev_data_file)
+    )
+    tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
+    model = SequenceClassifier.from_pretrained(config.pretrained_model_name_or_path, labels)
+    model.encoder.require_positions(config.max_seq_length)
+    train_set, dev_set = (
+        Dataset(tokenize(tokenizer, examples.columns, config.max_seq_length), examples.labels)
+        if examples is not None
+        else None
+        for examples in (train, dev)
+    )
+    fit(config, ClassificationTask(model, tokenizer), train_set, dev_set)
+
+
+if __name__ == "__main__":
+    cli.main(ClassifierConfig, run, __doc__)
