@@ -1,6 +1,6 @@
-"""Classification of texts and text pairs.
+r"""Classification of texts and text pairs.
 
-    python run_classifier.py --train_data_file data/reviews/train.txt --dev_data_file data/reviews/dev.txt \\
+    python run_classifier.py --train_data_file data/reviews/train.txt --dev_data_file data/reviews/dev.txt \
         --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh
     torchrun --nproc_per_node=2 run_classifier.py …
 
@@ -8,11 +8,12 @@ Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`; the label fi
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
 from bertorch.data.batching import Dataset
-from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.data.readers import LabelledTexts, read_labelled_texts, read_labels
 from bertorch.data.tokenization import tokenize
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.encoder import load_tokenizer
@@ -31,22 +32,20 @@ class ClassifierConfig(TrainingConfig):
 def run(config: ClassifierConfig) -> None:
     """Read, load, train."""
     labels = read_labels(config.label_file)
-    train, dev = (
-        read_labelled_texts(path, labels, texts=2 if config.is_text_pair else 1, on_bad_line=config.on_bad_line)
-        if path is not None
-        else None
-        for path in (config.train_data_file, config.dev_data_file)
-    )
+    texts = 2 if config.is_text_pair else 1
+    read = partial(read_labelled_texts, labels=labels, texts=texts, on_bad_line=config.on_bad_line)
+    train = read(config.train_data_file)
+    dev = read(config.dev_data_file) if config.dev_data_file is not None else None
+
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
     model = SequenceClassifier.from_pretrained(config.pretrained_model_name_or_path, labels)
     model.encoder.require_positions(config.max_seq_length)
-    train_set, dev_set = (
-        Dataset(tokenize(tokenizer, examples.columns, config.max_seq_length), examples.labels)
-        if examples is not None
-        else None
-        for examples in (train, dev)
-    )
-    fit(config, ClassificationTask(model, tokenizer), train_set, dev_set)
+
+    def dataset(examples: LabelledTexts) -> Dataset:
+        return Dataset(tokenize(tokenizer, examples.columns, config.max_seq_length), examples.labels)
+
+    task = ClassificationTask(model, tokenizer)
+    fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
 
 
 if __name__ == "__main__":

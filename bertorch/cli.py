@@ -33,9 +33,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, description:
     Raises:
         SystemExit: code 2 with the reason, as argparse does, also for options that contradict each other.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     types_of = typing.get_type_hints(config_class)
     for declared in fields(config_class):
         _add_option(parser, declared, _plain_type(types_of[declared.name]))

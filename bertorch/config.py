@@ -77,4 +77,6 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.save_best_model and self.dev_data_file is None:
-            raise UserError("--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves")
+            raise UserError(
+                "--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves"
+            )

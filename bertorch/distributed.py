@@ -76,7 +76,7 @@ def is_main() -> bool:
 
 def launched_rank() -> int:
     """This process's rank as the launcher set it, also before the processes are joined and after they are left."""
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK", "0"))
 
 
 def barrier() -> None:

@@ -1,7 +1,7 @@
 """Token store → packed batches: the order of an epoch, its cut into steps and shares, the gather."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,12 +37,14 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The batch on another device."""
-        tensors = {
-            item.name: value.to(device, non_blocking=True)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, **tensors)
+        return PackedBatch(
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            token_type_ids=self.token_type_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
+            max_seqlen=self.max_seqlen,
+            labels=self.labels.to(device, non_blocking=True),
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from itertools import chain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bertorch.errors import UserError
+
 # Examples handed to the tokenizer at once: enough for its threads, few enough that the lists it returns stay small.
 CHUNK = 2048
 
@@ -41,7 +43,13 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
         tokenizer: the model's tokenizer.
         columns: one list of N texts, or two for pairs.
         max_length: tokens kept of an example, special tokens included; of a pair, the longer text is cut first.
+
+    Raises:
+        UserError: `max_length` leaves no room for a token of each text.
     """
+    needed = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2) + len(columns)
+    if max_length < needed:
+        raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[np.ndarray] = []

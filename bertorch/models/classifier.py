@@ -13,7 +13,7 @@ from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models import pooling
 from bertorch.models.attention import BlockLayout
-from bertorch.models.encoder import Encoder, agree, evaluating, load_pretrained, one_by_one, trial_batch
+from bertorch.models.encoder import Encoder, evaluating, gives, load_pretrained, one_by_one, trial_batch
 
 
 class SequenceClassifier(nn.Module):
@@ -43,7 +43,7 @@ class SequenceClassifier(nn.Module):
         self.head = _head_of(model)
         for self.reads_first_token_only in (True, False):
             with evaluating(self):
-                if agree(self(batch), expected):
+                if gives(expected, lambda: self(batch)):
                     return
         raise UserError(
             f"expected an encoder with a classification head over its hidden states, got {type(model).__name__}, whose "
@@ -63,7 +63,15 @@ class SequenceClassifier(nn.Module):
         """
         id2label = dict(enumerate(labels))
         label2id = {label: index for index, label in id2label.items()}
-        return cls(load_pretrained(AutoModelForSequenceClassification, name, id2label=id2label, label2id=label2id))
+        model = load_pretrained(
+            AutoModelForSequenceClassification,
+            name,
+            id2label=id2label,
+            label2id=label2id,
+            problem_type="single_label_classification",
+        )
+        model.config.architectures = [type(model).__name__]
+        return cls(model)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits (N, C) of a packed batch."""

@@ -104,7 +104,7 @@ class OptimizationStep:
 
         Returns:
             (2,): this process's part of the step's mean loss and its count of right predictions, to be summed over the
-            processes; nan for the count where the task has no accuracy.
+            processes.
         """
         device = self._parameters[0].device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -113,8 +113,9 @@ class OptimizationStep:
                 output = output_of(batch.to(device))
             loss = output.loss / labels
             self._scaler.scale(loss).backward()
-            correct = loss.new_tensor(float("nan")) if output.correct is None else output.correct
-            sums += torch.stack([loss.detach().double(), correct.double()])
+            sums[0] += loss.detach()
+            if output.correct is not None:
+                sums[1] += output.correct
         self._update()
         return sums
 

@@ -22,11 +22,13 @@ class Task(Protocol):
         model: maps a packed batch to outputs, such as logits (N, C).
         weights: the module whose `state_dict` is saved and warm-started.
         encoder_prefix: the encoder's name within `weights`.
+        counts_correct: whether training lines have an accuracy.
     """
 
     model: nn.Module
     weights: nn.Module
     encoder_prefix: str
+    counts_correct: bool
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """The loss of a training batch, summed over its labels."""
@@ -52,7 +54,8 @@ class ClassificationTask:
     def __init__(self, model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model: nn.Module = model
         self.weights: nn.Module = model.model
-        self.encoder_prefix = model.model.base_model_prefix
+        self.encoder_prefix: str = model.model.base_model_prefix
+        self.counts_correct = True
         self._companions = (model.model.config, tokenizer)
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:

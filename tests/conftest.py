@@ -1,0 +1,67 @@
+"""What the tests share: where the embedded data is, and how scripts and groups of processes are run."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from loguru import logger
+
+from bertorch import distributed
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "data" / "bert-tiny-zh"
+REVIEWS = ROOT / "data" / "reviews"
+MATCHING = ROOT / "data" / "matching"
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def log_lines():
+    """The messages logged during a test."""
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(message.record["message"]), level="DEBUG")
+    yield lines
+    logger.remove(handler)
+
+
+def run_script(
+    *arguments: object, launcher: tuple[str, ...] = (), check: int | None = 0
+) -> subprocess.CompletedProcess:
+    """Run a script of the project's root on the CPU; `check` is the exit code expected, None takes any."""
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert check is None or done.returncode == check, done.stderr
+    return done
+
+
+def run_processes(world_size: int, function: Callable[..., None], *arguments: object) -> None:
+    """Run a function in `world_size` Gloo processes; it and its arguments must be picklable."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_process, args=(world_size, port, function, arguments), nprocs=world_size)
+
+
+def _process(
+    rank: int, world_size: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    with distributed.session():
+        function(*arguments)

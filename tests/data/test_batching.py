@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+
+from bertorch.data.batching import Dataset, TrainingSchedule, epoch_order, evaluation_batches, share
+from bertorch.data.tokenization import TokenStore
+
+SENTENCES = [[2, 7, 3], [2, 3], [2, 8, 9, 10, 3], [2, 11, 3]]
+
+
+@pytest.fixture
+def dataset():
+    tokens = np.concatenate(SENTENCES).astype(np.int32)
+    offsets = np.array([0, 3, 5, 10, 13])
+    types = (np.arange(len(tokens)) % 2).astype(np.int8)
+    return Dataset(TokenStore(tokens, types, offsets), labels=np.array([0, 1, 1, 0]))
+
+
+def test_a_batch_is_its_sentences_end_to_end(dataset):
+    batch = dataset.batch(np.array([2, 0]))
+    assert batch.input_ids.tolist() == SENTENCES[2] + SENTENCES[0]
+    assert batch.token_type_ids.tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert batch.cu_seqlens.tolist() == [0, 5, 8]
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.position_ids.dtype == torch.int64
+    assert (batch.max_seqlen, batch.size, batch.labels.tolist()) == (5, 2, [1, 0])
+
+
+def test_to_moves_every_tensor(dataset):
+    moved = dataset.batch(np.array([1])).to(torch.device("meta"))
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 5
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch():
+    orders = [epoch_order(50, seed=seed, epoch=epoch).tolist() for seed, epoch in [(1, 1), (1, 1), (1, 2), (2, 1)]]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize(("size", "batch_size", "accumulation"), [(20, 8, 1), (21, 4, 2), (3, 8, 2), (16, 8, 1)])
+def test_every_example_comes_once_an_epoch(size, batch_size, accumulation):
+    schedule = TrainingSchedule(size, batch_size, accumulation, seed=1)
+    steps = list(schedule.steps(epoch=1))
+    assert len(steps) == schedule.steps_per_epoch
+    assert all(len(step) == accumulation for step in steps[:-1])
+    batches = [batch for step in steps for batch in step]
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert sorted(np.concatenate(batches)) == list(range(size))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_shares_are_even_slices(world_size):
+    shares = [share(np.arange(10, 17), rank, world_size).tolist() for rank in range(world_size)]
+    assert np.concatenate(shares).tolist() == list(range(10, 17))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_an_evaluation_counts_every_example_once(world_size, batch_size):
+    lengths = np.array([5, 3, 9, 3])
+    batches = [
+        batch for rank in range(world_size) for batch in evaluation_batches(lengths, batch_size, rank, world_size)
+    ]
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert sorted(np.concatenate(batches)) == [0, 1, 2, 3]

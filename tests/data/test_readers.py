@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.errors import UserError
+
+LABELS = ["negative", "positive"]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content: bytes | str) -> str:
+        path = tmp_path / "file.txt"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write_file
+
+
+def test_single_texts(write):
+    examples = read_labelled_texts(write("很好\tpositive\n不好 吃\tnegative\n"), LABELS)
+    assert examples.columns == (["很好", "不好 吃"],)
+    assert examples.labels.tolist() == [1, 0]
+    assert examples.labels.dtype == np.int64
+    assert len(examples) == 2
+
+
+def test_pairs(write):
+    examples = read_labelled_texts(write("a\tb\t1\nc\td\t0\n"), ["0", "1"], texts=2)
+    assert examples.columns == (["a", "c"], ["b", "d"])
+    assert examples.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf\xe5\xa5\xbd\tpositive\n",
+        b"\xe5\xa5\xbd\tpositive\r\n",
+        b"\xe5\xa5\xbd\tpositive",
+        b"\xe5\xa5\xbd\tpositive\n\n\r\n  \n",
+        b"\xe5\xa5\xbd\tpositive \n",
+    ],
+    ids=["byte-order mark", "CRLF", "no newline at the end", "blank lines at the end", "space after the label"],
+)
+def test_harmless_variations(write, content):
+    examples = read_labelled_texts(write(content), LABELS)
+    assert (examples.columns, examples.labels.tolist()) == ((["好"],), [1])
+
+
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\r"])
+def test_only_a_newline_ends_a_line(write, separator):
+    examples = read_labelled_texts(write(f"好{separator}吃\tpositive\n"), LABELS)
+    assert examples.columns == ([f"好{separator}吃"],)
+
+
+@pytest.mark.parametrize(
+    ("line", "flaw"),
+    [
+        (b"text", "expected 2 columns (text⇥label), got 1: 'text'"),
+        (b"a\tb\tpositive", "expected 2 columns (text⇥label), got 3: 'a\\tb\\tpositive'"),
+        (b"text\tneutral", "expected a label of the label file (negative, positive), got 'neutral'"),
+        (b"text\t", "expected no empty column (text⇥label), got 'text\\t'"),
+        (b" \tpositive", "expected no empty column (text⇥label), got ' \\tpositive'"),
+        (b"\xe5\xa5\xbd\xff\tpositive", "expected UTF-8, got byte 0xff at byte 4 of the line"),
+        (b"", "expected an example, got an empty line"),
+    ],
+)
+def test_a_malformed_line_is_named(write, line, flaw):
+    path = write(b"good\tpositive\n" + line + b"\ngood\tnegative\n")
+    with pytest.raises(UserError) as error:
+        read_labelled_texts(path, LABELS)
+    assert str(error.value).splitlines() == [
+        f"{path}: malformed lines: 1",
+        f"{path}:2: {flaw}",
+        "Mend them, or drop them with --on_bad_line skip.",
+    ]
+
+
+def test_the_first_ten_malformed_lines_are_shown(write):
+    path = write("good\tpositive\n" + "bad\n" * 12)
+    with pytest.raises(UserError) as error:
+        read_labelled_texts(path, LABELS)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{path}: malformed lines: 12, the first 10 of them"
+    assert [line.split(": expected")[0] for line in lines[1:-1]] == [f"{path}:{number}" for number in range(2, 12)]
+
+
+def test_skipping_malformed_lines_says_how_many(write, log_lines):
+    path = write("good\tpositive\nbad\nfine\tnegative\nfine\twrong\n")
+    examples = read_labelled_texts(path, LABELS, on_bad_line="skip")
+    assert examples.columns == (["good", "fine"],)
+    assert len(log_lines) == 1
+    assert f"{path}: dropped malformed lines: 2; the first: {path}:2: expected 2 columns" in log_lines[0]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_an_empty_file(write, content):
+    with pytest.raises(UserError, match="expected one example a line, got no line"):
+        read_labelled_texts(write(content), LABELS)
+
+
+def test_nothing_left_after_skipping(write):
+    with pytest.raises(UserError, match="got no good line"):
+        read_labelled_texts(write("bad\n"), LABELS, on_bad_line="skip")
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere.txt: expected a readable text file, got: No such file"):
+        read_labelled_texts(str(tmp_path / "nowhere.txt"), LABELS)
+    with pytest.raises(UserError, match="expected a readable text file, got: Is a directory"):
+        read_labelled_texts(str(tmp_path), LABELS)
+
+
+def test_labels_keep_their_order(write):
+    assert read_labels(write("\ufeffb\r\na\r\n\r\n")) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "flaw"),
+    [
+        ("a\nb\na\n", ":3: expected each label once, got 'a' again, first on line 1"),
+        ("a\n\nb\n", ":2: expected an example, got an empty line"),
+        ("a\n", "expected at least two labels, one a line, got only 'a'"),
+        ("", "got no line"),
+    ],
+)
+def test_bad_label_files(write, content, flaw):
+    path = write(content)
+    with pytest.raises(UserError) as error:
+        read_labels(path)
+    assert flaw in str(error.value)
+    assert path in str(error.value)

@@ -1,0 +1,66 @@
+import inspect
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bertorch.errors import UserError
+from bertorch.models.classifier import SequenceClassifier
+from tests.architectures import PACKED, PADDED, padded_inputs, random_batch, small_classifier
+from tests.conftest import TINY
+
+LENGTHS = [4, 17, 2, 9]
+CASES = [(name, {}) for name in PACKED + PADDED] + [("modernbert", {"classifier_pooling": "mean"})]
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def test_logits_loss_and_gradients_are_those_of_the_padded_model(architecture, settings):
+    classifier = SequenceClassifier(small_classifier(architecture, **settings)).double().eval()
+    reference = small_classifier(architecture, **settings).double().eval()
+    takes_token_types = "token_type_ids" in inspect.signature(reference.forward).parameters
+    types = getattr(reference.config, "type_vocab_size", 0) if takes_token_types else 0
+    batch = random_batch(LENGTHS, token_types=types)
+
+    logits = classifier(batch)
+    expected = reference(**padded_inputs(batch, takes_token_types=types > 0)).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+
+    F.cross_entropy(logits, batch.labels).backward()
+    F.cross_entropy(expected, batch.labels).backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in classifier.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_which_heads_read_the_first_token_only():
+    assert SequenceClassifier(small_classifier("roberta")).reads_first_token_only
+    assert not SequenceClassifier(small_classifier("modernbert", classifier_pooling="mean")).reads_first_token_only
+
+
+def test_dropout_of_the_head_acts_in_training_only():
+    settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.5}
+    classifier, batch = SequenceClassifier(small_classifier("bert", **settings)), random_batch(LENGTHS)
+    classifier.train()
+    assert not torch.equal(classifier(batch), classifier(batch))
+    classifier.eval()
+    assert torch.equal(classifier(batch), classifier(batch))
+
+
+def test_the_head_shares_its_weights_with_the_model():
+    classifier = SequenceClassifier(small_classifier("bert"))
+    assert len(list(classifier.parameters())) == len(list(classifier.model.parameters()))
+    assert classifier.head.classifier is classifier.model.classifier
+
+
+def test_a_model_that_is_no_encoder_is_refused():
+    decoder = small_classifier("gpt2", n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=3)
+    with pytest.raises(UserError, match="expected an encoder with a classification head.*GPT2"):
+        SequenceClassifier(decoder)
+
+
+def test_labels_go_into_the_config():
+    config = SequenceClassifier.from_pretrained(str(TINY), ["bad", "fair", "good"]).model.config
+    assert config.num_labels == 3
+    assert config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    assert config.label2id == {"bad": 0, "fair": 1, "good": 2}
+    assert config.architectures == ["BertForSequenceClassification"]

@@ -1,0 +1,101 @@
+import inspect
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from bertorch.errors import UserError
+from bertorch.models.encoder import Encoder, load_pretrained, load_tokenizer
+from tests.architectures import PACKED, PADDED, padded_inputs, random_batch, small_encoder
+from tests.conftest import TINY
+
+LENGTHS = [3, 17, 1, 9]  # 17 is more than ModernBERT's window here
+
+
+def models(architecture: str):
+    """Ours, the same model for transformers' padded path, and a batch that suits them."""
+    encoder = Encoder(small_encoder(architecture)).double().eval()
+    reference = small_encoder(architecture).double().eval()
+    takes_token_types = "token_type_ids" in inspect.signature(reference.forward).parameters
+    types = getattr(reference.config, "type_vocab_size", 0) if takes_token_types else 0
+    batch = random_batch(LENGTHS, token_types=types)
+    return encoder, reference, batch, padded_inputs(batch, takes_token_types=types > 0)
+
+
+@pytest.mark.parametrize("architecture", PACKED + PADDED)
+def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture):
+    encoder, reference, batch, inputs = models(architecture)
+    assert encoder.packed == (architecture in PACKED)
+
+    hidden = encoder(batch)
+    expected = reference(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
+
+    weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
+    (hidden * weights).sum().backward()
+    (expected * weights).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in encoder.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
+def test_a_sentence_does_not_see_its_neighbours(architecture):
+    encoder = Encoder(small_encoder(architecture)).eval()
+    together = encoder(random_batch(LENGTHS))
+    alone = encoder(random_batch(LENGTHS[:2]))
+    torch.testing.assert_close(together[: sum(LENGTHS[:2])], alone)
+
+
+@pytest.mark.parametrize("architecture", PADDED)
+def test_a_padded_model_says_so_once(architecture, log_lines):
+    encoder = Encoder(small_encoder(architecture))
+    encoder(random_batch(LENGTHS))
+    encoder(random_batch(LENGTHS))
+    assert len([line for line in log_lines if "padded inside" in line]) == 1
+
+
+def test_attention_dropout_acts_in_training_only():
+    model = small_encoder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    encoder, batch = Encoder(model), random_batch(LENGTHS)
+    encoder.train()
+    assert not torch.equal(encoder(batch), encoder(batch))
+    encoder.eval()
+    assert torch.equal(encoder(batch), encoder(batch))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "positions"), [("bert", 40), ("roberta", 38), ("mpnet", 38), ("roformer", 40), ("nomic_bert", 40)]
+)
+def test_positions_of_a_model(architecture, positions):
+    """RoBERTa's family has `pad_token_id + 1` = 2 rows in its table that no token uses."""
+    encoder = Encoder(small_encoder(architecture, max_position_embeddings=40))
+    assert encoder.max_length == positions
+    encoder.require_positions(positions)
+    with pytest.raises(UserError, match=f"--max_seq_length {positions + 1}: expected at most {positions}"):
+        encoder.require_positions(positions + 1)
+
+
+def test_half_precision_weights_load_as_fp32(tmp_path):
+    small_encoder("bert").half().save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    model = load_pretrained(AutoModel, str(tmp_path))
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, stored[name].float())
+
+
+def test_fresh_weights_are_named(log_lines, tmp_path):
+    model = AutoModel.from_pretrained(TINY)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("pooler")}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    load_pretrained(AutoModel, str(tmp_path))
+    assert any("start fresh: pooler.dense.bias, pooler.dense.weight" in line for line in log_lines)
+
+
+def test_a_missing_model_is_explained(tmp_path):
+    with pytest.raises(UserError, match="--pretrained_model_name_or_path .*nowhere: expected a model"):
+        load_pretrained(AutoModel, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="--pretrained_model_name_or_path"):
+        load_tokenizer(str(tmp_path))

@@ -1,0 +1,94 @@
+"""The command line is frozen: names, defaults and meanings that people have in their shell history."""
+
+import re
+
+import pytest
+
+from bertorch import cli
+from run_classifier import ClassifierConfig
+
+REQUIRED = ["--train_data_file", "train.txt", "--label_file", "labels.txt"]
+DEFAULTS = {
+    "local_rank": -1,
+    "pretrained_model_name_or_path": "bert-base-chinese",
+    "init_from_ckpt": None,
+    "train_data_file": "train.txt",
+    "dev_data_file": None,
+    "batch_size": 32,
+    "scheduler": "linear",
+    "learning_rate": 5e-5,
+    "warmup_proportion": 0,
+    "seed": 1000,
+    "save_steps": 100,
+    "logging_steps": 20,
+    "weight_decay": 0.0,
+    "epochs": 3,
+    "max_seq_length": 128,
+    "saved_dir": "./checkpoint",
+    "max_grad_norm": 1.0,
+    "save_best_model": False,
+    "label_file": "labels.txt",
+    "is_text_pair": False,
+    # beyond the published options
+    "precision": "auto",
+    "gradient_accumulation_steps": 1,
+    "on_bad_line": "stop",
+}
+
+
+def test_defaults_of_the_classifier():
+    assert vars(cli.parse(ClassifierConfig, REQUIRED)) == DEFAULTS
+
+
+def test_every_option_takes_a_value():
+    values = {
+        "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
+        "dev_data_file": "d", "batch_size": 8, "scheduler": "cosine", "learning_rate": 0.01, "warmup_proportion": 0.1,
+        "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,
+        "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
+        "gradient_accumulation_steps": 4, "on_bad_line": "skip",
+    }  # fmt: skip
+    arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    config = cli.parse(ClassifierConfig, [*arguments, "--save_best_model", "--is_text_pair"])
+    assert vars(config) == values | {"save_best_model": True, "is_text_pair": True}
+
+
+@pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
+def test_both_spellings_of_the_local_rank(spelling):
+    assert cli.parse(ClassifierConfig, [*REQUIRED, spelling]).local_rank == 3
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+)
+def test_the_six_schedulers(scheduler):
+    assert cli.parse(ClassifierConfig, [*REQUIRED, "--scheduler", scheduler]).scheduler == scheduler
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: --train_data_file, --label_file"),
+        ([*REQUIRED, "--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
+        ([*REQUIRED, "--batch_size", "two"], "--batch_size: invalid int value: 'two'"),
+        ([*REQUIRED, "--warmup_proportion", "1.5"], "--warmup_proportion: expected at most 1.0, got 1.5"),
+        ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected at least 0.0, got nan"),
+        ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),
+        ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
+        ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
+    ],
+)
+def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(ClassifierConfig, arguments)
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_help_tells_options_defaults_and_the_docstring(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(ClassifierConfig, ["--help"], description="What it does.\n\n    an example")
+    text = capsys.readouterr().out
+    assert "What it does.\n\n    an example" in text
+    assert all(f"--{name}" in text for name in DEFAULTS)
+    assert "(default: 5e-05)" in text
