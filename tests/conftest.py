@@ -1,6 +1,7 @@
 """What the tests share: where the embedded data is, and how scripts and groups of processes are run."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,29 +32,36 @@ def log_lines():
     logger.remove(handler)
 
 
-def run_script(
-    *arguments: object, launcher: tuple[str, ...] = (), check: int | None = 0
-) -> subprocess.CompletedProcess:
+def free_port() -> int:
+    """A TCP port that no one uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int | None = 0):
     """Run a script of the project's root on the CPU; `check` is the exit code expected, None takes any."""
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *launcher, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
+        start_new_session=True,
     )
-    assert check is None or done.returncode == check, done.stderr
-    return done
+    try:
+        stdout, stderr = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # also what a launcher started
+        raise
+    assert check is None or process.returncode == check, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def run_processes(world_size: int, function: Callable[..., None], *arguments: object) -> None:
     """Run a function in `world_size` Gloo processes; it and its arguments must be picklable."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_process, args=(world_size, port, function, arguments), nprocs=world_size)
+    mp.spawn(_process, args=(world_size, free_port(), function, arguments), nprocs=world_size)
 
 
 def _process(

@@ -46,9 +46,22 @@ def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedMo
     with distributed.main_first(), _explained(name):
         config = AutoConfig.from_pretrained(name, **settings)
         model, report = auto_class.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
-    if report["missing_keys"]:
-        logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(sorted(report["missing_keys"])))
+    fresh = sorted(report["missing_keys"])
+    if fresh:
+        logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
+        _scale_fresh_layers(model, fresh)
     return model
+
+
+def _scale_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:
+    """Give fresh linear layers weights whose size goes with 1/√H, which is PyTorch's default.
+
+    transformers draws them with a deviation of 0.02 whatever the width. At H = 768 the two are the same; the head of a
+    narrower encoder would start so small that it learns late (ChnSentiCorp, H = 128: 0.841 instead of 0.858).
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and f"{name}.weight" in fresh:
+            module.reset_parameters()
 
 
 @contextmanager

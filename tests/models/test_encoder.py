@@ -2,6 +2,7 @@ import inspect
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from bertorch.errors import UserError

@@ -1,0 +1,70 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bertorch import distributed
+from bertorch.errors import UserError
+from tests.conftest import run_processes
+
+
+def in_two_processes(folder: Path) -> None:
+    """Everything in one go, since starting processes takes seconds; an assertion that fails fails the test."""
+    rank = distributed.rank()
+    assert distributed.world_size() == 2
+    assert distributed.is_main() == (rank == 0)
+    assert distributed.launched_rank() == rank
+    assert distributed.device() == torch.device("cpu")
+    assert distributed.all_reduce_sum(torch.tensor([1.0 + rank, 10.0])).tolist() == [3.0, 20.0]
+
+    layer = nn.BatchNorm1d(2)
+    nn.init.constant_(layer.weight, rank + 1.0)
+    layer.running_mean.fill_(rank + 1.0)
+    distributed.broadcast_weights(layer)
+    assert layer.weight.tolist() == layer.running_mean.tolist() == [1.0, 1.0]
+
+    distributed.BUCKET_BYTES = 40  # several buckets, one of them of a single tensor that is larger
+    shapes = [(3,), (2, 3), (4, 5), (1,), (2,)]
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    parameters.append(nn.Parameter(torch.zeros(2, dtype=torch.float64)))
+    for number, parameter in enumerate(parameters):
+        if rank == 0 or number % 2:  # the other process has no gradient for every second one
+            parameter.grad = torch.full_like(parameter, 10.0 * number + rank)
+    distributed.sum_gradients(parameters)
+    for number, parameter in enumerate(parameters):
+        assert (parameter.grad == (20.0 * number + 1 if number % 2 else 10.0 * number)).all()
+
+    with distributed.main_first():
+        if rank == 0:
+            time.sleep(0.5)
+            (folder / "downloaded").touch()
+        assert (folder / "downloaded").exists()
+
+
+def test_two_processes(tmp_path):
+    run_processes(2, in_two_processes, tmp_path)
+
+
+def test_one_process_needs_no_group():
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.all_reduce_sum(torch.tensor(2.0)).item() == 2.0
+    parameter = nn.Parameter(torch.zeros(2))
+    distributed.sum_gradients([parameter])
+    assert parameter.grad is None
+    distributed.broadcast_weights(nn.Linear(1, 1))
+    distributed.barrier()
+    with distributed.main_first(), distributed.session(local_rank=-1):
+        assert distributed.world_size() == 1
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "3")
+    monkeypatch.delitem(os.environ, "LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    expected = pytest.raises(UserError, match="got local rank 2 on a machine with 2 GPUs; lower --nproc_per_node")
+    with expected, distributed.session(local_rank=2):
+        pass

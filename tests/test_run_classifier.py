@@ -1,0 +1,116 @@
+"""The script itself, as a user starts it, on the embedded checkpoint and samples."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import MATCHING, REVIEWS, ROOT, TINY, free_port, run_script
+
+LOGURU = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO     \| bertorch\.[\w.]+:\w+:\d+ - "
+TRAINING_LINE = re.compile(
+    LOGURU + r"global step: (\d+), epoch: (\d+), batch: (\d+), loss: \d+\.\d{5}, accuracy: [01]\.\d{5}, "
+    r"speed: \d+\.\d\d step/s"
+)
+EVAL_LINE = re.compile(LOGURU + r"eval loss: \d+\.\d{5}, accuracy: ([01]\.\d{5})")
+
+
+def arguments(data: Path, saved_dir: Path, **settings: object) -> list[object]:
+    options = {
+        "train_data_file": data / "train.txt",
+        "dev_data_file": data / "dev.txt",
+        "label_file": data / "labels.txt",
+        "pretrained_model_name_or_path": TINY,
+        "saved_dir": saved_dir,
+        "max_seq_length": 48,
+    }
+    return ["run_classifier.py", *(text for key, value in (options | settings).items() for text in (f"--{key}", value))]
+
+
+def matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    return [match for line in text.splitlines() if (match := pattern.fullmatch(line))]
+
+
+def last_accuracy(done) -> float:
+    return float(matches(EVAL_LINE, done.stderr)[-1].group(1))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the reviews, long enough to learn something."""
+    folder = tmp_path_factory.mktemp("reviews")
+    done = run_script(*arguments(REVIEWS, folder, epochs=6, learning_rate=5e-4, save_steps=40))
+    return folder, done
+
+
+def test_log_lines_to_the_letter(trained):
+    _, done = trained
+    assert done.stdout == ""
+    lines = matches(TRAINING_LINE, done.stderr)
+    assert [tuple(map(int, line.groups())) for line in lines] == [(20, 2, 5), (40, 3, 10), (60, 4, 15), (80, 6, 5)]
+    assert len(matches(EVAL_LINE, done.stderr)) == 3  # steps 40, 80 and the last, 90
+    assert re.search(r"best dev accuracy: 0\.\d{5} at step \d+\n", done.stderr)
+    assert done.stderr.endswith("pytorch_model.bin\n")
+    assert "\x1b" not in done.stderr  # no colours and no progress bar in a file
+    assert "it/s" not in done.stderr
+
+
+def test_it_learns_from_the_reviews(trained):
+    _, done = trained
+    assert last_accuracy(done) > 0.7  # chance is 0.5
+
+
+def test_it_warm_starts_where_it_ended(trained, tmp_path):
+    folder, done = trained
+    init = folder / "pytorch_model.bin"
+    again = run_script(*arguments(REVIEWS, tmp_path, epochs=1, learning_rate=0, init_from_ckpt=init))
+    assert last_accuracy(again) == last_accuracy(done)
+    assert "loaded 105 of 105 tensors" in again.stderr
+    first, second = (torch.load(path / "pytorch_model.bin", weights_only=True) for path in (folder, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("module", ["torch.distributed.launch", "torch.distributed.run"])
+def test_two_processes_log_and_save_once(module, tmp_path):
+    """`torch.distributed.launch` passes `--local-rank`; torchrun, which is `torch.distributed.run`, does not."""
+    done = run_script(
+        *arguments(MATCHING, tmp_path, epochs=1, logging_steps=2),
+        "--is_text_pair",
+        launcher=("-m", module, "--nproc_per_node=2", f"--master_port={free_port()}"),
+    )
+    steps = [line.groups()[0] for line in matches(TRAINING_LINE, done.stderr)]
+    assert steps == ["2", "4", "6"]  # 440 pairs in batches of 2 × 32: 7 steps
+    assert len(matches(EVAL_LINE, done.stderr)) == 1
+    assert done.stderr.count("weights of step 7") == 1
+    assert (tmp_path / "pytorch_model.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_data_file": "nowhere.txt"}, "nowhere.txt: expected a readable text file, got: No such file"),
+        ({"train_data_file": ROOT / "data/matching/train.txt"}, "train.txt:1: expected 2 columns (text⇥label), got 3"),
+        ({"label_file": "/dev/null"}, "/dev/null: expected one example a line, got no line"),
+        ({"max_seq_length": 600}, "--max_seq_length 600: expected at most 512, the positions that BertModel has"),
+        ({"pretrained_model_name_or_path": "./nowhere"}, "--pretrained_model_name_or_path ./nowhere: expected a model"),
+        ({"precision": "fp16"}, "--precision fp16 needs a CUDA GPU"),
+        ({"init_from_ckpt": "nowhere.bin"}, "nowhere.bin: expected a .bin or .safetensors file"),
+        ({"saved_dir": TINY}, "bert-tiny-zh: holds model.safetensors"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_end_with_exit_code_2_and_no_traceback(settings, message, tmp_path):
+    done = run_script(*arguments(REVIEWS, tmp_path, **settings), check=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "global step" not in done.stderr
+
+
+def test_bad_lines_can_be_skipped(tmp_path):
+    lines = (REVIEWS / "dev.txt").read_text().splitlines()[:20]
+    (tmp_path / "train.txt").write_text("\n".join(["no label", *lines, "text\tunknown"]))
+    files = {"train_data_file": tmp_path / "train.txt", "epochs": 1, "on_bad_line": "skip"}
+    done = run_script(*arguments(REVIEWS, tmp_path / "saved", **files))
+    assert "dropped malformed lines: 2; the first: " in done.stderr
+    assert "train: 20 examples" in done.stderr

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bertorch.config import SCHEDULERS
+from bertorch.training.optimization import build_optimizer, build_scheduler
+from tests.architectures import small_classifier
+
+TOTAL, WARMUP, PEAK = 10, 2, 0.1
+
+
+def factor(name: str, step: int) -> float:
+    """The published schedules, written out; the factor on the peak rate in optimisation step `step` from 0."""
+    if name == "constant":
+        return 1.0
+    if step < WARMUP:
+        return step / WARMUP
+    done = (step - WARMUP) / (TOTAL - WARMUP)
+    return {
+        "constant_with_warmup": 1.0,
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "cosine_with_restarts": 0.5 * (1 + math.cos(math.pi * done)),  # one cycle
+        "polynomial": (PEAK - 1e-7) / PEAK * (1 - done) + 1e-7 / PEAK,  # power 1, down to 1e-7
+    }[name]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_rate_of_every_step(name):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    scheduler = build_scheduler(name, optimizer, warmup_proportion=0.25, total_steps=TOTAL)  # 2.5 steps: 2
+    rates = []
+    for _ in range(TOTAL):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([PEAK * factor(name, step) for step in range(TOTAL)])
+
+
+def test_biases_and_layer_norm_do_not_decay():
+    model = small_classifier("bert")
+    optimizer = build_optimizer(model, learning_rate=1e-3, weight_decay=0.01)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        exempt = name.endswith("bias") or "LayerNorm" in name
+        assert decays[id(parameter)] == (0.0 if exempt else 0.01), name
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    groups = build_optimizer(model, learning_rate=1e-3, weight_decay=0.0).param_groups
+    assert [group["params"] for group in groups] == [[model.weight]]
+
+
+def test_steps_are_those_of_adamw_by_hand():
+    """Loshchilov and Hutter, 2019, algorithm 2, with bias correction; betas 0.9 and 0.999, eps 1e-6."""
+    rate, decay = 0.01, 0.1
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    model.weight.data.fill_(0.5)
+    optimizer = build_optimizer(model, learning_rate=rate, weight_decay=decay)
+    weight, first, second = 0.5, 0.0, 0.0
+    for step, gradient in enumerate([0.3, -1.2, 0.01], start=1):
+        model.weight.grad = torch.tensor([[gradient]], dtype=torch.float64)
+        optimizer.step()
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        update = (first / (1 - 0.9**step)) / (math.sqrt(second / (1 - 0.999**step)) + 1e-6)
+        weight = weight * (1 - rate * decay) - rate * update
+        assert model.weight.item() == pytest.approx(weight, rel=1e-12)

@@ -1,0 +1,112 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bertorch.errors import UserError
+from bertorch.training.step import BatchOutput, OptimizationStep, Precision
+from tests.architectures import random_batch
+
+CPU = torch.device("cpu")
+
+
+class BagOfTokens(nn.Module):
+    """A model small enough to work out by hand: the mean embedding of all tokens of a sentence is its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(50, 3, dtype=torch.float64)
+        self.unused = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+
+    def forward(self, batch):
+        bounds = batch.cu_seqlens.tolist()
+        hidden = self.embedding(batch.input_ids)
+        return torch.stack([hidden[start:end].mean(0) for start, end in pairwise(bounds)])
+
+
+def take_steps(batches, *, max_grad_norm=0.0, steps=1):
+    model = BagOfTokens()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    step = OptimizationStep(model, optimizer, scheduler, Precision.resolve("fp32", CPU), max_grad_norm)
+
+    def output_of(batch):
+        logits = model(batch)
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        return BatchOutput(loss=loss, correct=(logits.argmax(-1) == batch.labels).sum())
+
+    for _ in range(steps):
+        sums = step(batches, output_of, labels=sum(batch.size for batch in batches))
+    return model, sums
+
+
+def expected_step(batch, *, max_grad_norm=0.0):
+    model = BagOfTokens()
+    loss = F.cross_entropy(model(batch), batch.labels)
+    (gradient,) = torch.autograd.grad(loss, [model.embedding.weight])
+    norm = gradient.norm()
+    if 0 < max_grad_norm < norm:
+        gradient = gradient * (max_grad_norm / norm)
+    weight = model.embedding.weight.detach()
+    return weight - 0.5 * (gradient + 0.1 * weight), loss.item(), norm.item()
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3, 100.0])
+def test_one_batch(max_grad_norm):
+    batch = random_batch([3, 5, 2, 4, 1])
+    weight, loss, norm = expected_step(batch, max_grad_norm=max_grad_norm)
+    assert 1e-3 < norm < 100
+    model, sums = take_steps([batch], max_grad_norm=max_grad_norm)
+    torch.testing.assert_close(model.embedding.weight.detach(), weight, rtol=1e-5, atol=1e-9)
+    assert sums[0].item() == pytest.approx(loss)
+    assert sums[1].item() == (BagOfTokens()(batch).argmax(-1) == batch.labels).sum().item()
+
+
+def test_uneven_batches_make_one_mean():
+    """Three batches of 3, 2 and 1 sentences take the step of one batch of 6, not a mean of means."""
+    whole = random_batch([3, 5, 2, 4, 1, 6])
+    bounds = whole.cu_seqlens.numpy()
+    parts = []
+    for start, end in [(0, 3), (3, 5), (5, 6)]:
+        part = random_batch(np.diff(bounds)[start:end].tolist())
+        tokens = slice(bounds[start], bounds[end])
+        parts.append(
+            type(part)(
+                input_ids=whole.input_ids[tokens],
+                token_type_ids=whole.token_type_ids[tokens],
+                position_ids=whole.position_ids[tokens],
+                cu_seqlens=part.cu_seqlens,
+                max_seqlen=part.max_seqlen,
+                labels=whole.labels[start:end],
+            )
+        )
+    weight, loss, _ = expected_step(whole)
+    model, sums = take_steps(parts)
+    torch.testing.assert_close(model.embedding.weight.detach(), weight, rtol=1e-12, atol=1e-12)
+    assert sums[0].item() == pytest.approx(loss)
+
+
+def test_a_parameter_that_the_loss_does_not_use_stays():
+    """Also from weight decay, as in transformers, where it has no gradient."""
+    model, _ = take_steps([random_batch([3, 5])], steps=3)
+    assert torch.equal(model.unused, torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_auto_is_fp32_on_the_cpu():
+    assert Precision.resolve("auto", CPU) == Precision("fp32", "cpu")
+
+
+def test_bf16_runs_the_matrix_products_in_bf16_and_keeps_fp32_weights():
+    layer = nn.Linear(2, 2)
+    with Precision.resolve("bf16", CPU).autocast():
+        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
+    assert layer.weight.dtype == torch.float32
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(UserError, match="--precision fp16 needs a CUDA GPU, got cpu"):
+        Precision.resolve("fp16", CPU)
