@@ -96,7 +96,6 @@ def test_two_processes_log_and_save_once(module, tmp_path):
         ({"pretrained_model_name_or_path": "./nowhere"}, "--pretrained_model_name_or_path ./nowhere: expected a model"),
         ({"precision": "fp16"}, "--precision fp16 needs a CUDA GPU"),
         ({"init_from_ckpt": "nowhere.bin"}, "nowhere.bin: expected a .bin or .safetensors file"),
-        ({"saved_dir": TINY}, "bert-tiny-zh: holds model.safetensors"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

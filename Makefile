@@ -1,0 +1,40 @@
+# The environment's Python; `make PYTHON=python3.12 demo` takes another.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.complete
+DEMO := checkpoint/demo
+
+.PHONY: demo test lint format benchmark clean
+
+demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
+	$(BIN)/python run_classifier.py --pretrained_model_name_or_path data/bert-tiny-zh \
+		--train_data_file data/reviews/train.txt --dev_data_file data/reviews/dev.txt \
+		--label_file data/reviews/labels.txt --saved_dir $(DEMO) \
+		--epochs 6 --learning_rate 1e-3 --warmup_proportion 0.1 --save_steps 30
+	@$(BIN)/python -c 'import transformers; transformers.logging.disable_progress_bar(); \
+		text = "房间干净，早餐也丰富，下次还住这里。"; \
+		result = transformers.pipeline("text-classification", model="$(DEMO)")(text)[0]; \
+		print(text, "→", result["label"], format(result["score"], ".3f"))'
+
+test: $(SETUP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(SETUP)  ## style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(SETUP)  ## put the style right where a tool can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+benchmark: $(SETUP)  ## packed against padded training steps, on the embedded reviews
+	$(BIN)/python -m benchmarks.classifier_step
+
+clean:  ## remove the environment and the demo's weights
+	rm -rf .venv bertorch.egg-info $(DEMO)
+
+$(SETUP): requirements.txt pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[dev]'
+	touch $@

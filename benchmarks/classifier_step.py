@@ -1,0 +1,142 @@
+r"""Training steps of a classifier: packed batches against the padded batches of transformers' own model.
+
+    python -m benchmarks.classifier_step
+    python -m benchmarks.classifier_step --pretrained_model_name_or_path bert-base-chinese \
+        --train_data_file ChnSentiCorp/train.tsv --label_file ChnSentiCorp/labels.txt --json result.json
+
+Both take the same optimisation steps (forward, backward, clipping, AdamW, schedule) on the same examples in the same
+order and precision, turn by turn in one process. Padded batches are as long as their longest sentence, as those of
+transformers' collators.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from bertorch import distributed, log
+from bertorch.data.batching import Dataset, PackedBatch, TrainingSchedule
+from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.data.tokenization import tokenize
+from bertorch.models.attention import BlockLayout
+from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.encoder import load_pretrained, load_tokenizer
+from bertorch.training.optimization import build_optimizer, build_scheduler
+from bertorch.training.step import BatchOutput, OptimizationStep, Precision
+
+DATA = Path(__file__).parent.parent / "data"
+WARMUP = 2  # steps left out of the medians
+
+
+def main() -> None:
+    """Measure, print a table, write JSON on demand."""
+    log.setup()
+    options = _options()
+    device = distributed.device()
+    precision = Precision.resolve(options.precision, device)
+    labels = read_labels(options.label_file)
+    examples = read_labelled_texts(options.train_data_file, labels)
+    name = options.pretrained_model_name_or_path
+    dataset = Dataset(tokenize(load_tokenizer(name), examples.columns, options.max_seq_length), examples.labels)
+
+    packed = SequenceClassifier.from_pretrained(name, labels).to(device)
+    padded = load_pretrained(AutoModelForSequenceClassification, name, num_labels=len(labels)).to(device)
+    steps = {
+        "padded": _stepper(padded, lambda batch: _padded_logits(padded, batch), precision),
+        "packed": _stepper(packed, packed, precision),
+    }
+    seconds: dict[str, list[float]] = {contender: [] for contender in steps}
+    tokens = []
+    schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
+    taken = (numbers for epoch in range(options.steps + WARMUP) for (numbers,) in schedule.steps(epoch))
+    for _, numbers in zip(range(options.steps + WARMUP), taken, strict=False):
+        batch = dataset.batch(numbers)
+        tokens.append(len(batch.input_ids))
+        for contender, step in steps.items():
+            seconds[contender].append(_timed(step, batch, device))
+
+    medians = {contender: statistics.median(times[WARMUP:]) for contender, times in seconds.items()}
+    result = {
+        "model": name,
+        "data": options.train_data_file,
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "tokens_per_step": statistics.mean(tokens[WARMUP:]),
+        "precision": precision.name,
+        "hardware": _hardware(device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "seconds_per_step": medians,
+        "padded_over_packed": medians["padded"] / medians["packed"],
+    }
+    _print(result)
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pretrained_model_name_or_path", default=str(DATA / "bert-tiny-zh"))
+    parser.add_argument("--train_data_file", default=str(DATA / "reviews" / "train.txt"))
+    parser.add_argument("--label_file", default=str(DATA / "reviews" / "labels.txt"))
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--steps", type=int, default=20, help="steps measured, after 2 that are not")
+    parser.add_argument("--json", help="also write the result to this file")
+    return parser.parse_args()
+
+
+def _stepper(
+    model: nn.Module, logits_of: Callable[[PackedBatch], Tensor], precision: Precision
+) -> Callable[[PackedBatch], Tensor]:
+    optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0)
+    scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
+    step = OptimizationStep(model, optimizer, scheduler, precision, max_grad_norm=1.0)
+    model.train()
+
+    def output_of(batch: PackedBatch) -> BatchOutput:
+        return BatchOutput(loss=F.cross_entropy(logits_of(batch), batch.labels, reduction="sum"), correct=None)
+
+    return lambda batch: step([batch], output_of, labels=batch.size)
+
+
+def _padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
+    padding = model.config.pad_token_id or 0
+    return model(input_ids=layout.pad(batch.input_ids, padding), attention_mask=layout.mask.long()).logits
+
+
+def _timed(step: Callable[[PackedBatch], Tensor], batch: PackedBatch, device: torch.device) -> float:
+    began = time.perf_counter()
+    step(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(f"{result['model']}, {result['data']}, batch {result['batch_size']}, {result['precision']}")
+    print(f"{result['hardware']}, {result['versions']}, {result['tokens_per_step']:.0f} tokens a step")
+    for contender, seconds in result["seconds_per_step"].items():
+        print(f"{contender}: {seconds:.4f} s/step")
+    print(f"padded / packed: {result['padded_over_packed']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
