@@ -1,6 +1,15 @@
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 import time
 
 from bertorch import log
+from tests.conftest import ROOT
 
 
 def test_training_line_with_accuracy():
@@ -31,3 +40,21 @@ def test_speed_leaves_pauses_out(monkeypatch):
 
 def test_no_progress_bar_into_a_file():
     assert log.progress_bar(10).disable
+
+
+def test_a_progress_bar_on_a_terminal():
+    """On a pseudo-terminal of 100 columns: the bar is drawn, and a log line stands on a line of its own."""
+    program = (
+        "from bertorch import log; from loguru import logger; log.setup()\n"
+        "with log.progress_bar(3) as bar:\n"
+        "    bar.update(); logger.info('a message'); bar.update(2)\n"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=theirs) as process:
+        assert process.wait(timeout=60) == 0
+    os.close(theirs)
+    text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "3/3" in text
+    assert [line for line in re.split(r"[\r\n]+", text) if "a message" in line and "step" not in line]
