@@ -1,9 +1,30 @@
-"""The error that a user can mend."""
+"""The errors that a user can mend."""
+
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
     """A wrong option, file or checkpoint.
 
-    The message says what was expected, what came, where, and what to do. A script prints it without a
-    traceback and ends with exit code 2, as argparse does for a wrong command line.
+    The message says what was expected, what came, where, and what to do. A script prints it without a traceback and
+    ends with exit code 2, as argparse does for a wrong command line.
     """
+
+
+class MisshapenError(UserError):
+    """Weights whose shapes are not those of the model.
+
+    Args:
+        source: the option and file or folder that the weights come from.
+        tensors: (name, shape expected, shape that came) of each.
+    """
+
+    def __init__(self, source: str, tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+        lines = [f"  {name}: expected {tuple(expected)}, got {tuple(got)}" for name, expected, got in tensors]
+        remedy = (
+            "Use weights of the same encoder; a head (classifier.…) must have as many outputs as the label file has "
+            "labels."
+        )
+        super().__init__(
+            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])
+        )

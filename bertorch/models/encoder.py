@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from bertorch import distributed
 from bertorch.data.batching import PackedBatch
-from bertorch.errors import UserError
+from bertorch.errors import MisshapenError, UserError
 from bertorch.models.attention import ATTENTION, BlockLayout
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
@@ -41,11 +41,17 @@ def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedMo
         settings: fields of the model's config to set, such as `id2label`.
 
     Raises:
-        UserError: the model cannot be found or read, or does not fit `settings`.
+        UserError: the model cannot be found or read.
+        MisshapenError: its weights do not fit `settings`, such as another number of labels.
     """
     with distributed.main_first(), _explained(name):
         config = AutoConfig.from_pretrained(name, **settings)
-        model, report = auto_class.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+        model, report = auto_class.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if report["mismatched_keys"]:  # transformers would draw them anew
+        misshapen = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
+        raise MisshapenError(f"--pretrained_model_name_or_path {name}", misshapen)
     fresh = sorted(report["missing_keys"])
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bertorch.errors import UserError
+from bertorch.errors import MisshapenError, UserError
 
 WEIGHTS = "pytorch_model.bin"
 SAFE_WEIGHTS = "model.safetensors"
@@ -104,21 +104,12 @@ def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
         else:
             found[target] = tensor
     misshapen = [
-        f"  {name}: expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+        (name, expected[name].shape, tensor.shape)
         for name, tensor in found.items()
         if tensor.shape != expected[name].shape
     ]
     if misshapen:
-        raise UserError(
-            "\n".join(
-                [
-                    f"--init_from_ckpt {source}: tensors of another shape than this model's: {len(misshapen)}",
-                    *misshapen,
-                    "Use weights of the same encoder; a head (classifier.…) must have as many outputs as there are "
-                    "labels.",
-                ]
-            )
-        )
+        raise MisshapenError(f"--init_from_ckpt {source}", misshapen)
     if not found:
         raise UserError(
             f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "

@@ -64,3 +64,9 @@ def test_labels_go_into_the_config():
     assert config.id2label == {0: "bad", 1: "fair", 2: "good"}
     assert config.label2id == {"bad": 0, "fair": 1, "good": 2}
     assert config.architectures == ["BertForSequenceClassification"]
+
+
+def test_a_pretrained_head_of_another_size_is_refused(tmp_path):
+    small_classifier("bert").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"classifier.bias: expected \(2,\), got \(3,\)"):
+        SequenceClassifier.from_pretrained(str(tmp_path), ["no", "yes"])

@@ -210,7 +210,7 @@ def test_a_head_of_another_size_is_an_error(tmp_path):
         checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert "classifier.weight: expected (3, 32), got (5, 32)" in str(error.value)
     assert "classifier.bias: expected (3,), got (5,)" in str(error.value)
-    assert "as many outputs as there are labels" in str(error.value)
+    assert "as many outputs as the label file has labels" in str(error.value)
     assert all((parameter == -7).all() for parameter in model.parameters())
 
 
