@@ -20,9 +20,9 @@ def setup() -> None:
     if not distributed.is_main():
         logger.add(sys.stderr, level="ERROR")
     elif sys.stderr.isatty():
-        logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), colorize=True)
+        logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), level="INFO", colorize=True)
     else:
-        logger.add(sys.stderr)
+        logger.add(sys.stderr, level="INFO")
 
 
 def progress_bar(total: int) -> tqdm:

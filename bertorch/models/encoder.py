@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from loguru import logger
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -74,7 +75,7 @@ def _scale_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:
 def _explained(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(
             f"--pretrained_model_name_or_path {name}: expected a model of the hub or a local folder with config.json, "
             f"weights and the tokenizer's files, got {type(error).__name__}: {error}"

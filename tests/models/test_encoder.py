@@ -100,3 +100,11 @@ def test_a_missing_model_is_explained(tmp_path):
         load_pretrained(AutoModel, str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--pretrained_model_name_or_path"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_model_is_explained(damage, tmp_path):
+    small_encoder("bert").save_pretrained(tmp_path)
+    (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:100])
+    with pytest.raises(UserError, match="--pretrained_model_name_or_path .*: expected a model"):
+        load_pretrained(AutoModel, str(tmp_path))
