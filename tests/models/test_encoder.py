@@ -1,9 +1,10 @@
 import inspect
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bertorch.errors import UserError
 from bertorch.models.encoder import Encoder, load_pretrained, load_tokenizer
@@ -108,3 +109,14 @@ def test_a_damaged_model_is_explained(damage, tmp_path):
     (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:100])
     with pytest.raises(UserError, match="--pretrained_model_name_or_path .*: expected a model"):
         load_pretrained(AutoModel, str(tmp_path))
+
+
+def test_fresh_linear_layers_are_drawn_by_their_shape(tmp_path):
+    """Glorot and Bengio, 2010: uniform in ±√(6 / (in + out))."""
+    small_encoder("bert").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = load_pretrained(AutoModelForSequenceClassification, str(tmp_path), num_labels=16)
+    bound = math.sqrt(6 / (32 + 16))
+    assert 0.9 * bound < model.classifier.weight.abs().max() <= bound
+    assert (model.classifier.bias == 0).all()
+    assert model.bert.pooler.dense.weight.std() < 0.03  # not fresh: as it was saved
