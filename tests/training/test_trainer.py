@@ -7,7 +7,6 @@ import torch
 from bertorch.config import TrainingConfig
 from bertorch.data.batching import Dataset
 from bertorch.data.tokenization import TokenStore
-from bertorch.errors import UserError
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.training import checkpoint, trainer
 from bertorch.training.step import Precision
@@ -168,8 +167,3 @@ def test_bf16_on_the_cpu_keeps_fp32_weights(tmp_path, log_lines):
         torch.float32
     }
     assert any("bf16" in line for line in log_lines)
-
-
-def test_save_best_model_without_dev_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--save_best_model compares dev metrics and needs --dev_data_file"):
-        TrainingConfig(train_data_file="-", save_best_model=True)
