@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {contender: [] for contender in steps}
     tokens = []
     schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
-    taken = (numbers for epoch in range(options.steps + WARMUP) for (numbers,) in schedule.steps(epoch))
-    for _, numbers in zip(range(options.steps + WARMUP), taken, strict=False):
+    taken = (numbers for epoch in count() for (numbers,) in schedule.steps(epoch))
+    for numbers in islice(taken, options.steps + WARMUP):
         batch = dataset.batch(numbers)
         tokens.append(len(batch.input_ids))
         for contender, step in steps.items():
@@ -111,7 +112,7 @@ def _stepper(
 
 
 def _padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
+    layout = BlockLayout.of(batch)
     padding = model.config.pad_token_id or 0
     return model(input_ids=layout.pad(batch.input_ids, padding), attention_mask=layout.mask.long()).logits
 

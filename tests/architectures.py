@@ -1,5 +1,6 @@
 """Small random models of every architecture that the tests name."""
 
+import inspect
 from itertools import pairwise
 
 import torch
@@ -49,7 +50,7 @@ def small_classifier(architecture: str, **settings: object):
     return AutoModelForSequenceClassification.from_config(small_config(architecture, num_labels=3, **settings))
 
 
-def random_batch(lengths: list[int], *, token_types: int = 2, labels: int = 3) -> PackedBatch:
+def random_batch(lengths: list[int], *, token_types: int = 2) -> PackedBatch:
     """Sentences of these lengths; the second half of each has token type 1 where a model has two types."""
     total = sum(lengths)
     generator = torch.Generator().manual_seed(1)
@@ -60,7 +61,7 @@ def random_batch(lengths: list[int], *, token_types: int = 2, labels: int = 3) -
         position_ids=torch.cat([torch.arange(length) for length in lengths]),
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         max_seqlen=max(lengths),
-        labels=torch.randint(0, labels, (len(lengths),), generator=generator),
+        labels=torch.randint(0, 3, (len(lengths),), generator=generator),
     )
 
 
@@ -80,3 +81,17 @@ def padded_inputs(batch: PackedBatch, *, takes_token_types: bool) -> dict[str, t
         if takes_token_types:
             inputs["token_type_ids"][row, : end - start] = batch.token_type_ids[start:end]
     return inputs
+
+
+def batch_both_ways(model, lengths: list[int]) -> tuple[PackedBatch, dict[str, torch.Tensor]]:
+    """A batch that suits a model of transformers, packed for us and padded for it."""
+    takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    types = getattr(model.config, "type_vocab_size", 0) if takes_token_types else 0
+    batch = random_batch(lengths, token_types=types)
+    return batch, padded_inputs(batch, takes_token_types=types > 0)
+
+
+def assert_same_gradients(ours: torch.nn.Module, reference: torch.nn.Module) -> None:
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)

@@ -39,8 +39,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int | None = 0):
-    """Run a script of the project's root on the CPU; `check` is the exit code expected, None takes any."""
+def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int = 0):
+    """Run a script of the project's root on the CPU; `check` is the exit code expected."""
     process = subprocess.Popen(
         [sys.executable, *launcher, *map(str, arguments)],
         cwd=ROOT,
@@ -55,7 +55,7 @@ def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int | 
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # also what a launcher started
         raise
-    assert check is None or process.returncode == check, stderr
+    assert process.returncode == check, stderr
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

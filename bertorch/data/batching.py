@@ -35,6 +35,13 @@ class PackedBatch:
         """N, the number of sentences."""
         return len(self.cu_seqlens) - 1
 
+    @property
+    def sentence_ids(self) -> Tensor:
+        """(T,) int64, the number of the sentence that each token belongs to."""
+        lengths = self.cu_seqlens.diff()  # (N,)
+        sentences = torch.arange(self.size, device=lengths.device)  # (N,)
+        return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
+
     def to(self, device: torch.device) -> "PackedBatch":
         """The batch on another device."""
         return PackedBatch(
@@ -64,10 +71,11 @@ class Dataset:
 
     def batch(self, examples: np.ndarray) -> PackedBatch:
         """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
-        lengths = self.store.lengths[examples]  # (N,)
+        starts = self.store.offsets[examples]  # (N,)
+        lengths = self.store.offsets[examples + 1] - starts  # (N,)
         cu_seqlens = np.concatenate([[0], lengths]).cumsum()  # (N+1,)
         position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
-        tokens = np.repeat(self.store.offsets[examples], lengths) + position_ids  # (T,)
+        tokens = np.repeat(starts, lengths) + position_ids  # (T,)
         return PackedBatch(
             input_ids=torch.from_numpy(self.store.input_ids[tokens].astype(np.int64)),
             token_type_ids=torch.from_numpy(self.store.token_type_ids[tokens].astype(np.int64)),

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from bertorch.data.batching import PackedBatch
+
 ATTENTION = "bertorch_packed"
 
 
@@ -33,18 +35,14 @@ class BlockLayout:
     mask: Tensor
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor, position_ids: Tensor, max_seqlen: int) -> "BlockLayout":
+    def of(cls, batch: PackedBatch) -> "BlockLayout":
         """The layout of a batch, worked out once and shared by all layers."""
-        lengths = cu_seqlens.diff()  # (N,)
-        sentences = len(lengths)
-        sentence_of = torch.repeat_interleave(  # (T,)
-            torch.arange(sentences, device=lengths.device), lengths, output_size=len(position_ids)
-        )
+        lengths = batch.cu_seqlens.diff()  # (N,)
         return cls(
-            sentences=sentences,
-            length=max_seqlen,
-            slots=sentence_of * max_seqlen + position_ids,
-            mask=torch.arange(max_seqlen, device=lengths.device) < lengths[:, None],
+            sentences=batch.size,
+            length=batch.max_seqlen,
+            slots=batch.sentence_ids * batch.max_seqlen + batch.position_ids,
+            mask=torch.arange(batch.max_seqlen, device=lengths.device) < lengths[:, None],
         )
 
     def pad(self, packed: Tensor, value: float = 0) -> Tensor:

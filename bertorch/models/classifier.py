@@ -78,7 +78,7 @@ class SequenceClassifier(nn.Module):
         hidden = self.encoder(batch)  # (T, H)
         if self.reads_first_token_only:
             return self.head(inputs_embeds=pooling.cls(hidden, batch)[:, None]).logits
-        layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
+        layout = BlockLayout.of(batch)
         return self.head(inputs_embeds=layout.pad(hidden), attention_mask=layout.mask.long()).logits
 
 

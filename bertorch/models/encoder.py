@@ -108,20 +108,21 @@ class Encoder(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Encode a packed batch into hidden states (T, H)."""
-        layout = BlockLayout.of(batch.cu_seqlens, batch.position_ids, batch.max_seqlen)
-        token_types = batch.token_type_ids.clamp(max=max(self._token_types - 1, 0))  # (T,)
+        layout = BlockLayout.of(batch)
+        inputs = {"input_ids": batch.input_ids}
+        if self._token_types:
+            inputs["token_type_ids"] = batch.token_type_ids.clamp(max=self._token_types - 1)
         if self.packed:
             hidden = self.model(
-                input_ids=batch.input_ids[None],
+                **{name: tensor[None] for name, tensor in inputs.items()},
                 position_ids=batch.position_ids[None] + self._first_position,
                 layout=layout,
-                **({"token_type_ids": token_types[None]} if self._token_types else {}),
             ).last_hidden_state  # (1, T, H)
             return hidden.squeeze(0)
+        padding = {"input_ids": self.model.config.pad_token_id or 0, "token_type_ids": 0}
         hidden = self.model(
-            input_ids=layout.pad(batch.input_ids, self.model.config.pad_token_id or 0),
+            **{name: layout.pad(tensor, padding[name]) for name, tensor in inputs.items()},
             attention_mask=layout.mask.long(),
-            **({"token_type_ids": layout.pad(token_types)} if self._token_types else {}),
         ).last_hidden_state  # (N, L, H)
         return layout.unpad(hidden)
 
@@ -171,7 +172,7 @@ def trial_batch(config: PretrainedConfig) -> PackedBatch:
     window = getattr(config, "sliding_window", None) or 0
     lengths = torch.tensor([5, 9 + 2 * window])
     tokens = torch.arange(int(lengths.sum())) * 7 % (config.vocab_size - 5) + 5  # (T,), clear of most special tokens
-    tokens[tokens == config.pad_token_id] = config.vocab_size - 1 if config.pad_token_id != config.vocab_size - 1 else 5
+    tokens[tokens == config.pad_token_id] -= 1
     return PackedBatch(
         input_ids=tokens,
         token_type_ids=torch.zeros_like(tokens),
@@ -203,6 +204,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout and gradients."""
     training = model.training
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bertorch.data.batching import PackedBatch
@@ -32,8 +31,7 @@ def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
         (N, H).
     """
     lengths = batch.cu_seqlens.diff()  # (N,)
-    sentence_of = torch.repeat_interleave(lengths, output_size=len(hidden))  # (T,)
-    sums = hidden.new_zeros(batch.size, hidden.shape[1]).index_add(0, sentence_of, hidden)  # (N, H)
+    sums = hidden.new_zeros(batch.size, hidden.shape[1]).index_add(0, batch.sentence_ids, hidden)  # (N, H)
     return sums / lengths[:, None]
 
 

@@ -51,7 +51,7 @@ def prepare_folder(folder: str) -> None:
         logger.warning("{} is from an earlier run; the first save of this one replaces it", path / WEIGHTS)
 
 
-def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Companion]) -> Path:
+def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Companion]) -> None:
     """Save weights and what belongs to them so that a reader never sees half a file.
 
     All files are first written to the disk in full, then moved into their places one by one, the weights last. A crash
@@ -61,23 +61,19 @@ def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Compan
         folder: `--saved_dir`.
         weights: name → tensor, saved from the CPU.
         companions: configs and tokenizers.
-
-    Returns:
-        The path of the weights.
     """
     path = Path(folder)
     staging = _staging(path)
     for companion in companions:
         companion.save_pretrained(staging)
     torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, staging / WEIGHTS)
-    staged = sorted((file for file in staging.iterdir()), key=lambda file: file.name == WEIGHTS)
+    staged = sorted(staging.iterdir(), key=lambda file: file.name == WEIGHTS)
     for file in staged:
         _sync(file)
     for file in staged:
         file.replace(path / file.name)
     staging.rmdir()
     _sync(path)
-    return path / WEIGHTS
 
 
 def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:

@@ -24,6 +24,7 @@ def test_a_batch_is_its_sentences_end_to_end(dataset):
     assert batch.cu_seqlens.tolist() == [0, 5, 8]
     assert batch.cu_seqlens.dtype == torch.int32
     assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.position_ids.dtype == torch.int64
+    assert batch.sentence_ids.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     assert (batch.max_seqlen, batch.size, batch.labels.tolist()) == (5, 2, [1, 0])
 
 

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bertorch.models.attention import BlockLayout, packed_attention
+from tests.architectures import random_batch
 
 LENGTHS = [3, 1, 7]
 HEADS, SIZE = 4, 6
@@ -9,8 +12,7 @@ HEADS, SIZE = 4, 6
 
 @pytest.fixture
 def layout():
-    positions = torch.cat([torch.arange(length) for length in LENGTHS])
-    return BlockLayout.of(torch.tensor([0, 3, 4, 11], dtype=torch.int32), positions, max_seqlen=7)
+    return BlockLayout.of(random_batch(LENGTHS))
 
 
 def states(heads: int) -> torch.Tensor:
@@ -55,8 +57,8 @@ def test_pad_and_unpad(layout):
 
 
 def test_max_seqlen_may_be_a_loose_bound():
-    tight = BlockLayout.of(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0]), max_seqlen=2)
-    loose = BlockLayout.of(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0]), max_seqlen=5)
+    batch = random_batch([2, 1])
+    tight, loose = BlockLayout.of(batch), BlockLayout.of(replace(batch, max_seqlen=5))
     query = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0))
     results = [
         packed_attention(torch.nn.Identity(), query, query, query, None, layout=item)[0] for item in (tight, loose)

@@ -1,12 +1,10 @@
-import inspect
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from bertorch.errors import UserError
 from bertorch.models.classifier import SequenceClassifier
-from tests.architectures import PACKED, PADDED, padded_inputs, random_batch, small_classifier
+from tests.architectures import PACKED, PADDED, assert_same_gradients, batch_both_ways, random_batch, small_classifier
 from tests.conftest import TINY
 
 LENGTHS = [4, 17, 2, 9]
@@ -17,19 +15,15 @@ CASES = [(name, {}) for name in PACKED + PADDED] + [("modernbert", {"classifier_
 def test_logits_loss_and_gradients_are_those_of_the_padded_model(architecture, settings):
     classifier = SequenceClassifier(small_classifier(architecture, **settings)).double().eval()
     reference = small_classifier(architecture, **settings).double().eval()
-    takes_token_types = "token_type_ids" in inspect.signature(reference.forward).parameters
-    types = getattr(reference.config, "type_vocab_size", 0) if takes_token_types else 0
-    batch = random_batch(LENGTHS, token_types=types)
+    batch, inputs = batch_both_ways(reference, LENGTHS)
 
     logits = classifier(batch)
-    expected = reference(**padded_inputs(batch, takes_token_types=types > 0)).logits
+    expected = reference(**inputs).logits
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
 
     F.cross_entropy(logits, batch.labels).backward()
     F.cross_entropy(expected, batch.labels).backward()
-    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    for name, parameter in classifier.model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
+    assert_same_gradients(classifier.model, reference)
 
 
 def test_which_heads_read_the_first_token_only():

@@ -1,4 +1,3 @@
-import inspect
 import math
 
 import pytest
@@ -8,25 +7,17 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bertorch.errors import UserError
 from bertorch.models.encoder import Encoder, load_pretrained, load_tokenizer
-from tests.architectures import PACKED, PADDED, padded_inputs, random_batch, small_encoder
+from tests.architectures import PACKED, PADDED, assert_same_gradients, batch_both_ways, random_batch, small_encoder
 from tests.conftest import TINY
 
 LENGTHS = [3, 17, 1, 9]  # 17 is more than ModernBERT's window here
 
 
-def models(architecture: str):
-    """Ours, the same model for transformers' padded path, and a batch that suits them."""
-    encoder = Encoder(small_encoder(architecture)).double().eval()
-    reference = small_encoder(architecture).double().eval()
-    takes_token_types = "token_type_ids" in inspect.signature(reference.forward).parameters
-    types = getattr(reference.config, "type_vocab_size", 0) if takes_token_types else 0
-    batch = random_batch(LENGTHS, token_types=types)
-    return encoder, reference, batch, padded_inputs(batch, takes_token_types=types > 0)
-
-
 @pytest.mark.parametrize("architecture", PACKED + PADDED)
 def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture):
-    encoder, reference, batch, inputs = models(architecture)
+    encoder = Encoder(small_encoder(architecture)).double().eval()
+    reference = small_encoder(architecture).double().eval()
+    batch, inputs = batch_both_ways(reference, LENGTHS)
     assert encoder.packed == (architecture in PACKED)
 
     hidden = encoder(batch)
@@ -36,9 +27,7 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture)
     weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
     (hidden * weights).sum().backward()
     (expected * weights).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    for name, parameter in encoder.model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
+    assert_same_gradients(encoder.model, reference)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,7 +49,7 @@ def saved(task, tmp_path_factory):
 
 def our_logits(task: ClassificationTask, text: str) -> torch.Tensor:
     store = tokenize(AutoTokenizer.from_pretrained(TINY), [[text]], 128)
-    batch = Dataset(store, torch.zeros(1, dtype=torch.int64).numpy()).batch(range(1))
+    batch = Dataset(store, np.zeros(1, dtype=np.int64)).batch(np.arange(1))
     with torch.no_grad():
         return task.model(batch)
 
