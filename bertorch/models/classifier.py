@@ -13,7 +13,7 @@ from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models import pooling
 from bertorch.models.attention import BlockLayout
-from bertorch.models.encoder import Encoder, evaluating, gives, load_pretrained, one_by_one, trial_batch
+from bertorch.models.encoder import Encoder, attempt, evaluating, gives, load_pretrained, one_by_one, trial_batch
 
 
 class SequenceClassifier(nn.Module):
@@ -35,20 +35,12 @@ class SequenceClassifier(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        batch = trial_batch(model.config)
-        with evaluating(model):
-            expected = torch.cat([model(input_ids=ids).logits for ids in one_by_one(batch)])  # (N, C)
         self.model = model
-        self.encoder = Encoder(model.base_model)
-        self.head = _head_of(model)
-        for self.reads_first_token_only in (True, False):
-            with evaluating(self):
-                if gives(expected, lambda: self(batch)):
-                    return
-        raise UserError(
-            f"expected an encoder with a classification head over its hidden states, got {type(model).__name__}, whose "
-            "logits cannot be had from them; choose another --pretrained_model_name_or_path"
-        )
+        if not self._runs_apart():
+            raise UserError(
+                f"expected an encoder with a classification head over its hidden states, got {type(model).__name__}, "
+                "whose logits cannot be had from them; choose another --pretrained_model_name_or_path"
+            )
 
     @classmethod
     def from_pretrained(cls, name: str, labels: Sequence[str]) -> "SequenceClassifier":
@@ -80,6 +72,21 @@ class SequenceClassifier(nn.Module):
             return self.head(inputs_embeds=pooling.cls(hidden, batch)[:, None]).logits
         layout = BlockLayout.of(batch)
         return self.head(inputs_embeds=layout.pad(hidden), attention_mask=layout.mask.long()).logits
+
+    def _runs_apart(self) -> bool:
+        """Part the encoder from its head; whether, and on what, the head then gives the model's own logits."""
+        batch = trial_batch(self.model.config)
+        with evaluating(self.model):  # before the encoder is set to packed attention
+            expected = attempt(lambda: torch.cat([self.model(input_ids=ids).logits for ids in one_by_one(batch)]))
+        if expected is None:
+            return False
+        self.encoder = Encoder(self.model.base_model)
+        self.head = _head_of(self.model)
+        for self.reads_first_token_only in (True, False):
+            with evaluating(self):
+                if gives(expected, lambda: self(batch)):
+                    return True
+        return False
 
 
 class _EncoderOutput(nn.Module):

@@ -188,15 +188,20 @@ def one_by_one(batch: PackedBatch) -> list[Tensor]:
     return [ids[None] for ids in batch.input_ids.tensor_split(batch.cu_seqlens[1:-1].long())]
 
 
-def gives(expected: Tensor, compute: Callable[[], Tensor]) -> bool:
-    """Whether a way to compute a result gives the expected one, but for rounding; it does not if it raises."""
+def attempt(compute: Callable[[], Tensor]) -> Tensor | None:
+    """The result of a trial run, None if it raises."""
     try:
-        got = compute()
+        return compute()
     except Exception as error:  # noqa: BLE001 - a model that is run in a way it is not made for may raise anything
         logger.debug("trial run: {}: {}", type(error).__name__, error)
-        return False
+        return None
+
+
+def gives(expected: Tensor, compute: Callable[[], Tensor]) -> bool:
+    """Whether a trial run gives the expected result, but for rounding."""
+    got = attempt(compute)
     tolerance = AGREEMENT * expected.abs().max().clamp(min=1)
-    return got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance)
+    return got is not None and got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance)
 
 
 @contextmanager

@@ -46,10 +46,16 @@ def test_the_head_shares_its_weights_with_the_model():
     assert classifier.head.classifier is classifier.model.classifier
 
 
-def test_a_model_that_is_no_encoder_is_refused():
-    decoder = small_classifier("gpt2", n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=3)
-    with pytest.raises(UserError, match="expected an encoder with a classification head.*GPT2"):
-        SequenceClassifier(decoder)
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 2, "eos_token_id": 3}),
+        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}),  # cannot even run without an <eos> token
+    ],
+)
+def test_a_model_that_is_no_encoder_is_refused(architecture, settings):
+    with pytest.raises(UserError, match="expected an encoder with a classification head.*(GPT2|Bart)"):
+        SequenceClassifier(small_classifier(architecture, **settings))
 
 
 def test_labels_go_into_the_config():
