@@ -14,7 +14,6 @@ from bertorch import cli
 from bertorch.config import TrainingConfig, option
 from bertorch.data.batching import Dataset
 from bertorch.data.readers import LabelledTexts, read_labelled_texts, read_labels
-from bertorch.data.tokenization import tokenize
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.encoder import load_tokenizer
 from bertorch.training.tasks import ClassificationTask
@@ -42,9 +41,9 @@ def run(config: ClassifierConfig) -> None:
     model.encoder.require_positions(config.max_seq_length)
 
     def dataset(examples: LabelledTexts) -> Dataset:
-        return Dataset(tokenize(tokenizer, examples.columns, config.max_seq_length), examples.labels)
+        return Dataset.of_sequences(tokenizer, examples.columns, examples.labels, max_length=config.max_seq_length)
 
-    task = ClassificationTask(model, tokenizer)
+    task = ClassificationTask(model, [model.model.config, tokenizer])
     fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
 
 

@@ -28,7 +28,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertorch import distributed, log
 from bertorch.data.batching import Dataset, PackedBatch, TrainingSchedule
 from bertorch.data.readers import read_labelled_texts, read_labels
-from bertorch.data.tokenization import tokenize
 from bertorch.models.attention import BlockLayout
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.encoder import load_pretrained, load_tokenizer
@@ -48,7 +47,9 @@ def main() -> None:
     labels = read_labels(options.label_file)
     examples = read_labelled_texts(options.train_data_file, labels)
     name = options.pretrained_model_name_or_path
-    dataset = Dataset(tokenize(load_tokenizer(name), examples.columns, options.max_seq_length), examples.labels)
+    dataset = Dataset.of_sequences(
+        load_tokenizer(name), examples.columns, examples.labels, max_length=options.max_seq_length
+    )
 
     packed = SequenceClassifier.from_pretrained(name, labels).to(device)
     padded = load_pretrained(AutoModelForSequenceClassification, name, num_labels=len(labels)).to(device)

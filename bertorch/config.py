@@ -11,6 +11,7 @@ from bertorch.errors import UserError
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ON_BAD_LINE = ("stop", "skip")
+POOLING_MODES = ("linear", "cls", "mean")
 
 
 def option(
@@ -80,3 +81,28 @@ class TrainingConfig:
             raise UserError(
                 "--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig(TrainingConfig):
+    """The options of every script that trains sentence embeddings."""
+
+    pooling_mode: str = option(
+        "linear", choices=POOLING_MODES, help="the encoder's pooler over [CLS], the state of [CLS], or the mean of all"
+    )
+    output_emb_size: int | None = option(
+        None, minimum=1, help="dimensions of an embedding, by a linear layer after pooling; else the encoder's width"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(EmbeddingConfig):
+    """The options of every script that learns from in-batch negatives."""
+
+    margin: float = option(0.2, help="subtracted from the cosine of an example and its own positive")
+    scale: float = option(20.0, minimum=0.0, help="factor on the cosines, the inverse of the temperature")
+    gather_negatives: bool = option(False, help="the examples of all processes are negatives, not only this one's")
+    keep_duplicates: bool = option(False, help="examples that share a text are negatives of each other all the same")
+    micro_batch_size: int | None = option(
+        None, minimum=1, help="encode this many examples at once: a large batch in the memory of a small one"
+    )

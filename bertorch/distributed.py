@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,6 +101,43 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def gather_rows(tensor: Tensor) -> tuple[Tensor, slice]:
+    """Put the rows of all processes below each other, in the order of their ranks.
+
+    Gradients flow back to the process that a row came from, summed over all processes that used it. So every process
+    must run the backward pass through the result, also one without rows of its own.
+
+    Args:
+        tensor: (rows, …), any number of rows on each process, the other dimensions the same.
+
+    Returns:
+        (rows of all processes, …), and which of them are this process's.
+    """
+    if not dist.is_initialized():
+        return tensor, slice(0, len(tensor))
+    sizes = all_reduce_sum(
+        torch.tensor([len(tensor) if rank() == other else 0 for other in range(world_size())], device=tensor.device)
+    ).tolist()
+    first = sum(sizes[: rank()])
+    own = slice(first, first + len(tensor))
+    return _GatherRows.apply(tensor, own, sum(sizes)), own
+
+
+class _GatherRows(torch.autograd.Function):
+    """Each process adds its rows to zeros: one sum, whatever the sizes, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, own: slice, total: int) -> Tensor:
+        ctx.own = own
+        gathered = tensor.new_zeros(total, *tensor.shape[1:])
+        gathered[own] = tensor
+        return all_reduce_sum(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return all_reduce_sum(gradients[0].clone())[ctx.own], None, None
 
 
 def broadcast_weights(module: nn.Module) -> None:

@@ -1,13 +1,15 @@
 """Token store → packed batches: the order of an epoch, its cut into steps and shares, the gather."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from bertorch.data.tokenization import TokenStore
+from bertorch.data.tokenization import TokenStore, tokenize
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class PackedBatch:
         position_ids: (T,) int64, from 0 in each sentence.
         cu_seqlens: (N+1,) int32: sentence i is tokens `cu_seqlens[i] : cu_seqlens[i+1]`.
         max_seqlen: a bound on the longest sentence.
-        labels: (N,) int64, a class a sentence.
+        labels: what the loss or metric needs beside the sentences, a row an example: classes (examples,) int64, scores
+            (examples,) float64, or the numbers of its texts (examples, S) int64.
     """
 
     input_ids: Tensor
@@ -42,6 +45,24 @@ class PackedBatch:
         sentences = torch.arange(self.size, device=lengths.device)  # (N,)
         return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
 
+    def chunks(self, examples: int) -> "Iterator[PackedBatch]":
+        """Cut the batch into batches of at most this many examples, in order."""
+        offsets = self.cu_seqlens.tolist()
+        total = len(self.labels)
+        sentences = self.size // max(total, 1)  # of an example
+        for start in range(0, total, examples):
+            end = min(start + examples, total)
+            bounds = offsets[start * sentences : end * sentences + 1]
+            tokens = slice(bounds[0], bounds[-1])
+            yield PackedBatch(
+                input_ids=self.input_ids[tokens],
+                token_type_ids=self.token_type_ids[tokens],
+                position_ids=self.position_ids[tokens],
+                cu_seqlens=self.cu_seqlens[start * sentences : end * sentences + 1] - bounds[0],
+                max_seqlen=max(after - before for before, after in pairwise(bounds)),
+                labels=self.labels[start:end],
+            )
+
     def to(self, device: torch.device) -> "PackedBatch":
         """The batch on another device."""
         return PackedBatch(
@@ -56,23 +77,75 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tokenised examples with their labels.
+    """Tokenised examples of S sentences each, with their labels.
 
     Attributes:
-        store: the tokens of N sentences.
-        labels: (N,) int64, a class a sentence.
+        store: the tokens of the sentences.
+        sentences: (N, S) int64, the numbers of each example's sentences in the store.
+        labels: (N,) or (N, S), see `PackedBatch`.
     """
 
     store: TokenStore
+    sentences: np.ndarray
     labels: np.ndarray
+
+    @classmethod
+    def of_sequences(
+        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
+    ) -> "Dataset":
+        """Examples whose texts are encoded together: one sentence an example, also for a pair.
+
+        Args:
+            tokenizer: the model's.
+            columns: one list of N texts, or two for pairs.
+            labels: (N,) int64, a class an example.
+            max_length: tokens kept of an example.
+        """
+        store = tokenize(tokenizer, columns, max_length)
+        return cls(store, np.arange(len(store))[:, None], labels)
+
+    @classmethod
+    def of_sentences(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[list[str]],
+        labels: np.ndarray | None = None,
+        *,
+        max_length: int,
+    ) -> "Dataset":
+        """Examples whose texts are encoded apart: a sentence for each text.
+
+        A text that occurs several times is tokenised and stored once, so that equal texts have equal numbers.
+
+        Args:
+            tokenizer: the model's.
+            columns: S lists of N texts.
+            labels: (N,), a class or score an example; None takes the numbers of the texts, (N, S), as labels.
+            max_length: tokens kept of a text.
+        """
+        numbers: dict[str, int] = {}
+        sentences = np.array(
+            [[numbers.setdefault(text, len(numbers)) for text in column] for column in columns], dtype=np.int64
+        ).T  # (N, S)
+        store = tokenize(tokenizer, [list(numbers)], max_length)
+        return cls(store, sentences, sentences if labels is None else labels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, tokens of the longest sentence of each example."""
+        return self.store.lengths[self.sentences].max(axis=1)
+
     def batch(self, examples: np.ndarray) -> PackedBatch:
-        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
-        starts = self.store.offsets[examples]  # (N,)
-        lengths = self.store.offsets[examples + 1] - starts  # (N,)
+        """Gather the examples with these numbers, in this order, into a packed batch on the CPU.
+
+        The S sentences of an example follow each other.
+        """
+        sentences = self.sentences[examples].ravel()  # (N,), from here on the sentences of the batch
+        starts = self.store.offsets[sentences]  # (N,)
+        lengths = self.store.offsets[sentences + 1] - starts  # (N,)
         cu_seqlens = np.concatenate([[0], lengths]).cumsum()  # (N+1,)
         position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
         tokens = np.repeat(starts, lengths) + position_ids  # (T,)

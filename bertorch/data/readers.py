@@ -6,6 +6,7 @@ fine. Any other flaw stops the run before training: every reader goes through th
 many.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
@@ -29,11 +30,11 @@ class BadLineError(Exception):
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts or text pairs, each with a class.
+    """Texts or text pairs, each with a class or score.
 
     Attributes:
         columns: one list of N texts for single texts, two for pairs.
-        labels: (N,) int64, class ids.
+        labels: (N,), class ids in int64 or scores in float64.
     """
 
     columns: tuple[list[str], ...]
@@ -86,20 +87,95 @@ def read_labelled_texts(
         *row, last = _columns(line, texts + 1, form)
         label = last.strip()
         if label not in ids:
-            raise BadLineError(f"expected a label of the label file ({_some(labels)}), got {label!r}")
+            raise BadLineError(f"expected one of the labels ({_some(labels)}), got {label!r}")
         return row, ids[label]
 
-    rows = _read(path, parse, on_bad_line=on_bad_line)
-    return LabelledTexts(
-        columns=tuple([row[column] for row, _ in rows] for column in range(texts)),
-        labels=np.array([label for _, label in rows], dtype=np.int64),
-    )
+    rows, ids_read = zip(*_read(path, parse, on_bad_line=on_bad_line), strict=True)
+    return LabelledTexts(_transposed(rows), np.array(ids_read, dtype=np.int64))
+
+
+def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
+    """Read `a⇥b⇥score` lines, as they are needed to correlate a similarity with the scores.
+
+    Args:
+        path: the file.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+
+    Raises:
+        UserError: a missing or empty file, malformed lines (a wrong number of columns, a score that is no number,
+            invalid UTF-8, an empty text), or scores that are all the same.
+    """
+
+    def parse(line: str) -> tuple[list[str], float]:
+        *row, last = _columns(line, 3, "a⇥b⇥score")
+        try:
+            score = float(last)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise BadLineError(f"expected a number as score (a⇥b⇥score), got {_shorten(last)}")
+        return row, score
+
+    rows, scores = zip(*_read(path, parse, on_bad_line=on_bad_line), strict=True)
+    if min(scores) == max(scores):
+        raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
+    return LabelledTexts(_transposed(rows), np.array(scores, dtype=np.float64))
+
+
+def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
+    """Read one sentence a line.
+
+    Args:
+        path: the file.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+
+    Raises:
+        UserError: a missing or empty file, or malformed lines: a tab, invalid UTF-8, an empty line.
+    """
+
+    def parse(line: str) -> str:
+        return _columns(line, 1, "sentence")[0]
+
+    return _read(path, parse, on_bad_line=on_bad_line)
+
+
+def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:
+    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with the same number of hard negatives on each.
+
+    Args:
+        path: the file.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+
+    Returns:
+        A list of N texts for each column.
+
+    Raises:
+        UserError: a missing or empty file, or malformed lines: fewer than two columns, another number than on the
+            first good line, invalid UTF-8, an empty text.
+    """
+    width = 0
+
+    def parse(line: str) -> list[str]:
+        nonlocal width
+        found = line.count("\t") + 1
+        if found < 2:
+            raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {_shorten(line)}")
+        columns = _columns(line, width or found, "anchor⇥positive" + "⇥negative" * ((width or found) - 2))
+        width = found
+        return columns
+
+    return _transposed(_read(path, parse, on_bad_line=on_bad_line))
+
+
+def _transposed(rows: Sequence[list[str]]) -> tuple[list[str], ...]:
+    return tuple([row[column] for row in rows] for column in range(len(rows[0])))
 
 
 def _columns(line: str, expected: int, form: str) -> list[str]:
     columns = line.split("\t")
     if len(columns) != expected:
-        raise BadLineError(f"expected {expected} columns ({form}), got {len(columns)}: {_shorten(line)}")
+        noun = "column" if expected == 1 else "columns"
+        raise BadLineError(f"expected {expected} {noun} ({form}), got {len(columns)}: {_shorten(line)}")
     if any(not column.strip() for column in columns):
         raise BadLineError(f"expected no empty column ({form}), got {_shorten(line)}")
     return columns

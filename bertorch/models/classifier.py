@@ -13,7 +13,16 @@ from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models import pooling
 from bertorch.models.attention import BlockLayout
-from bertorch.models.encoder import Encoder, attempt, evaluating, gives, load_pretrained, one_by_one, trial_batch
+from bertorch.models.encoder import (
+    Encoder,
+    attempt,
+    evaluating,
+    gives,
+    label_settings,
+    load_pretrained,
+    one_by_one,
+    trial_batch,
+)
 
 
 class SequenceClassifier(nn.Module):
@@ -53,17 +62,24 @@ class SequenceClassifier(nn.Module):
         Raises:
             UserError: it cannot be loaded, or is no encoder with a classification head.
         """
-        id2label = dict(enumerate(labels))
-        label2id = {label: index for index, label in id2label.items()}
         model = load_pretrained(
             AutoModelForSequenceClassification,
             name,
-            id2label=id2label,
-            label2id=label2id,
             problem_type="single_label_classification",
+            **label_settings(labels),
         )
         model.config.architectures = [type(model).__name__]
         return cls(model)
+
+    @property
+    def weights(self) -> nn.Module:
+        """What is saved and warm-started: the whole model, under transformers' names."""
+        return self.model
+
+    @property
+    def encoder_prefix(self) -> str:
+        """The encoder's name within `weights`, such as `bert`."""
+        return self.model.base_model_prefix
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits (N, C) of a packed batch."""

@@ -1,7 +1,7 @@
 """Load a pre-trained encoder and its tokenizer; run the encoder on packed batches."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,15 @@ from bertorch.models.attention import ATTENTION, BlockLayout
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
 # sentences of a batch is off by more than 1e-3 of it, even with small random weights.
 AGREEMENT = 1e-4
+# What configs call the dropout of hidden states and of attention weights; other dropouts belong to heads.
+ENCODER_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -31,7 +40,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name)
 
 
-def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedModel:
+def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None, **settings: Any) -> PreTrainedModel:
     """Load a model through one of transformers' Auto classes, in fp32 whatever the stored type.
 
     The log names the weights that the checkpoint does not hold and that start fresh.
@@ -39,14 +48,17 @@ def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedMo
     Args:
         auto_class: such as `AutoModelForSequenceClassification`.
         name: hub name or local folder.
+        dropout: hidden and attention dropout of the encoder; None keeps those of its config.
         settings: fields of the model's config to set, such as `id2label`.
 
     Raises:
-        UserError: the model cannot be found or read.
+        UserError: the model cannot be found or read, or has no dropout to set.
         MisshapenError: its weights do not fit `settings`, such as another number of labels.
     """
     with distributed.main_first(), _explained(name):
         config = AutoConfig.from_pretrained(name, **settings)
+        if dropout is not None:
+            _set_dropout(config, dropout)
         model, report = auto_class.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -58,6 +70,22 @@ def load_pretrained(auto_class: Any, name: str, **settings: Any) -> PreTrainedMo
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _draw_fresh_layers(model, fresh)
     return model
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """The fields of a model's config that name the classes, for labels in the order of their ids."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    fields = [field for field in ENCODER_DROPOUTS if hasattr(config, field)]
+    if not fields:
+        raise UserError(
+            f"--dropout {dropout}: expected a model with one of {', '.join(ENCODER_DROPOUTS)} in its config, got "
+            f"{config.model_type} with none; choose another --pretrained_model_name_or_path"
+        )
+    for field in fields:
+        setattr(config, field, dropout)
 
 
 def _draw_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:

@@ -1,10 +1,13 @@
 """Pooling: hidden states of tokens (T, H) → one vector a sentence (N, H)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from bertorch.data.batching import PackedBatch
+
+Pooling = Callable[[Tensor, PackedBatch], Tensor]
 
 
 def cls(hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -58,3 +61,17 @@ class PretrainedPooler(nn.Module):
         if self.activation is not None:
             return self.activation(self.pooler(first_tokens))
         return self.pooler(first_tokens[:, None])
+
+
+def linear(model: Any) -> Pooling:
+    """Pooling by the pooler that came with an encoder.
+
+    Raises:
+        ValueError: the encoder has no pooler.
+    """
+    pooler = PretrainedPooler(model)
+    return lambda hidden, batch: pooler(cls(hidden, batch))
+
+
+# What `--pooling_mode` names: encoder → pooling of its hidden states.
+POOLING: dict[str, Callable[[Any], Pooling]] = {"linear": linear, "cls": lambda _: cls, "mean": lambda _: mean}

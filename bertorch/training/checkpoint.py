@@ -67,20 +67,23 @@ def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Compan
     for companion in companions:
         companion.save_pretrained(staging)
     torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, staging / WEIGHTS)
-    staged = sorted(staging.iterdir(), key=lambda file: file.name == WEIGHTS)
+    staged = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
+    staged.sort(key=lambda file: file == Path(WEIGHTS))
     for file in staged:
-        _sync(file)
+        _sync(staging / file)
     for file in staged:
-        file.replace(path / file.name)
-    staging.rmdir()
+        (path / file).parent.mkdir(exist_ok=True)
+        (staging / file).replace(path / file)
+    shutil.rmtree(staging)
     _sync(path)
 
 
 def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
     """Load weights by name into a module; the log names every tensor that is missing or not expected.
 
-    Names may be those of the module, of a bare encoder (`embeddings.…`), of the earlier bertorch (`encoder.…`), of a
-    model wrapped for several GPUs (`module.…`), or of the first BERT checkpoints (`LayerNorm.gamma`).
+    Names may be those of the module, of a bare encoder (`embeddings.…`), of the earlier bertorch, which called every
+    encoder `encoder.…` or `bert.…`, of a model wrapped for several GPUs (`module.…`), or of the first BERT checkpoints
+    (`LayerNorm.gamma`).
 
     Args:
         module: takes the weights.
@@ -150,7 +153,8 @@ def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str)
     """The module's name for a tensor of a checkpoint, None if it has none."""
     name = name.removeprefix("module.")
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    candidates = (name, f"{encoder_prefix}.{name}", f"{encoder_prefix}.{name.removeprefix('encoder.')}")
+    bare = [name, name.removeprefix("encoder."), name.removeprefix("bert.")]
+    candidates = (name, *(f"{encoder_prefix}.{candidate}" for candidate in bare))
     return next((candidate for candidate in candidates if candidate in expected), None)
 
 

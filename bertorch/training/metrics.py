@@ -1,12 +1,17 @@
 """Dev metrics: running sums, added up over the processes, so that each example counts once on any number of them."""
 
-from typing import Protocol
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
 from bertorch import distributed
+from bertorch.models.losses import at_least_fp32
 
 
 class Metric(Protocol):
@@ -14,8 +19,8 @@ class Metric(Protocol):
 
     name: str
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Take in one batch."""
+    def update(self, outputs: Tensor, labels: Tensor, examples: np.ndarray, /) -> None:
+        """Take in one batch: the model's outputs, the labels and the numbers of its examples."""
         ...
 
     def reduce(self) -> None:
@@ -44,7 +49,7 @@ class ClassificationMetric:
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, examples
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
+    def update(self, outputs: Tensor, labels: Tensor, _: np.ndarray, /) -> None:
         """Take in the logits (N, C) and classes (N,) of one batch."""
         loss = F.cross_entropy(outputs.double(), labels, reduction="sum")
         correct = (outputs.argmax(dim=-1) == labels).sum()
@@ -65,3 +70,47 @@ class ClassificationMetric:
 
     def _mean(self, which: int) -> float:
         return (self._sums[which] / self._sums[2]).item()
+
+
+class CorrelationMetric:
+    """Spearman and Pearson correlation of the cosine of two embeddings with a given score.
+
+    Args:
+        device: where the batches are.
+    """
+
+    name = "spearman corr"
+
+    def __init__(self, device: torch.device) -> None:
+        self._rows: list[Tensor] = [torch.zeros(0, 3, dtype=torch.float64, device=device)]
+        self._spearman = self._pearson = math.nan
+
+    def update(self, outputs: Tensor, labels: Tensor, examples: np.ndarray, /) -> None:
+        """Take in the embeddings (2·examples, E), those of a pair one after the other, and the scores (examples,)."""
+        pairs = at_least_fp32(outputs).view(len(labels), 2, -1)  # (examples, 2, E)
+        cosines = F.cosine_similarity(pairs[:, 0], pairs[:, 1])  # (examples,)
+        numbers = torch.from_numpy(examples).to(cosines.device)
+        self._rows.append(torch.stack([numbers.double(), cosines.double(), labels.double()], dim=1))
+
+    def reduce(self) -> None:
+        """Gather all examples in the order of the data and correlate them, once."""
+        rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (all examples, 3)
+        cosines, scores = rows[rows[:, 0].argsort(), 1:].cpu().numpy().T
+        self._spearman = _correlation(stats.spearmanr, cosines, scores)
+        self._pearson = _correlation(stats.pearsonr, cosines, scores)
+
+    @property
+    def value(self) -> float:
+        """Spearman correlation in [-1, 1]; 0 where all cosines are the same."""
+        return self._spearman
+
+    def line(self) -> str:
+        """The message of the log line."""
+        return f"spearman corr: {self._spearman:.4f}, pearson corr: {self._pearson:.4f}"
+
+
+def _correlation(correlate: Callable[..., Any], cosines: np.ndarray, scores: np.ndarray) -> float:
+    """The correlation, 0 where it is not defined because one side is constant: nothing is told apart then."""
+    if np.ptp(cosines) == 0 or np.ptp(scores) == 0:
+        return 0.0
+    return float(correlate(cosines, scores).statistic)

@@ -98,7 +98,7 @@ class OptimizationStep:
         """Take the step.
 
         Args:
-            batches: this process's share of the step's batches; those without any sentence are left out.
+            batches: this process's share of the step's batches.
             output_of: the task's loss, summed over a batch's labels.
             labels: how many labels the step has over all its batches and processes; the loss is their mean.
 

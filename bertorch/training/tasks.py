@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.batching import PackedBatch
 from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.sentence_bert import SiameseClassifier
 from bertorch.training.checkpoint import Companion
 from bertorch.training.metrics import ClassificationMetric, Metric
 from bertorch.training.step import BatchOutput
@@ -23,12 +23,16 @@ class Task(Protocol):
         weights: the module whose `state_dict` is saved and warm-started.
         encoder_prefix: the encoder's name within `weights`.
         counts_correct: whether training lines have an accuracy.
+        joins_processes: whether the loss joins the processes, so that one without examples must compute it too.
+        companions: what is saved beside the weights, such as the config and the tokenizer.
     """
 
     model: nn.Module
     weights: nn.Module
     encoder_prefix: str
     counts_correct: bool
+    joins_processes: bool
+    companions: Sequence[Companion]
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """The loss of a training batch, summed over its labels."""
@@ -38,25 +42,22 @@ class Task(Protocol):
         """A fresh dev metric, which takes the model's outputs and the labels."""
         ...
 
-    def companions(self) -> Sequence[Companion]:
-        """What is saved beside the weights, such as the config and the tokenizer."""
-        ...
-
 
 class ClassificationTask:
     """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
 
     Args:
-        model: the classifier.
-        tokenizer: saved with it.
+        model: gives logits (N, C).
+        companions: saved with it.
     """
 
-    def __init__(self, model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: SequenceClassifier | SiameseClassifier, companions: Sequence[Companion]) -> None:
         self.model: nn.Module = model
-        self.weights: nn.Module = model.model
-        self.encoder_prefix: str = model.model.base_model_prefix
+        self.weights: nn.Module = model.weights
+        self.encoder_prefix: str = model.encoder_prefix
         self.counts_correct = True
-        self._companions = (model.model.config, tokenizer)
+        self.joins_processes = False
+        self.companions = companions
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """Summed cross-entropy and the count of right predictions."""
@@ -69,7 +70,3 @@ class ClassificationTask:
     def new_metric(self, device: torch.device) -> ClassificationMetric:
         """Mean cross-entropy and accuracy."""
         return ClassificationMetric(device)
-
-    def companions(self) -> Sequence[Companion]:
-        """The model's config, which names the labels, and the tokenizer."""
-        return self._companions

@@ -48,7 +48,8 @@ def fit(config: TrainingConfig, task: Task, train: Dataset, dev: Dataset | None)
             for batches in schedule.steps(epoch):  # each: what all processes do in one step
                 mine = [share(examples, rank, world_size) for examples in batches]
                 labels = sum(map(len, batches))
-                sums = step([train.batch(examples) for examples in mine if len(examples)], task.training_output, labels)
+                taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
+                sums = step([train.batch(examples) for examples in taking_part], task.training_output, labels)
                 global_step += 1
                 batches_done += len(batches)
                 training_log.step(sums, labels, global_step=global_step, epoch=epoch, batch=batches_done)
@@ -70,12 +71,12 @@ def evaluate(task: Task, dev: Dataset, batch_size: int, precision: Precision) ->
     """
     device = distributed.device()
     metric = task.new_metric(device)
-    shares = evaluation_batches(dev.store.lengths, batch_size, distributed.rank(), distributed.world_size())
+    shares = evaluation_batches(dev.lengths, batch_size, distributed.rank(), distributed.world_size())
     task.model.eval()
     with torch.inference_mode(), precision.autocast():
         for examples in shares:
             batch = dev.batch(examples).to(device)
-            metric.update(task.model(batch), batch.labels)
+            metric.update(task.model(batch), batch.labels, examples)
     task.model.train()
     metric.reduce()
     return metric
@@ -152,7 +153,7 @@ class _Results:
                 self._best, self._best_step = metric, global_step
         if improved or not self._config.save_best_model:
             if distributed.is_main():
-                checkpoint.save(self._config.saved_dir, self._task.weights.state_dict(), self._task.companions())
+                checkpoint.save(self._config.saved_dir, self._task.weights.state_dict(), self._task.companions)
             self._saved_step = global_step
 
     def tell(self) -> None:

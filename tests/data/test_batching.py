@@ -13,7 +13,7 @@ def dataset():
     tokens = np.concatenate(SENTENCES).astype(np.int32)
     offsets = np.array([0, 3, 5, 10, 13])
     types = (np.arange(len(tokens)) % 2).astype(np.int8)
-    return Dataset(TokenStore(tokens, types, offsets), labels=np.array([0, 1, 1, 0]))
+    return Dataset(TokenStore(tokens, types, offsets), np.arange(4)[:, None], labels=np.array([0, 1, 1, 0]))
 
 
 def test_a_batch_is_its_sentences_end_to_end(dataset):

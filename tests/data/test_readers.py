@@ -58,7 +58,7 @@ def test_only_a_newline_ends_a_line(write, separator):
     [
         (b"text", "expected 2 columns (text⇥label), got 1: 'text'"),
         (b"a\tb\tpositive", "expected 2 columns (text⇥label), got 3: 'a\\tb\\tpositive'"),
-        (b"text\tneutral", "expected a label of the label file (negative, positive), got 'neutral'"),
+        (b"text\tneutral", "expected one of the labels (negative, positive), got 'neutral'"),
         (b"text\t", "expected no empty column (text⇥label), got 'text\\t'"),
         (b" \tpositive", "expected no empty column (text⇥label), got ' \\tpositive'"),
         (b"\xe5\xa5\xbd\xff\tpositive", "expected UTF-8, got byte 0xff at byte 4 of the line"),

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from bertorch.data.batching import Dataset
-from bertorch.data.tokenization import tokenize
 from bertorch.errors import UserError
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.training import checkpoint
@@ -30,14 +29,14 @@ TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐�
 
 
 def save_task(folder: Path, task: ClassificationTask) -> None:
-    checkpoint.save(str(folder), task.weights.state_dict(), task.companions())
+    checkpoint.save(str(folder), task.weights.state_dict(), task.companions)
 
 
 @pytest.fixture(scope="module")
 def task():
     torch.manual_seed(0)
     model = SequenceClassifier.from_pretrained(str(TINY), ["negative", "neutral", "positive"]).eval()
-    return ClassificationTask(model, AutoTokenizer.from_pretrained(TINY))
+    return ClassificationTask(model, [model.model.config, AutoTokenizer.from_pretrained(TINY)])
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,8 @@ def saved(task, tmp_path_factory):
 
 
 def our_logits(task: ClassificationTask, text: str) -> torch.Tensor:
-    store = tokenize(AutoTokenizer.from_pretrained(TINY), [[text]], 128)
-    batch = Dataset(store, np.zeros(1, dtype=np.int64)).batch(np.arange(1))
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    batch = Dataset.of_sequences(tokenizer, [[text]], np.zeros(1, dtype=np.int64), max_length=128).batch(np.arange(1))
     with torch.no_grad():
         return task.model(batch)
 
@@ -179,10 +178,11 @@ def renamed(rule) -> dict[str, torch.Tensor]:
     [
         renamed(lambda name: name.replace("bert.", "encoder.", 1)),
         renamed(lambda name: f"module.{name}"),
+        renamed(lambda name: name.replace("bert.", "module.encoder.", 1)),
         renamed(lambda name: re.sub("LayerNorm.weight$", "LayerNorm.gamma", re.sub("Norm.bias$", "Norm.beta", name))),
         {name.removeprefix("bert."): tensor for name, tensor in source_weights().items()},
     ],
-    ids=["earlier bertorch: encoder.* and classifier.*", "several GPUs", "gamma and beta", "bare encoder"],
+    ids=["earlier bertorch: encoder.* and classifier.*", "several GPUs", "both", "gamma and beta", "bare encoder"],
 )  # fmt: skip
 def test_warm_start_knows_other_names(weights, tmp_path, log_lines):
     torch.save(weights, tmp_path / "weights.bin")
@@ -211,7 +211,7 @@ def test_a_head_of_another_size_is_an_error(tmp_path):
         checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert "classifier.weight: expected (3, 32), got (5, 32)" in str(error.value)
     assert "classifier.bias: expected (3,), got (5,)" in str(error.value)
-    assert "as many outputs as the label file has labels" in str(error.value)
+    assert "as many outputs as there are labels" in str(error.value)
     assert all((parameter == -7).all() for parameter in model.parameters())
 
 

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ def test_loss_and_accuracy_do_not_depend_on_the_batch_size(batch_size):
     metric = ClassificationMetric(torch.device("cpu"))
     for start in range(0, len(LOGITS), batch_size):
         batch = slice(start, start + batch_size)
-        metric.update(torch.tensor(LOGITS[batch]), torch.tensor(CLASSES[batch]))
+        metric.update(torch.tensor(LOGITS[batch]), torch.tensor(CLASSES[batch]), np.arange(len(LOGITS))[batch])
     metric.reduce()
     assert metric.value == 3 / 5
     assert metric.line() == f"eval loss: {expected_loss():.5f}, accuracy: 0.60000"

@@ -11,7 +11,7 @@ from tests.architectures import random_batch, small_classifier
 
 @pytest.fixture(scope="module")
 def task():
-    return ClassificationTask(SequenceClassifier(small_classifier("bert")).eval(), tokenizer=None)
+    return ClassificationTask(SequenceClassifier(small_classifier("bert")).eval(), companions=[])
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_sentences(task):
@@ -30,4 +30,4 @@ def test_what_the_train_loop_asks_for(task):
     assert task.encoder_prefix == "bert"
     assert any(name.startswith("bert.") for name in task.weights.state_dict())
     assert isinstance(task.new_metric(torch.device("cpu")), ClassificationMetric)
-    assert task.companions()[0] is task.weights.config
+    assert not task.joins_processes

@@ -18,11 +18,6 @@ from tests.conftest import run_processes
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-class NoTokenizer:
-    def save_pretrained(self, folder):
-        pass
-
-
 def random_dataset(size: int, seed: int = 0) -> Dataset:
     """Sentences of 3 to 20 tokens whose class depends on their first token."""
     generator = np.random.default_rng(seed)
@@ -30,11 +25,11 @@ def random_dataset(size: int, seed: int = 0) -> Dataset:
     tokens = generator.integers(5, VOCABULARY - 1, lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], lengths]).cumsum()
     store = TokenStore(tokens, np.zeros(len(tokens), dtype=np.int8), offsets)
-    return Dataset(store, labels=tokens[offsets[:-1]].astype(np.int64) % 3)
+    return Dataset(store, np.arange(size)[:, None], labels=tokens[offsets[:-1]].astype(np.int64) % 3)
 
 
 def make_task(**settings) -> ClassificationTask:
-    return ClassificationTask(SequenceClassifier(small_classifier("bert", **settings)), NoTokenizer())
+    return ClassificationTask(SequenceClassifier(small_classifier("bert", **settings)), companions=[])
 
 
 def config(folder, **settings) -> TrainingConfig:

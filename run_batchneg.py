@@ -1,0 +1,33 @@
+r"""Sentence embeddings from text pairs with in-batch negatives, and hard negatives if the file has them.
+
+    python run_batchneg.py --train_data_file data/paraphrases/train.txt --dev_data_file data/sts/dev.txt \
+        --pretrained_model_name_or_path data/bert-tiny-zh --pooling_mode mean --mean_loss
+    torchrun --nproc_per_node=2 run_batchneg.py --gather_negatives …
+
+Training lines are `anchor⇥positive`, or `anchor⇥positive⇥negative…` with the same number of hard negatives on each; dev
+lines are `a⇥b⇥score`.
+"""
+
+from dataclasses import dataclass
+
+from bertorch import cli
+from bertorch.config import ContrastiveConfig, option
+from bertorch.data.readers import read_pairs
+from bertorch.training.contrastive import fit_contrastive
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNegConfig(ContrastiveConfig):
+    """Options of `run_batchneg.py`."""
+
+    mean_loss: bool = option(False, help="the mean of the losses of rows (a finds its b) and columns (b finds its a)")
+
+
+def run(config: BatchNegConfig) -> None:
+    """Read and train."""
+    columns = read_pairs(config.train_data_file, on_bad_line=config.on_bad_line)
+    fit_contrastive(config, columns, both_ways=config.mean_loss)
+
+
+if __name__ == "__main__":
+    cli.main(BatchNegConfig, run, __doc__)

@@ -1,0 +1,33 @@
+r"""SimCSE: sentence embeddings from plain sentences, each encoded twice under different dropout.
+
+    python run_simcse.py --train_data_file data/sentences/train.txt --dev_data_file data/sts/dev.txt \
+        --pretrained_model_name_or_path data/bert-tiny-zh --pooling_mode mean
+    torchrun --nproc_per_node=2 run_simcse.py --gather_negatives …
+
+Training lines are `sentence`; dev lines are `a⇥b⇥score`.
+"""
+
+from dataclasses import dataclass
+
+from bertorch import cli
+from bertorch.config import ContrastiveConfig, option
+from bertorch.data.readers import read_sentences
+from bertorch.training.contrastive import fit_contrastive
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCSEConfig(ContrastiveConfig):
+    """Options of `run_simcse.py`."""
+
+    epochs: int = option(1, minimum=1, help="passes over the training sentences")
+    dropout: float = option(0.1, minimum=0.0, maximum=1.0, help="hidden and attention dropout of the encoder")
+
+
+def run(config: SimCSEConfig) -> None:
+    """Read, and train with each sentence as its own positive."""
+    sentences = read_sentences(config.train_data_file, on_bad_line=config.on_bad_line)
+    fit_contrastive(config, (sentences, sentences), dropout=config.dropout)
+
+
+if __name__ == "__main__":
+    cli.main(SimCSEConfig, run, __doc__)
