@@ -22,8 +22,8 @@ class MisshapenError(UserError):
     def __init__(self, source: str, tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
         lines = [f"  {name}: expected {tuple(expected)}, got {tuple(got)}" for name, expected, got in tensors]
         remedy = (
-            "Use weights of the same encoder; a head (classifier.…) must be of the same script and have as many outputs "
-            "as there are labels."
+            "Use weights of the same encoder; a head (classifier.…) must be of the same script and have as many "
+            "outputs as there are labels."
         )
         super().__init__(
             "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])

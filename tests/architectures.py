@@ -3,10 +3,12 @@
 import inspect
 from itertools import pairwise
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from bertorch.data.batching import PackedBatch
+from bertorch.data.tokenization import TokenStore
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
 _OTHERS = {"distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 37}}
@@ -63,6 +65,14 @@ def random_batch(lengths: list[int], *, token_types: int = 2) -> PackedBatch:
         max_seqlen=max(lengths),
         labels=torch.randint(0, 3, (len(lengths),), generator=generator),
     )
+
+
+def random_store(size: int, seed: int = 0) -> TokenStore:
+    """Sentences of 3 to 20 random tokens."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 21, size)
+    tokens = generator.integers(5, VOCABULARY - 1, lengths.sum()).astype(np.int32)
+    return TokenStore(tokens, np.zeros(len(tokens), dtype=np.int8), np.concatenate([[0], lengths]).cumsum())
 
 
 def padded_inputs(batch: PackedBatch, *, takes_token_types: bool) -> dict[str, torch.Tensor]:

@@ -19,6 +19,10 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "data" / "bert-tiny-zh"
 REVIEWS = ROOT / "data" / "reviews"
 MATCHING = ROOT / "data" / "matching"
+NLI = ROOT / "data" / "nli"
+SENTENCES = ROOT / "data" / "sentences" / "train.txt"
+PARAPHRASES = ROOT / "data" / "paraphrases" / "train.txt"
+STS = ROOT / "data" / "sts" / "dev.txt"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -37,6 +41,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def launcher(module: str = "torch.distributed.run") -> tuple[str, ...]:
+    """Two processes by `torch.distributed.launch`, which passes `--local-rank`, or by torchrun, which does not."""
+    return ("-m", module, "--nproc_per_node=2", f"--master_port={free_port()}")
 
 
 def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int = 0):

@@ -5,10 +5,13 @@ import re
 import pytest
 
 from bertorch import cli
+from run_batchneg import BatchNegConfig
 from run_classifier import ClassifierConfig
+from run_sentencebert import SentenceBertConfig
+from run_simcse import SimCSEConfig
 
 REQUIRED = ["--train_data_file", "train.txt", "--label_file", "labels.txt"]
-DEFAULTS = {
+SHARED = {
     "local_rank": -1,
     "pretrained_model_name_or_path": "bert-base-chinese",
     "init_from_ckpt": None,
@@ -27,30 +30,84 @@ DEFAULTS = {
     "saved_dir": "./checkpoint",
     "max_grad_norm": 1.0,
     "save_best_model": False,
-    "label_file": "labels.txt",
-    "is_text_pair": False,
     # beyond the published options
     "precision": "auto",
     "gradient_accumulation_steps": 1,
     "on_bad_line": "stop",
 }
+CONTRASTIVE = {
+    "margin": 0.2,
+    "scale": 20,
+    "pooling_mode": "linear",
+    "output_emb_size": None,
+    # beyond the published options
+    "gather_negatives": False,
+    "keep_duplicates": False,
+    "micro_batch_size": None,
+}
+OWN = {
+    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False},
+    SentenceBertConfig: {
+        "label_file": None,
+        "is_nli": False,
+        "pooling_mode": "linear",
+        "concat_multiply": False,
+        "output_emb_size": None,
+    },
+    SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
+    BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
+}
+SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
+VALUES = {
+    "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
+    "dev_data_file": "d", "batch_size": 8, "scheduler": "cosine", "learning_rate": 0.01, "warmup_proportion": 0.1,
+    "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,
+    "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
+    "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
+    "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3,
+}  # fmt: skip
 
 
-def test_defaults_of_the_classifier():
-    assert vars(cli.parse(ClassifierConfig, REQUIRED)) == DEFAULTS
+def required(script) -> list[str]:
+    return REQUIRED if script is ClassifierConfig else REQUIRED[:2]
 
 
-def test_every_option_takes_a_value():
-    values = {
-        "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
-        "dev_data_file": "d", "batch_size": 8, "scheduler": "cosine", "learning_rate": 0.01, "warmup_proportion": 0.1,
-        "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,
-        "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
-        "gradient_accumulation_steps": 4, "on_bad_line": "skip",
-    }  # fmt: skip
-    arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    config = cli.parse(ClassifierConfig, [*arguments, "--save_best_model", "--is_text_pair"])
-    assert vars(config) == values | {"save_best_model": True, "is_text_pair": True}
+@SCRIPTS
+def test_defaults(script):
+    assert vars(cli.parse(script, required(script))) == SHARED | OWN[script]
+
+
+@SCRIPTS
+def test_every_option_takes_a_value(script):
+    expected = {}
+    arguments = []
+    for name, default in (SHARED | OWN[script]).items():
+        expected[name] = True if isinstance(default, bool) else VALUES[name]
+        arguments += [f"--{name}"] if isinstance(default, bool) else [f"--{name}", str(VALUES[name])]
+    assert vars(cli.parse(script, arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("pooling_mode", "max", "invalid choice: 'max'"),
+        ("output_emb_size", "0", "expected at least 1, got 0"),
+        ("micro_batch_size", "0", "expected at least 1, got 0"),
+        ("scale", "-1", "expected at least 0.0, got -1"),
+        ("dropout", "1.5", "expected at most 1.0, got 1.5"),
+    ],
+)
+def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(SimCSEConfig, [*REQUIRED[:2], f"--{option}", value])
+    assert f"argument --{option}: {message}" in capsys.readouterr().err
+
+
+def test_inference_needs_the_names_of_its_labels(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(SentenceBertConfig, [*REQUIRED[:2], "--is_nli"])
+    assert exit_.value.code == 2
+    assert "--is_nli needs --label_file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
@@ -73,6 +130,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--batch_size", "two"], "--batch_size: invalid int value: 'two'"),
         ([*REQUIRED, "--warmup_proportion", "1.5"], "--warmup_proportion: expected at most 1.0, got 1.5"),
         ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected at least 0.0, got nan"),
+        ([*REQUIRED, "--local_rank", "first"], "--local_rank/--local-rank: invalid int value: 'first'"),
         ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),
         ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
         ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
@@ -90,5 +148,5 @@ def test_help_tells_options_defaults_and_the_docstring(capsys):
         cli.parse(ClassifierConfig, ["--help"], description="What it does.\n\n    an example")
     text = capsys.readouterr().out
     assert "What it does.\n\n    an example" in text
-    assert all(f"--{name}" in text for name in DEFAULTS)
+    assert all(f"--{name}" in text for name in SHARED | OWN[ClassifierConfig])
     assert "(default: 5e-05)" in text

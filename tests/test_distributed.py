@@ -20,6 +20,8 @@ def in_two_processes(folder: Path) -> None:
     assert distributed.device() == torch.device("cpu")
     assert distributed.all_reduce_sum(torch.tensor([1.0 + rank, 10.0])).tolist() == [3.0, 20.0]
 
+    gather_rows_with_gradient(rank)
+
     layer = nn.BatchNorm1d(2)
     nn.init.constant_(layer.weight, rank + 1.0)
     layer.running_mean.fill_(rank + 1.0)
@@ -44,6 +46,22 @@ def in_two_processes(folder: Path) -> None:
         assert (folder / "downloaded").exists()
 
 
+def gather_rows_with_gradient(rank: int) -> None:
+    """Three rows on the first process, one or none on the second."""
+    for others in (1, 0):
+        rows = torch.arange(6.0).view(3, 2) if rank == 0 else torch.full((others, 2), 7.0)
+        rows.requires_grad_()
+        gathered, own = distributed.gather_rows(rows)
+        assert gathered.tolist() == [[0, 1], [2, 3], [4, 5], [7, 7]][: 3 + others]
+        assert own == (slice(0, 3) if rank == 0 else slice(3, 3 + others))
+        factors = torch.arange(1.0, 4 + others)[:, None]  # each process uses the rows in its own way
+        (gathered * factors * (10 if rank == 0 else 1)).sum().backward()
+        assert torch.equal(rows.grad, (factors * 11).expand(-1, 2)[own])
+    numbers, _ = distributed.gather_rows(torch.full((2 - rank, 1), rank))
+    assert numbers.tolist() == [[0], [0], [1]]
+    assert numbers.dtype == torch.int64
+
+
 def test_two_processes(tmp_path):
     run_processes(2, in_two_processes, tmp_path)
 
@@ -54,6 +72,10 @@ def test_one_process_needs_no_group():
     parameter = nn.Parameter(torch.zeros(2))
     distributed.sum_gradients([parameter])
     assert parameter.grad is None
+    rows = torch.ones(3, 2)
+    gathered, own = distributed.gather_rows(rows)
+    assert gathered is rows
+    assert own == slice(0, 3)
     distributed.broadcast_weights(nn.Linear(1, 1))
     distributed.barrier()
     with distributed.main_first(), distributed.session(local_rank=-1):

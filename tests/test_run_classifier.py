@@ -7,34 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import MATCHING, REVIEWS, ROOT, TINY, free_port, run_script
-
-LOGURU = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO     \| bertorch\.[\w.]+:\w+:\d+ - "
-TRAINING_LINE = re.compile(
-    LOGURU + r"global step: (\d+), epoch: (\d+), batch: (\d+), loss: \d+\.\d{5}, accuracy: [01]\.\d{5}, "
-    r"speed: \d+\.\d\d step/s"
-)
-EVAL_LINE = re.compile(LOGURU + r"eval loss: \d+\.\d{5}, accuracy: ([01]\.\d{5})")
+from tests.conftest import MATCHING, REVIEWS, ROOT, launcher, run_script
+from tests.log_lines import ACCURACY_LINE, ACCURATE_TRAINING_LINE, command, last_result, matches
 
 
 def arguments(data: Path, saved_dir: Path, **settings: object) -> list[object]:
-    options = {
-        "train_data_file": data / "train.txt",
-        "dev_data_file": data / "dev.txt",
-        "label_file": data / "labels.txt",
-        "pretrained_model_name_or_path": TINY,
-        "saved_dir": saved_dir,
-        "max_seq_length": 48,
-    }
-    return ["run_classifier.py", *(text for key, value in (options | settings).items() for text in (f"--{key}", value))]
-
-
-def matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    return [match for line in text.splitlines() if (match := pattern.fullmatch(line))]
-
-
-def last_accuracy(done) -> float:
-    return float(matches(EVAL_LINE, done.stderr)[-1].group(1))
+    options = {"label_file": data / "labels.txt", "max_seq_length": 48}
+    return command("run_classifier.py", data / "train.txt", data / "dev.txt", saved_dir, **(options | settings))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +27,9 @@ def trained(tmp_path_factory):
 def test_log_lines_to_the_letter(trained):
     _, done = trained
     assert done.stdout == ""
-    lines = matches(TRAINING_LINE, done.stderr)
+    lines = matches(ACCURATE_TRAINING_LINE, done)
     assert [tuple(map(int, line.groups())) for line in lines] == [(20, 2, 5), (40, 3, 10), (60, 4, 15), (80, 6, 5)]
-    assert len(matches(EVAL_LINE, done.stderr)) == 3  # steps 40, 80 and the last, 90
+    assert len(matches(ACCURACY_LINE, done)) == 3  # steps 40, 80 and the last, 90
     assert re.search(r"best dev accuracy: 0\.\d{5} at step \d+\n", done.stderr)
     assert done.stderr.endswith("pytorch_model.bin\n")
     assert "\x1b" not in done.stderr  # no colours and no progress bar in a file
@@ -59,14 +38,14 @@ def test_log_lines_to_the_letter(trained):
 
 def test_it_learns_from_the_reviews(trained):
     _, done = trained
-    assert last_accuracy(done) > 0.7  # chance is 0.5
+    assert last_result(ACCURACY_LINE, done) > 0.7  # chance is 0.5
 
 
 def test_it_warm_starts_where_it_ended(trained, tmp_path):
     folder, done = trained
     init = folder / "pytorch_model.bin"
     again = run_script(*arguments(REVIEWS, tmp_path, epochs=1, learning_rate=0, init_from_ckpt=init))
-    assert last_accuracy(again) == last_accuracy(done)
+    assert last_result(ACCURACY_LINE, again) == last_result(ACCURACY_LINE, done)
     assert "loaded 105 of 105 tensors" in again.stderr
     first, second = (torch.load(path / "pytorch_model.bin", weights_only=True) for path in (folder, tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -78,13 +57,13 @@ def test_two_processes_log_and_save_once(module, tmp_path):
     done = run_script(
         *arguments(MATCHING, tmp_path, epochs=1, logging_steps=2),
         "--is_text_pair",
-        launcher=("-m", module, "--nproc_per_node=2", f"--master_port={free_port()}"),
+        launcher=launcher(module),
     )
-    steps = [line.groups()[0] for line in matches(TRAINING_LINE, done.stderr)]
+    steps = [line.groups()[0] for line in matches(ACCURATE_TRAINING_LINE, done)]
     pairs = len((MATCHING / "train.txt").read_text().splitlines())
     total_steps = math.ceil(pairs / 64)  # as one process with batch 64
     assert steps == [str(step) for step in range(2, total_steps + 1, 2)]
-    assert len(matches(EVAL_LINE, done.stderr)) == 1
+    assert len(matches(ACCURACY_LINE, done)) == 1
     assert done.stderr.count(f"weights of step {total_steps}") == 1
     assert (tmp_path / "pytorch_model.bin").is_file()
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bertorch.models.precision import at_least_fp32
+
 
 def in_batch_negatives_loss(
     embeddings: Tensor,
@@ -56,11 +58,6 @@ def in_batch_negatives_loss(
         if both_ways:
             loss = (loss + F.cross_entropy(logits(positives[own], anchors), rows, reduction="sum")) / 2
         return loss
-
-
-def at_least_fp32(tensor: Tensor) -> Tensor:
-    """bf16 and fp16 become fp32; fp32 and fp64 stay."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _excluded(texts: Tensor, rows: Tensor, same_row: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bertorch.data.batching import PackedBatch
+from bertorch.models.precision import at_least_fp32
 
 Pooling = Callable[[Tensor, PackedBatch], Tensor]
 
@@ -24,7 +25,7 @@ def cls(hidden: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The mean over each sentence's tokens, [CLS] and [SEP] counted.
+    """The mean over each sentence's tokens, [CLS] and [SEP] counted, at least in fp32.
 
     Args:
         hidden: (T, H).
@@ -34,6 +35,7 @@ def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
         (N, H).
     """
     lengths = batch.cu_seqlens.diff()  # (N,)
+    hidden = at_least_fp32(hidden)  # a sum over 512 tokens in bf16 would lose most of its digits
     sums = hidden.new_zeros(batch.size, hidden.shape[1]).index_add(0, batch.sentence_ids, hidden)  # (N, H)
     return sums / lengths[:, None]
 

@@ -10,6 +10,7 @@ from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models.encoder import Encoder, load_pretrained
 from bertorch.models.pooling import POOLING
+from bertorch.models.precision import at_least_fp32
 
 
 class SentenceEncoder(nn.Module):
@@ -81,9 +82,9 @@ class SentenceEncoder(nn.Module):
         return nn.ModuleDict(modules)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Embed the N sentences of a packed batch, (N, E)."""
+        """Embed the N sentences of a packed batch, (N, E), at least in fp32."""
         if not batch.size:  # a process without examples still takes part in the exchange of embeddings
             like = self.encoder.model
             return torch.zeros(0, self.size, device=like.device, dtype=like.dtype, requires_grad=True)
         pooled = self._pool(self.encoder(batch), batch)  # (N, H)
-        return pooled if self.emb_reduce_linear is None else self.emb_reduce_linear(pooled)
+        return at_least_fp32(pooled if self.emb_reduce_linear is None else self.emb_reduce_linear(pooled))

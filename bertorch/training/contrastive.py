@@ -12,7 +12,7 @@ from bertorch.config import ContrastiveConfig
 from bertorch.data.batching import Dataset, PackedBatch
 from bertorch.data.readers import read_scored_pairs
 from bertorch.models.encoder import load_tokenizer
-from bertorch.models.losses import at_least_fp32, in_batch_negatives_loss
+from bertorch.models.losses import in_batch_negatives_loss
 from bertorch.models.sentence_encoder import SentenceEncoder
 from bertorch.training.checkpoint import Companion
 from bertorch.training.metrics import CorrelationMetric
@@ -92,7 +92,7 @@ class ContrastiveTask:
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """The loss summed over the rows of a batch, whose labels are the numbers (rows, S) of their texts."""
-        embeddings = at_least_fp32(encode_in_chunks(self.model, batch, self._micro_batch_size))  # (N, E)
+        embeddings = encode_in_chunks(self.model, batch, self._micro_batch_size)  # (N, E)
         rows = embeddings.view(*batch.labels.shape, embeddings.shape[-1])  # (rows, S, E)
         texts, own = batch.labels, slice(None)
         if self.joins_processes:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertorch import distributed
-from bertorch.models.losses import at_least_fp32
 
 
 class Metric(Protocol):
@@ -87,7 +86,7 @@ class CorrelationMetric:
 
     def update(self, outputs: Tensor, labels: Tensor, examples: np.ndarray, /) -> None:
         """Take in the embeddings (2·examples, E), those of a pair one after the other, and the scores (examples,)."""
-        pairs = at_least_fp32(outputs).view(len(labels), 2, -1)  # (examples, 2, E)
+        pairs = outputs.view(len(labels), 2, -1)  # (examples, 2, E)
         cosines = F.cosine_similarity(pairs[:, 0], pairs[:, 1])  # (examples,)
         numbers = torch.from_numpy(examples).to(cosines.device)
         self._rows.append(torch.stack([numbers.double(), cosines.double(), labels.double()], dim=1))

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from bertorch.data.batching import Dataset, TrainingSchedule, epoch_order, evaluation_batches, share
 from bertorch.data.tokenization import TokenStore
+from tests.conftest import TINY
 
 SENTENCES = [[2, 7, 3], [2, 3], [2, 8, 9, 10, 3], [2, 11, 3]]
 
@@ -26,6 +28,62 @@ def test_a_batch_is_its_sentences_end_to_end(dataset):
     assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.position_ids.dtype == torch.int64
     assert batch.sentence_ids.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     assert (batch.max_seqlen, batch.size, batch.labels.tolist()) == (5, 2, [1, 0])
+
+
+def test_an_example_may_have_several_sentences(dataset):
+    pairs = Dataset(dataset.store, np.array([[0, 3], [2, 2], [3, 1]]), labels=np.array([0.5, 1.5, 2.5]))
+    assert len(pairs) == 3
+    assert pairs.lengths.tolist() == [3, 5, 3]
+    batch = pairs.batch(np.array([2, 0]))
+    assert batch.input_ids.tolist() == SENTENCES[3] + SENTENCES[1] + SENTENCES[0] + SENTENCES[3]
+    assert batch.labels.tolist() == [2.5, 0.5]
+    assert batch.size == 4
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3, 7])
+def test_chunks_are_the_batches_of_fewer_examples(dataset, examples):
+    pairs = Dataset(dataset.store, np.array([[0, 3], [2, 2], [3, 1]]), labels=np.array([[0, 3], [2, 2], [3, 1]]))
+    numbers = np.array([2, 0, 1])
+    chunks = list(pairs.batch(numbers).chunks(examples))
+    expected = [pairs.batch(numbers[start : start + examples]) for start in range(0, 3, examples)]
+    assert len(chunks) == len(expected)
+    for chunk, alone in zip(chunks, expected, strict=True):
+        assert chunk.max_seqlen == alone.max_seqlen
+        for name, tensor in vars(alone).items():
+            if isinstance(tensor, torch.Tensor):
+                assert torch.equal(getattr(chunk, name), tensor)
+                assert getattr(chunk, name).dtype == tensor.dtype
+
+
+def test_a_batch_without_examples_has_no_chunks(dataset):
+    empty = dataset.batch(np.arange(0))
+    assert (empty.size, empty.max_seqlen, len(empty.input_ids), list(empty.chunks(2))) == (0, 0, 0, [])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+def test_a_text_that_occurs_again_is_stored_once_and_keeps_its_number(tokenizer):
+    columns = [["今天", "明天", "今天"], ["后天", "今天", "昨 天"]]
+    data = Dataset.of_sentences(tokenizer, columns, max_length=16)
+    assert len(data.store) == 4
+    assert data.labels is data.sentences
+    assert data.sentences.tolist() == [[0, 2], [1, 0], [0, 3]]
+    batch = data.batch(np.array([1]))
+    assert tokenizer.decode(batch.input_ids) == "[CLS] 明 天 [SEP] [CLS] 今 天 [SEP]"
+    assert batch.labels.tolist() == [[1, 0]]
+    scored = Dataset.of_sentences(tokenizer, columns, np.array([1.0, 2.0, 3.0]), max_length=16)
+    assert scored.labels.tolist() == [1, 2, 3]
+    assert np.array_equal(scored.sentences, data.sentences)
+
+
+def test_a_pair_that_is_encoded_together_is_one_sentence(tokenizer):
+    data = Dataset.of_sequences(tokenizer, [["今天"], ["后天"]], np.array([1]), max_length=16)
+    batch = data.batch(np.array([0]))
+    assert tokenizer.decode(batch.input_ids) == "[CLS] 今 天 [SEP] 后 天 [SEP]"
+    assert (batch.size, batch.labels.tolist()) == (1, [1])
 
 
 def test_to_moves_every_tensor(dataset):

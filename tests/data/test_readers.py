@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.data.readers import read_labelled_texts, read_labels, read_pairs, read_scored_pairs, read_sentences
 from bertorch.errors import UserError
 
 LABELS = ["negative", "positive"]
@@ -130,3 +130,57 @@ def test_bad_label_files(write, content, flaw):
         read_labels(path)
     assert flaw in str(error.value)
     assert path in str(error.value)
+
+
+def flaws(read, path: str) -> list[str]:
+    """What a reader says of each malformed line."""
+    with pytest.raises(UserError) as error:
+        read(path)
+    return [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()[1:-1]]
+
+
+def test_sentences(write):
+    assert read_sentences(write("\ufeff今天 好\r\n明天\n\n")) == ["今天 好", "明天"]
+
+
+def test_malformed_sentences(write):
+    path = write("好\n\na\tb\n")
+    assert flaws(read_sentences, path) == [
+        "2: expected an example, got an empty line",
+        "3: expected 1 column (sentence), got 2: 'a\\tb'",
+    ]
+
+
+def test_positives_and_hard_negatives(write):
+    assert read_pairs(write("a\tb\nc\td\n")) == (["a", "c"], ["b", "d"])
+    assert read_pairs(write("a\tb\tn\tm\nc\td\to\tp\n")) == (["a", "c"], ["b", "d"], ["n", "o"], ["m", "p"])
+
+
+def test_every_line_has_as_many_hard_negatives(write):
+    path = write("alone\na\tb\tn\nc\td\ne\tf\tg\th\ni\tj\t \n")
+    form = "expected 3 columns (anchor⇥positive⇥negative), got"
+    assert flaws(read_pairs, path) == [
+        "1: expected at least 2 columns (anchor⇥positive), got 1: 'alone'",
+        f"3: {form} 2: 'c\\td'",
+        f"4: {form} 4: 'e\\tf\\tg\\th'",
+        "5: expected no empty column (anchor⇥positive⇥negative), got 'i\\tj\\t '",
+    ]
+    assert read_pairs(path, on_bad_line="skip") == (["a"], ["b"], ["n"])
+
+
+def test_scored_pairs(write):
+    pairs = read_scored_pairs(write("a\tb\t3\nc\td\t 0.5\ne\tf\t-1e-2\n"))
+    assert pairs.columns == (["a", "c", "e"], ["b", "d", "f"])
+    assert pairs.labels.tolist() == [3.0, 0.5, -0.01]
+    assert pairs.labels.dtype == np.float64
+
+
+@pytest.mark.parametrize("score", ["high", "nan", "inf", "1,5", "3 4"])
+def test_a_score_is_a_finite_number(write, score):
+    expected = f"2: expected a number as score (a⇥b⇥score), got {score!r}"
+    assert flaws(read_scored_pairs, write(f"a\tb\t1\nc\td\t{score}\n")) == [expected]
+
+
+def test_scores_that_are_all_the_same_cannot_be_correlated_with(write):
+    with pytest.raises(UserError, match="expected scores that differ, to correlate with, got only 1$"):
+        read_scored_pairs(write("a\tb\t1\nc\td\t1.0\n"))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from bertorch.config import POOLING_MODES
 from bertorch.models import pooling
 from tests.architectures import random_batch, small_encoder
 
@@ -32,3 +33,14 @@ def test_the_pretrained_pooler_gives_the_models_pooler_output(architecture):
 def test_an_encoder_without_a_pooler_is_refused():
     with pytest.raises(ValueError, match="expected an encoder with a pooler, got DistilBertModel"):
         pooling.PretrainedPooler(small_encoder("distilbert"))
+
+
+def test_a_mean_of_bf16_states_is_summed_in_fp32():
+    """A running sum of 512 ones and a bit in bf16 would stop growing at 256."""
+    states = torch.full((512, 1), 1.0078125, dtype=torch.bfloat16)
+    pooled = pooling.mean(states, random_batch([512]))
+    assert (pooled.dtype, pooled.item()) == (torch.float32, 1.0078125)
+
+
+def test_the_options_name_every_pooling():
+    assert sorted(POOLING_MODES) == sorted(pooling.POOLING)

@@ -76,6 +76,26 @@ def test_a_save_leaves_nothing_but_its_files(saved):
     assert not any(name.startswith(".") for name in names)
 
 
+class Folders:
+    """A companion with files in folders, as sentence-transformers has them."""
+
+    def __init__(self, content: str) -> None:
+        self.content = content
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "1_Pooling").mkdir()
+        for name in ("modules.json", "1_Pooling/config.json"):
+            (folder / name).write_text(self.content)
+
+
+def test_a_save_replaces_files_in_folders_too(tmp_path):
+    for content in ("first", "second"):
+        checkpoint.save(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
+        assert (tmp_path / "modules.json").read_text() == content
+        assert (tmp_path / "1_Pooling" / "config.json").read_text() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"modules.json", "1_Pooling", checkpoint.WEIGHTS}
+
+
 def test_a_failing_save_leaves_the_earlier_one(task, tmp_path, monkeypatch):
     save_task(tmp_path, task)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -190,6 +210,20 @@ def test_warm_start_knows_other_names(weights, tmp_path, log_lines):
     checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert_loaded(model)
     assert not any("missing" in line or "unexpected" in line for line in log_lines)
+
+
+def test_the_earlier_bertorch_called_every_encoder_bert(tmp_path, log_lines):
+    expected = small_encoder("roberta").state_dict()
+    torch.save({f"bert.{name}": tensor for name, tensor in expected.items()}, tmp_path / "weights.bin")
+    model = nn.ModuleDict({"roberta": small_encoder("roberta").apply(zero), "classifier": nn.Linear(2, 2)})
+    checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "roberta")
+    assert all(torch.equal(model.state_dict()[f"roberta.{name}"], tensor) for name, tensor in expected.items())
+    assert any(line.endswith("missing: classifier.bias, classifier.weight") for line in log_lines)
+
+
+def zero(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
 
 
 def test_a_bare_encoder_leaves_the_head_and_says_so(tmp_path, log_lines):

@@ -1,10 +1,13 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bertorch.training.metrics import ClassificationMetric
+from bertorch import distributed
+from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
+from tests.conftest import run_processes
 
 LOGITS = [[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.5, 0.0], [-1.0, 2.0]]
 CLASSES = [0, 0, 1, 0, 1]
@@ -26,3 +29,72 @@ def test_loss_and_accuracy_do_not_depend_on_the_batch_size(batch_size):
     metric.reduce()
     assert metric.value == 3 / 5
     assert metric.line() == f"eval loss: {expected_loss():.5f}, accuracy: 0.60000"
+
+
+CPU = torch.device("cpu")
+SCORES = [0.0, 1.5, 1.5, 4.0, 5.0, 2.5, 0.0]
+
+
+def random_pairs() -> torch.Tensor:
+    """(examples, 2, E); the fourth and the sixth pair are as similar as each other."""
+    pairs = torch.randn(len(SCORES), 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pairs[5] = pairs[3] * 2
+    return pairs
+
+
+def ranks(values: list[float]) -> list[float]:
+    """The mean rank of equal values."""
+    return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
+
+
+def pearson(x: list[float], y: list[float]) -> float:
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
+
+
+def expected_correlations() -> tuple[float, float]:
+    cosines = []
+    for u, v in random_pairs().tolist():
+        dot = sum(a * b for a, b in zip(u, v, strict=True))
+        cosines.append(round(dot / math.sqrt(sum(a * a for a in u) * sum(b * b for b in v)), 12))
+    return pearson(ranks(cosines), ranks(SCORES)), pearson(cosines, SCORES)
+
+
+def correlate(order: list[int], batch_size: int) -> CorrelationMetric:
+    metric = CorrelationMetric(CPU)
+    pairs, scores = random_pairs(), torch.tensor(SCORES, dtype=torch.float64)
+    for start in range(0, len(order), batch_size):
+        examples = np.array(order[start : start + batch_size])
+        metric.update(pairs[examples].flatten(0, 1), scores[examples], examples)
+    metric.reduce()
+    return metric
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6], [6, 2, 4, 0, 1, 5, 3]])
+def test_correlations_do_not_depend_on_order_or_batch_size(order, batch_size):
+    metric = correlate(order, batch_size)
+    spearman, pearson_ = expected_correlations()
+    assert metric.value == pytest.approx(spearman, abs=1e-9)
+    assert metric.line() == f"spearman corr: {spearman:.4f}, pearson corr: {pearson_:.4f}"
+    assert metric.value == correlate(list(range(7)), 7).value
+
+
+def correlate_a_share(folder: Path) -> None:
+    order = [[6, 2, 0, 3], [4, 1, 5], []][distributed.rank()]
+    metric = correlate(order, 3)
+    (folder / str(distributed.rank())).write_text(f"{metric.value!r} {metric.line()}")
+
+
+def test_correlations_over_uneven_shares_of_three_processes(tmp_path):
+    run_processes(3, correlate_a_share, tmp_path)
+    metric = correlate(list(range(7)), 7)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [f"{metric.value!r} {metric.line()}"] * 3
+
+
+def test_embeddings_that_are_all_alike_correlate_with_nothing():
+    metric = CorrelationMetric(CPU)
+    metric.update(torch.ones(6, 4), torch.tensor([1.0, 2.0, 3.0]), np.arange(3))
+    metric.reduce()
+    assert metric.line() == "spearman corr: 0.0000, pearson corr: 0.0000"

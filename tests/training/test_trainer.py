@@ -1,48 +1,30 @@
 """The train loop on one process and on several, in float64 where exactness is shown."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from bertorch.config import TrainingConfig
 from bertorch.data.batching import Dataset
-from bertorch.data.tokenization import TokenStore
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.training import checkpoint, trainer
 from bertorch.training.step import Precision
 from bertorch.training.tasks import ClassificationTask
 from bertorch.training.trainer import evaluate, fit
-from tests.architectures import VOCABULARY, small_classifier
+from tests.architectures import random_store, small_classifier
 from tests.conftest import run_processes
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process, config
 
 
 def random_dataset(size: int, seed: int = 0) -> Dataset:
-    """Sentences of 3 to 20 tokens whose class depends on their first token."""
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(3, 21, size)
-    tokens = generator.integers(5, VOCABULARY - 1, lengths.sum()).astype(np.int32)
-    offsets = np.concatenate([[0], lengths]).cumsum()
-    store = TokenStore(tokens, np.zeros(len(tokens), dtype=np.int8), offsets)
-    return Dataset(store, np.arange(size)[:, None], labels=tokens[offsets[:-1]].astype(np.int64) % 3)
+    """Sentences whose class depends on their first token."""
+    store = random_store(size, seed)
+    return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
 
 
 def make_task(**settings) -> ClassificationTask:
     return ClassificationTask(SequenceClassifier(small_classifier("bert", **settings)), companions=[])
-
-
-def config(folder, **settings) -> TrainingConfig:
-    defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-3}
-    return TrainingConfig(train_data_file="-", dev_data_file="-", saved_dir=str(folder), **(defaults | settings))
-
-
-def train_in_double(folder, size, settings) -> None:
-    """Train without dropout in float64; every process leaves its weights."""
-    task = make_task(**NO_DROPOUT)
-    task.model.double()
-    fit(config(folder, **settings), task, random_dataset(size), random_dataset(10, seed=1))
-    torch.save(task.weights.state_dict(), f"{folder}/rank{torch.distributed.get_rank()}.pt")
 
 
 def eval_lines(lines):
@@ -55,21 +37,14 @@ def eval_lines(lines):
     ids=["uneven last batch", "a process without examples", "three processes, accumulation", "fewer than a batch"],
 )
 def test_several_processes_train_as_one(world_size, batch_size, size, accumulation, tmp_path):
-    """W processes with batch B give the weights of one process with batch W·B, to 1e-9 in float64."""
-    settings = {"gradient_accumulation_steps": accumulation, "weight_decay": 0.01, "max_grad_norm": 0.5}
-    (tmp_path / "many").mkdir()
-    run_processes(world_size, train_in_double, tmp_path / "many", size, settings | {"batch_size": batch_size})
-
-    task = make_task(**NO_DROPOUT)
-    task.model.double()
-    start = {name: tensor.clone() for name, tensor in task.weights.state_dict().items()}
-    settings["batch_size"] = world_size * batch_size
-    fit(config(tmp_path / "one", **settings), task, random_dataset(size), None)
-    for rank in range(world_size):
-        weights = torch.load(tmp_path / "many" / f"rank{rank}.pt")
-        for name, expected in task.weights.state_dict().items():
-            torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-9, msg=f"rank {rank}: {name}")
-    assert not torch.allclose(start["classifier.weight"], task.weights.state_dict()["classifier.weight"], atol=1e-4)
+    settings = {
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.5,
+    }
+    make_without_dropout = partial(make_task, **NO_DROPOUT)
+    assert_same_as_one_process(tmp_path, world_size, make_without_dropout, random_dataset(size), settings)
 
 
 def evaluate_in_double(folder, batch_size) -> None:
