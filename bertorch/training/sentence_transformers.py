@@ -40,9 +40,8 @@ class SentenceTransformerFiles:
         self._possible = self._pooler is not None or embedder.pooling_mode != "linear"
         if not self._possible:
             logger.warning(
-                "sentence-transformers knows no pooler like that of {}; {} will load in transformers, not there",
+                "sentence-transformers knows no pooler like that of {}; the saved folder loads in transformers only",
                 type(embedder.encoder.model).__name__,
-                "the saved folder",
             )
 
     def save_pretrained(self, save_directory: str | Path) -> None:

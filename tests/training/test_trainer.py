@@ -8,11 +8,13 @@ import torch
 
 from bertorch.data.batching import Dataset
 from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.sentence_bert import SiameseClassifier
+from bertorch.models.sentence_encoder import SentenceEncoder
 from bertorch.training import checkpoint, trainer
 from bertorch.training.step import Precision
 from bertorch.training.tasks import ClassificationTask
 from bertorch.training.trainer import evaluate, fit
-from tests.architectures import random_store, small_classifier
+from tests.architectures import random_store, small_classifier, small_encoder
 from tests.conftest import run_processes
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process, config
 
@@ -45,6 +47,19 @@ def test_several_processes_train_as_one(world_size, batch_size, size, accumulati
     }
     make_without_dropout = partial(make_task, **NO_DROPOUT)
     assert_same_as_one_process(tmp_path, world_size, make_without_dropout, random_dataset(size), settings)
+
+
+def make_siamese_task() -> ClassificationTask:
+    embedder = SentenceEncoder(small_encoder("bert", **NO_DROPOUT), "linear")
+    torch.manual_seed(1)
+    return ClassificationTask(SiameseClassifier(embedder, 3, concat_multiply=True), companions=[])
+
+
+def test_several_processes_train_on_pairs_as_one(tmp_path):
+    """Two sentences an example, and a last batch with an example for one process only."""
+    sentences = np.random.default_rng(0).integers(0, 20, (17, 2))
+    pairs = Dataset(random_store(20), sentences, labels=sentences.sum(axis=1) % 3)
+    assert_same_as_one_process(tmp_path, 2, make_siamese_task, pairs, {"batch_size": 4})
 
 
 def evaluate_in_double(folder, batch_size) -> None:
