@@ -15,6 +15,7 @@ from bertorch.training.contrastive import ContrastiveTask, encode_in_chunks
 from tests.architectures import random_store, small_encoder
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True)
 
 
@@ -87,10 +88,12 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(micro_batch_siz
         torch.testing.assert_close(got[name], gradient, rtol=0, atol=tolerance, msg=name)
 
 
-def test_gradient_caching_draws_the_same_dropout_in_both_passes():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_gradient_caching_draws_the_same_dropout_in_both_passes(device):
     """As if the activations of all chunks had been kept, which is what plain concatenation does."""
     task = make_task(micro_batch_size=3)
-    batch = random_rows(10).batch(np.arange(10))
+    task.model.to(device)
+    batch = random_rows(10).batch(np.arange(10)).to(torch.device(device))
     torch.manual_seed(5)
     got = gradients(task, batch)
 
