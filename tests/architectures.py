@@ -5,9 +5,16 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+)
 
 from bertorch.data.batching import PackedBatch
+from bertorch.data.tagging import TaggedBatch
 from bertorch.data.tokenization import TokenStore
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
@@ -52,6 +59,11 @@ def small_classifier(architecture: str, **settings: object):
     return AutoModelForSequenceClassification.from_config(small_config(architecture, num_labels=3, **settings))
 
 
+def small_tagging_model(architecture: str, **settings: object):
+    torch.manual_seed(0)
+    return AutoModelForTokenClassification.from_config(small_config(architecture, num_labels=5, **settings))
+
+
 def random_batch(lengths: list[int], *, token_types: int = 2) -> PackedBatch:
     """Sentences of these lengths; the second half of each has token type 1 where a model has two types."""
     total = sum(lengths)
@@ -64,6 +76,20 @@ def random_batch(lengths: list[int], *, token_types: int = 2) -> PackedBatch:
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         max_seqlen=max(lengths),
         labels=torch.randint(0, 3, (len(lengths),), generator=generator),
+    )
+
+
+def tagged_batch(batch: PackedBatch) -> TaggedBatch:
+    """Every second token of a batch is the beginning of a word, whose tag is one of five."""
+    bounds = batch.cu_seqlens.tolist()
+    starts = [list(range(start, end, 2)) for start, end in pairwise(bounds)]
+    words = [len(places) for places in starts]
+    fields = vars(batch) | {"labels": torch.arange(sum(words)) * 7 % 5}
+    return TaggedBatch(
+        **fields,
+        word_starts=torch.tensor([place for places in starts for place in places]),
+        cu_words=torch.tensor([0, *words]).cumsum(0).int(),
+        max_words=max(words),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from bertorch import cli
 from run_batchneg import BatchNegConfig
 from run_classifier import ClassifierConfig
+from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 
@@ -56,6 +57,14 @@ OWN = {
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
     BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
+    NERConfig: {
+        "label_file": "labels.txt",
+        "tag": "bios",
+        "use_crf": False,
+        "crf_learning_rate": 5e-5,
+        # beyond the published options
+        "constrain_crf": False,
+    },
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
@@ -64,12 +73,12 @@ VALUES = {
     "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
-    "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3,
+    "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
 }  # fmt: skip
 
 
 def required(script) -> list[str]:
-    return REQUIRED if script is ClassifierConfig else REQUIRED[:2]
+    return REQUIRED if script in (ClassifierConfig, NERConfig) else REQUIRED[:2]
 
 
 @SCRIPTS
@@ -101,6 +110,18 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
     with pytest.raises(SystemExit):
         cli.parse(SimCSEConfig, [*REQUIRED[:2], f"--{option}", value])
     assert f"argument --{option}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
+def test_the_tag_schemes(scheme):
+    assert cli.parse(NERConfig, [*REQUIRED, "--tag", scheme]).tag == scheme
+
+
+def test_a_constrained_crf_needs_a_crf(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(NERConfig, [*REQUIRED, "--constrain_crf"])
+    assert exit_.value.code == 2
+    assert "--constrain_crf needs --use_crf" in capsys.readouterr().err
 
 
 def test_inference_needs_the_names_of_its_labels(capsys):

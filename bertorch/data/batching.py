@@ -1,15 +1,16 @@
 """Token store → packed batches: the order of an epoch, its cut into steps and shares, the gather."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bertorch.data.tokenization import TokenStore, tokenize
+from bertorch.data.tokenization import TokenStore, end_to_end, tokenize
 
 
 @dataclass(frozen=True)
@@ -45,34 +46,68 @@ class PackedBatch:
         sentences = torch.arange(self.size, device=lengths.device)  # (N,)
         return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
 
-    def chunks(self, examples: int) -> "Iterator[PackedBatch]":
-        """Cut the batch into batches of at most this many examples, in order."""
+    def split(self, sentences: int) -> "Iterator[PackedBatch]":
+        """Cut the batch into batches of at most this many sentences, in order; they have no labels."""
         offsets = self.cu_seqlens.tolist()
-        total = len(self.labels)
-        sentences = self.size // max(total, 1)  # of an example
-        for start in range(0, total, examples):
-            end = min(start + examples, total)
-            bounds = offsets[start * sentences : end * sentences + 1]
+        for start in range(0, self.size, sentences):
+            bounds = offsets[start : start + sentences + 1]
             tokens = slice(bounds[0], bounds[-1])
             yield PackedBatch(
                 input_ids=self.input_ids[tokens],
                 token_type_ids=self.token_type_ids[tokens],
                 position_ids=self.position_ids[tokens],
-                cu_seqlens=self.cu_seqlens[start * sentences : end * sentences + 1] - bounds[0],
-                max_seqlen=max(after - before for before, after in pairwise(bounds)),
-                labels=self.labels[start:end],
+                cu_seqlens=self.cu_seqlens[start : start + sentences + 1] - bounds[0],
+                max_seqlen=max(end - begin for begin, end in pairwise(bounds)),
+                labels=self.labels[:0],
             )
 
-    def to(self, device: torch.device) -> "PackedBatch":
+    def to(self, device: torch.device) -> Self:
         """The batch on another device."""
-        return PackedBatch(
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            token_type_ids=self.token_type_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
-            max_seqlen=self.max_seqlen,
-            labels=self.labels.to(device, non_blocking=True),
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    @classmethod
+    def of(cls, store: TokenStore, sentences: np.ndarray, **others: Any) -> Self:
+        """Gather the sentences with these numbers, in this order, on the CPU.
+
+        Args:
+            store: the tokens.
+            sentences: (N,) int64.
+            others: the other attributes.
+        """
+        lengths = store.lengths_of(sentences)  # (N,)
+        tokens = end_to_end(store.offsets[sentences], lengths)  # (T,)
+        return cls(
+            input_ids=torch.from_numpy(store.input_ids[tokens].astype(np.int64)),
+            token_type_ids=torch.from_numpy(store.token_type_ids[tokens].astype(np.int64)),
+            position_ids=torch.from_numpy(end_to_end(np.zeros_like(lengths), lengths)),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], lengths]).cumsum().astype(np.int32)),
+            max_seqlen=int(lengths.max(initial=0)),
+            **others,
         )
+
+
+class Examples(Protocol):
+    """What the train and evaluation loops know of tokenised examples."""
+
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, a length of each example, so that like ones can go together."""
+        ...
+
+    def labels_of(self, examples: np.ndarray) -> int:
+        """How many labels these examples have; the loss is the mean over the labels of a step."""
+        ...
+
+    def batch(self, examples: np.ndarray) -> PackedBatch:
+        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -136,26 +171,19 @@ class Dataset:
     @property
     def lengths(self) -> np.ndarray:
         """(N,) int64, tokens of the longest sentence of each example."""
-        return self.store.lengths[self.sentences].max(axis=1)
+        return self.store.lengths_of(self.sentences).max(axis=1)
+
+    def labels_of(self, examples: np.ndarray) -> int:
+        """One for each example."""
+        return len(examples)
 
     def batch(self, examples: np.ndarray) -> PackedBatch:
         """Gather the examples with these numbers, in this order, into a packed batch on the CPU.
 
         The S sentences of an example follow each other.
         """
-        sentences = self.sentences[examples].ravel()  # (N,), from here on the sentences of the batch
-        starts = self.store.offsets[sentences]  # (N,)
-        lengths = self.store.offsets[sentences + 1] - starts  # (N,)
-        cu_seqlens = np.concatenate([[0], lengths]).cumsum()  # (N+1,)
-        position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
-        tokens = np.repeat(starts, lengths) + position_ids  # (T,)
-        return PackedBatch(
-            input_ids=torch.from_numpy(self.store.input_ids[tokens].astype(np.int64)),
-            token_type_ids=torch.from_numpy(self.store.token_type_ids[tokens].astype(np.int64)),
-            position_ids=torch.from_numpy(position_ids),
-            cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
-            max_seqlen=int(lengths.max(initial=0)),
-            labels=torch.from_numpy(self.labels[examples]),
+        return PackedBatch.of(
+            self.store, self.sentences[examples].ravel(), labels=torch.from_numpy(self.labels[examples])
         )
 
 

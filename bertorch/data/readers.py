@@ -1,31 +1,17 @@
-"""The only place that knows file formats.
+"""The files of texts: labels, labelled texts, scored pairs, sentences, pairs.
 
-Files are UTF-8, one example a line, one tab between columns. A byte-order mark, CRLF and blank lines at the end are
-fine. Any other flaw stops the run before training: every reader goes through the whole file and then raises one
-`UserError` with the first flaws as `path:line: expected …, got …` and their count, or drops those lines and says how
-many.
+These have one tab between columns; `bertorch.data.tagged_sentences` reads JSON lines. `bertorch.data.lines` says what
+happens to a malformed line.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from loguru import logger
 
+from bertorch.data.lines import BadLineError, read_rows, shorten, some
 from bertorch.errors import UserError
-
-SHOWN_FLAWS = 10
-_SHOWN_CHARACTERS = 60
-
-Row = TypeVar("Row")
-
-
-class BadLineError(Exception):
-    """What is wrong with one line: "expected …, got …"."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ def read_labels(path: str) -> list[str]:
         first_line[label] = len(first_line) + 1
         return label
 
-    labels = _read(path, parse, on_bad_line="stop", remedy="Mend the label file.")
+    labels = read_rows(path, parse, on_bad_line="stop", remedy="Mend the label file.")
     if len(labels) < 2:
         raise UserError(f"{path}: expected at least two labels, one a line, got only {labels[0]!r}")
     return labels
@@ -87,10 +73,10 @@ def read_labelled_texts(
         *row, last = _columns(line, texts + 1, form)
         label = last.strip()
         if label not in ids:
-            raise BadLineError(f"expected one of the labels ({_some(labels)}), got {label!r}")
+            raise BadLineError(f"expected one of the labels ({some(labels)}), got {label!r}")
         return row, ids[label]
 
-    rows, ids_read = zip(*_read(path, parse, on_bad_line=on_bad_line), strict=True)
+    rows, ids_read = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
     return LabelledTexts(_transposed(rows), np.array(ids_read, dtype=np.int64))
 
 
@@ -113,10 +99,10 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise BadLineError(f"expected a number as score (a⇥b⇥score), got {_shorten(last)}")
+            raise BadLineError(f"expected a number as score (a⇥b⇥score), got {shorten(last)}")
         return row, score
 
-    rows, scores = zip(*_read(path, parse, on_bad_line=on_bad_line), strict=True)
+    rows, scores = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
     if min(scores) == max(scores):
         raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
     return LabelledTexts(_transposed(rows), np.array(scores, dtype=np.float64))
@@ -136,7 +122,7 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
     def parse(line: str) -> str:
         return _columns(line, 1, "sentence")[0]
 
-    return _read(path, parse, on_bad_line=on_bad_line)
+    return read_rows(path, parse, on_bad_line=on_bad_line)
 
 
 def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:
@@ -159,12 +145,12 @@ def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]
         nonlocal width
         found = line.count("\t") + 1
         if found < 2:
-            raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {_shorten(line)}")
+            raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {shorten(line)}")
         columns = _columns(line, width or found, "anchor⇥positive" + "⇥negative" * ((width or found) - 2))
         width = found
         return columns
 
-    return _transposed(_read(path, parse, on_bad_line=on_bad_line))
+    return _transposed(read_rows(path, parse, on_bad_line=on_bad_line))
 
 
 def _transposed(rows: Sequence[list[str]]) -> tuple[list[str], ...]:
@@ -175,66 +161,7 @@ def _columns(line: str, expected: int, form: str) -> list[str]:
     columns = line.split("\t")
     if len(columns) != expected:
         noun = "column" if expected == 1 else "columns"
-        raise BadLineError(f"expected {expected} {noun} ({form}), got {len(columns)}: {_shorten(line)}")
+        raise BadLineError(f"expected {expected} {noun} ({form}), got {len(columns)}: {shorten(line)}")
     if any(not column.strip() for column in columns):
-        raise BadLineError(f"expected no empty column ({form}), got {_shorten(line)}")
+        raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")
     return columns
-
-
-def _read(
-    path: str,
-    parse: Callable[[str], Row],
-    *,
-    on_bad_line: str,
-    remedy: str = "Mend them, or drop them with --on_bad_line skip.",
-) -> list[Row]:
-    """Parse every line of a file; see the module's text for what counts as a flaw and what happens to it."""
-    rows: list[Row] = []
-    flaws: list[str] = []
-    bad_lines = 0
-    for number, raw in _lines(path):
-        try:
-            rows.append(parse(_decode(raw)))
-        except BadLineError as flaw:
-            bad_lines += 1
-            if len(flaws) < SHOWN_FLAWS:
-                flaws.append(f"{path}:{number}: {flaw}")
-    if bad_lines and on_bad_line == "stop":
-        shown = "" if bad_lines == len(flaws) else f", the first {len(flaws)} of them"
-        raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *flaws, remedy]))
-    if bad_lines:
-        logger.warning("{}: dropped malformed lines: {}; the first: {}", path, bad_lines, flaws[0])
-    if not rows:
-        raise UserError(f"{path}: expected one example a line, got no {'good ' if bad_lines else ''}line")
-    return rows
-
-
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines without their ends, up to the last line that is not blank."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    kept = len(list(dropwhile(lambda line: not line.strip(), reversed(lines))))
-    return ((number, line.removesuffix(b"\r")) for number, line in enumerate(lines[:kept], start=1))
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadLineError(
-            f"expected UTF-8, got byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        ) from error
-    if not line.strip():
-        raise BadLineError("expected an example, got an empty line")
-    return line
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:SHOWN_FLAWS]) + (", …" if len(labels) > SHOWN_FLAWS else "")

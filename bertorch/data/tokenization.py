@@ -1,7 +1,7 @@
 """Examples → token store: the ids of all sentences end to end in flat arrays, with offsets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -34,6 +34,10 @@ class TokenStore:
     def lengths(self) -> np.ndarray:
         """(N,) int64, tokens of each sentence."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, sentences: np.ndarray) -> np.ndarray:
+        """Tokens of the sentences with these numbers; the same shape, int64."""
+        return self.offsets[sentences + 1] - self.offsets[sentences]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> TokenStore:
@@ -74,3 +78,93 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
 
 def _flatten(rows: list[list[int]], dtype: type[np.integer]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """What a tokenizer makes of the words of tagged sentences, each word by itself; a word is stored once.
+
+    Attributes:
+        sentences: (words,) int64 for each sentence, the numbers of its words.
+        ids: (pieces,) int64, the word pieces of all distinct words, end to end.
+        offsets: (distinct words,) int64, where each begins.
+        lengths: (distinct words,) int64, how many pieces it has, at least one.
+        prefix, suffix: the special tokens around a sentence.
+    """
+
+    sentences: list[np.ndarray]
+    ids: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    prefix: list[int]
+    suffix: list[int]
+
+    def cut(self, most: int) -> "WordPieces":
+        """Keep the first `most` pieces of every word."""
+        return replace(self, lengths=np.minimum(self.lengths, most))
+
+    def store(self, start: np.ndarray, end: np.ndarray) -> tuple[TokenStore, np.ndarray]:
+        """Windows of words as sentences with their special tokens.
+
+        Args:
+            start, end: (N,) int64: window i has words `start[i] : end[i]`, counted over all sentences.
+
+        Returns:
+            The store of N sentences, and (words+1,) int64, the pieces before each word, counted over all sentences.
+        """
+        words = np.concatenate(self.sentences)  # (words,)
+        before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (words+1,)
+        flat = self.ids[end_to_end(self.offsets[words], self.lengths[words])]  # (pieces of all words,)
+        inside = before[end] - before[start]  # (N,)
+        special = len(self.prefix) + len(self.suffix)
+        offsets = np.concatenate([[0], inside + special]).cumsum()  # (N+1,)
+        input_ids = np.empty(offsets[-1], dtype=np.int32)
+        input_ids[end_to_end(offsets[:-1] + len(self.prefix), inside)] = flat[end_to_end(before[start], inside)]
+        for place, token in enumerate(self.prefix):
+            input_ids[offsets[:-1] + place] = token
+        for place, token in enumerate(reversed(self.suffix), start=1):
+            input_ids[offsets[1:] - place] = token
+        return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
+
+
+def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[str]]) -> WordPieces:
+    """Tokenise the words of sentences, each word by itself; one of which nothing is left becomes the unknown token.
+
+    Raises:
+        UserError: nothing is left of a word, and the tokenizer has no unknown token.
+    """
+    numbers: dict[str, int] = {}
+    numbered = [
+        np.array([numbers.setdefault(word, len(numbers)) for word in sentence], dtype=np.int64)
+        for sentence in sentences
+    ]
+    pieces = tokenizer(list(numbers), add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    if unknown is None and not all(pieces):
+        word = next(word for word, ids in zip(numbers, pieces, strict=True) if not ids)
+        raise UserError(f"expected a tokenizer that keeps every word or has an unknown token, got none of {word!r}")
+    pieces = [ids or [unknown] for ids in pieces]
+    lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+    prefix, suffix = _special_tokens(tokenizer)
+    return WordPieces(
+        sentences=numbered,
+        ids=_flatten(pieces, np.int64),
+        offsets=np.concatenate([[0], lengths[:-1]]).cumsum(),
+        lengths=lengths,
+        prefix=prefix,
+        suffix=suffix,
+    )
+
+
+def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers `start : start + length` of each range, one range after the other."""
+    before = np.concatenate([[0], lengths]).cumsum()  # (ranges+1,)
+    return np.repeat(starts - before[:-1], lengths) + np.arange(before[-1])
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The tokens that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]

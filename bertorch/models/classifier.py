@@ -1,13 +1,10 @@
 """Classification of texts and text pairs: transformers' own classification model on packed batches."""
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
@@ -23,9 +20,11 @@ from bertorch.models.encoder import (
     one_by_one,
     trial_batch,
 )
+from bertorch.models.encoder_model import EncoderModel
+from bertorch.models.heads import head_of
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(EncoderModel):
     """A `…ForSequenceClassification` of transformers that takes packed batches.
 
     The encoder runs packed; then the architecture's own head runs on what the encoder gave. So the weights keep
@@ -97,30 +96,9 @@ class SequenceClassifier(nn.Module):
         if expected is None:
             return False
         self.encoder = Encoder(self.model.base_model)
-        self.head = _head_of(self.model)
+        self.head = head_of(self.model)
         for self.reads_first_token_only in (True, False):
             with evaluating(self):
                 if gives(expected, lambda: self(batch)):
                     return True
         return False
-
-
-class _EncoderOutput(nn.Module):
-    """Stands in for an encoder under its head: returns the hidden states that it is given as `inputs_embeds`."""
-
-    def __init__(self, encoder: PreTrainedModel) -> None:
-        super().__init__()
-        has_pooler = getattr(encoder, "pooler", None) is not None
-        self.pooler = pooling.PretrainedPooler(encoder) if has_pooler else None
-
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds[:, 0])
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
-
-
-def _head_of(model: PreTrainedModel) -> nn.Module:
-    """The model without its encoder; the layers and weights are shared with `model`, not copied."""
-    head = copy.copy(model)
-    head._modules = dict(model._modules)
-    head._modules[model.base_model_prefix] = _EncoderOutput(model.base_model)
-    return head

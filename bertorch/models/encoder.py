@@ -40,6 +40,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name)
 
 
+def load_config(name: str) -> PretrainedConfig:
+    """Load the config of a hub model or local folder.
+
+    Raises:
+        UserError: it cannot be found or read.
+    """
+    with distributed.main_first(), _explained(name):
+        return AutoConfig.from_pretrained(name)
+
+
 def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None, **settings: Any) -> PreTrainedModel:
     """Load a model through one of transformers' Auto classes, in fp32 whatever the stored type.
 

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from bertorch.data.batching import PackedBatch
+from bertorch.models.encoder_model import EncoderModel
 from bertorch.models.sentence_encoder import SentenceEncoder
 
 
-class SiameseClassifier(nn.Module):
+class SiameseClassifier(EncoderModel):
     """Classifies sentence pairs by a linear layer over (u, v, |u−v|), or (u, v, |u−v|, u·v element-wise).
 
     Both sentences of all pairs are encoded in one call.

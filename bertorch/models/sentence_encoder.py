@@ -9,11 +9,12 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models.encoder import Encoder, load_pretrained
+from bertorch.models.encoder_model import EncoderModel
 from bertorch.models.pooling import POOLING
 from bertorch.models.precision import at_least_fp32
 
 
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(EncoderModel):
     """Maps a packed batch to one embedding a sentence, (N, E).
 
     Args:

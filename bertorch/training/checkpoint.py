@@ -3,7 +3,7 @@
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +78,12 @@ def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Compan
     _sync(path)
 
 
-def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
+def warm_start(
+    module: nn.Module,
+    source: str,
+    encoder_prefix: str,
+    adapted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+) -> None:
     """Load weights by name into a module; the log names every tensor that is missing or not expected.
 
     Names may be those of the module, of a bare encoder (`embeddings.…`), of the earlier bertorch, which called every
@@ -89,6 +94,7 @@ def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
         module: takes the weights.
         source: a `.bin` or `.safetensors` file, or a folder with one.
         encoder_prefix: the encoder's name within the module, such as `bert`.
+        adapted: what a task makes of the weights, under their own names.
 
     Raises:
         UserError: no readable weights, a tensor of another shape, or not one tensor that fits.
@@ -96,7 +102,7 @@ def warm_start(module: nn.Module, source: str, encoder_prefix: str) -> None:
     expected = module.state_dict()
     found: dict[str, Tensor] = {}
     unexpected = []
-    for name, tensor in load_weights(source).items():
+    for name, tensor in adapted(load_weights(source)).items():
         target = _target_name(name, expected, encoder_prefix)
         if target is None:
             unexpected.append(name)

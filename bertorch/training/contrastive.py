@@ -18,6 +18,7 @@ from bertorch.training.checkpoint import Companion
 from bertorch.training.metrics import CorrelationMetric
 from bertorch.training.sentence_transformers import SentenceTransformerFiles
 from bertorch.training.step import BatchOutput
+from bertorch.training.tasks import Task
 from bertorch.training.trainer import fit
 
 
@@ -58,7 +59,7 @@ def fit_contrastive(
     fit(config, task, dataset(columns), dataset(dev.columns, dev.labels) if dev is not None else None)
 
 
-class ContrastiveTask:
+class ContrastiveTask(Task[PackedBatch]):
     """In-batch negatives over rows of two or more sentences; the dev metric is the Spearman correlation.
 
     Args:
@@ -80,19 +81,16 @@ class ContrastiveTask:
         keep_duplicates: bool,
         micro_batch_size: int | None,
     ) -> None:
-        self.model: nn.Module = model
-        self.weights: nn.Module = model.weights
-        self.encoder_prefix: str = model.encoder_prefix
-        self.counts_correct = False
+        super().__init__(model, companions)
         self.joins_processes = gather_negatives
-        self.companions = companions
         self._loss = loss
         self._keep_duplicates = keep_duplicates
         self._micro_batch_size = micro_batch_size
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """The loss summed over the rows of a batch, whose labels are the numbers (rows, S) of their texts."""
-        embeddings = encode_in_chunks(self.model, batch, self._micro_batch_size)  # (N, E)
+        rows_at_once, sentences = self._micro_batch_size, batch.labels.shape[1]
+        embeddings = encode_in_chunks(self.model, batch, rows_at_once and rows_at_once * sentences)  # (N, E)
         rows = embeddings.view(*batch.labels.shape, embeddings.shape[-1])  # (rows, S, E)
         texts, own = batch.labels, slice(None)
         if self.joins_processes:
@@ -105,7 +103,7 @@ class ContrastiveTask:
         return CorrelationMetric(device)
 
 
-def encode_in_chunks(model: nn.Module, batch: PackedBatch, rows: int | None) -> Tensor:
+def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None) -> Tensor:
     """Embed a batch in the memory of a chunk, with the gradient of the whole batch (gradient caching).
 
     Each chunk runs without keeping its activations. When the gradient comes back from the loss, which needs all
@@ -118,16 +116,18 @@ def encode_in_chunks(model: nn.Module, batch: PackedBatch, rows: int | None) -> 
     Args:
         model: gives embeddings (N, E).
         batch: N sentences.
-        rows: examples of a chunk; None, or as many as the batch has, encodes it in one piece.
+        sentences: those of a chunk; None, or as many as the batch has, encodes it in one piece.
 
     Returns:
         (N, E).
     """
-    if rows is None or len(batch.labels) <= rows:
+    if sentences is None or batch.size <= sentences:
         return model(batch)
 
     def encode(_: Tensor, chunk: PackedBatch) -> Tensor:
         return model(chunk)
 
     # checkpoint() saves the random state of the devices of the tensors that it is given: hence the ids by themselves.
-    return torch.cat([checkpoint(encode, chunk.input_ids, chunk, use_reentrant=False) for chunk in batch.chunks(rows)])
+    return torch.cat(
+        [checkpoint(encode, chunk.input_ids, chunk, use_reentrant=False) for chunk in batch.split(sentences)]
+    )

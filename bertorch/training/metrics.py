@@ -1,8 +1,8 @@
 """Dev metrics: running sums, added up over the processes, so that each example counts once on any number of them."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertorch import distributed
+from bertorch.data.batching import PackedBatch
+
+B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
 
 
-class Metric(Protocol):
+class Metric(Protocol[B_contra]):
     """What the evaluation loop knows of a metric."""
 
     name: str
 
-    def update(self, outputs: Tensor, labels: Tensor, examples: np.ndarray, /) -> None:
-        """Take in one batch: the model's outputs, the labels and the numbers of its examples."""
+    def update(self, outputs: Tensor, batch: B_contra, examples: np.ndarray, /) -> None:
+        """Take in one batch: the model's outputs, the batch and the numbers of its examples."""
         ...
 
     def reduce(self) -> None:
@@ -35,6 +38,10 @@ class Metric(Protocol):
         """The message of the log line."""
         ...
 
+    def report(self) -> Sequence[str]:
+        """What is said of the best evaluation at the end of the run."""
+        ...
+
 
 class ClassificationMetric:
     """Mean cross-entropy and accuracy.
@@ -48,8 +55,9 @@ class ClassificationMetric:
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, examples
 
-    def update(self, outputs: Tensor, labels: Tensor, _: np.ndarray, /) -> None:
-        """Take in the logits (N, C) and classes (N,) of one batch."""
+    def update(self, outputs: Tensor, batch: PackedBatch, _: np.ndarray, /) -> None:
+        """Take in the logits (N, C) of one batch, whose labels are classes (N,)."""
+        labels = batch.labels
         loss = F.cross_entropy(outputs.double(), labels, reduction="sum")
         correct = (outputs.argmax(dim=-1) == labels).sum()
         self._sums += torch.stack([loss, correct.double(), loss.new_tensor(len(labels))])
@@ -66,6 +74,10 @@ class ClassificationMetric:
     def line(self) -> str:
         """The message of the log line."""
         return f"eval loss: {self._mean(0):.5f}, accuracy: {self.value:.5f}"
+
+    def report(self) -> Sequence[str]:
+        """Nothing more than the line."""
+        return ()
 
     def _mean(self, which: int) -> float:
         return (self._sums[which] / self._sums[2]).item()
@@ -84,12 +96,13 @@ class CorrelationMetric:
         self._rows: list[Tensor] = [torch.zeros(0, 3, dtype=torch.float64, device=device)]
         self._spearman = self._pearson = math.nan
 
-    def update(self, outputs: Tensor, labels: Tensor, examples: np.ndarray, /) -> None:
-        """Take in the embeddings (2·examples, E), those of a pair one after the other, and the scores (examples,)."""
-        pairs = outputs.view(len(labels), 2, -1)  # (examples, 2, E)
+    def update(self, outputs: Tensor, batch: PackedBatch, examples: np.ndarray, /) -> None:
+        """Take in the embeddings (2·examples, E) of a batch, a pair's one after the other; its labels are scores."""
+        scores = batch.labels  # (examples,)
+        pairs = outputs.view(len(scores), 2, -1)  # (examples, 2, E)
         cosines = F.cosine_similarity(pairs[:, 0], pairs[:, 1])  # (examples,)
         numbers = torch.from_numpy(examples).to(cosines.device)
-        self._rows.append(torch.stack([numbers.double(), cosines.double(), labels.double()], dim=1))
+        self._rows.append(torch.stack([numbers.double(), cosines.double(), scores.double()], dim=1))
 
     def reduce(self) -> None:
         """Gather all examples in the order of the data and correlate them, once."""
@@ -106,6 +119,10 @@ class CorrelationMetric:
     def line(self) -> str:
         """The message of the log line."""
         return f"spearman corr: {self._spearman:.4f}, pearson corr: {self._pearson:.4f}"
+
+    def report(self) -> Sequence[str]:
+        """Nothing more than the line."""
+        return ()
 
 
 def _correlation(correlate: Callable[..., Any], cosines: np.ndarray, scores: np.ndarray) -> float:

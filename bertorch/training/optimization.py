@@ -1,5 +1,7 @@
 """AdamW with its parameter groups, and the learning-rate schedules of transformers."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -10,7 +12,14 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-6
 
 
-def build_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    head_parameters: Sequence[nn.Parameter] = (),
+    head_learning_rate: float | None = None,
+) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) with decoupled decay on matrices only.
 
     Vectors, which in these models are the biases and the weights of normalisation layers, do not decay.
@@ -19,12 +28,16 @@ def build_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: flo
         model: its parameters that take gradients are optimised.
         learning_rate: peak rate.
         weight_decay: decay a step, times the rate.
+        head_parameters: those of the model with a peak rate of their own.
+        head_learning_rate: that rate; None is `learning_rate`.
     """
+    own = set(head_parameters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = []
+    for in_head, rate in ((False, learning_rate), (True, head_learning_rate)):
+        for is_matrix, decay in ((True, weight_decay), (False, 0.0)):
+            parameters = [p for p in trained if (p in own) == in_head and (p.ndim >= 2) == is_matrix]
+            groups.append({"params": parameters, "weight_decay": decay, "lr": learning_rate if rate is None else rate})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS, eps=EPSILON, fused=True
     )

@@ -1,63 +1,64 @@
 """What the train loop knows of a task: its model, its loss on a batch, its metric, what it saves."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertorch.data.batching import PackedBatch
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.sentence_bert import SiameseClassifier
+from bertorch.models.encoder_model import EncoderModel
 from bertorch.training.checkpoint import Companion
 from bertorch.training.metrics import ClassificationMetric, Metric
 from bertorch.training.step import BatchOutput
 
+B = TypeVar("B", bound=PackedBatch)
 
-class Task(Protocol):
+
+class Task(ABC, Generic[B]):
     """A model to train and what to do with it.
 
-    Attributes:
+    Args:
         model: maps a packed batch to outputs, such as logits (N, C).
-        weights: the module whose `state_dict` is saved and warm-started.
-        encoder_prefix: the encoder's name within `weights`.
+        companions: what is saved beside the weights, such as the config and the tokenizer.
+
+    Attributes:
         counts_correct: whether training lines have an accuracy.
         joins_processes: whether the loss joins the processes, so that one without examples must compute it too.
-        companions: what is saved beside the weights, such as the config and the tokenizer.
+        head_learning_rate: the rate of `head_parameters`, None where everything has the rate of the encoder.
     """
 
-    model: nn.Module
-    weights: nn.Module
-    encoder_prefix: str
-    counts_correct: bool
-    joins_processes: bool
-    companions: Sequence[Companion]
+    counts_correct = False
+    joins_processes = False
+    head_learning_rate: float | None = None
 
-    def training_output(self, batch: PackedBatch) -> BatchOutput:
-        """The loss of a training batch, summed over its labels."""
-        ...
-
-    def new_metric(self, device: torch.device) -> Metric:
-        """A fresh dev metric, which takes the model's outputs and the labels."""
-        ...
-
-
-class ClassificationTask:
-    """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
-
-    Args:
-        model: gives logits (N, C).
-        companions: saved with it.
-    """
-
-    def __init__(self, model: SequenceClassifier | SiameseClassifier, companions: Sequence[Companion]) -> None:
-        self.model: nn.Module = model
-        self.weights: nn.Module = model.weights
-        self.encoder_prefix: str = model.encoder_prefix
-        self.counts_correct = True
-        self.joins_processes = False
+    def __init__(self, model: EncoderModel, companions: Sequence[Companion]) -> None:
+        self.model = model
         self.companions = companions
+
+    @abstractmethod
+    def training_output(self, batch: B) -> BatchOutput:
+        """The loss of a training batch, summed over its labels."""
+
+    @abstractmethod
+    def new_metric(self, device: torch.device) -> Metric[B]:
+        """A fresh dev metric, which takes the model's outputs and the batches."""
+
+    def head_parameters(self) -> Sequence[nn.Parameter]:
+        """The parameters with a learning rate of their own."""
+        return ()
+
+    def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a checkpoint, under its own names, in the shapes that this task has for them."""
+        return dict(weights)
+
+
+class ClassificationTask(Task[PackedBatch]):
+    """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy. The model gives logits (N, C)."""
+
+    counts_correct = True
 
     def training_output(self, batch: PackedBatch) -> BatchOutput:
         """Summed cross-entropy and the count of right predictions."""

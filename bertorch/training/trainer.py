@@ -1,12 +1,14 @@
 """The one train loop and the one evaluation loop; they know a `Task`, never a task's name."""
 
+from typing import Any
+
 import torch
 from loguru import logger
 from torch import Tensor
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Dataset, TrainingSchedule, evaluation_batches, share
+from bertorch.data.batching import Examples, TrainingSchedule, evaluation_batches, share
 from bertorch.training import checkpoint
 from bertorch.training.metrics import Metric
 from bertorch.training.optimization import build_optimizer, build_scheduler
@@ -14,7 +16,7 @@ from bertorch.training.step import OptimizationStep, Precision
 from bertorch.training.tasks import Task
 
 
-def fit(config: TrainingConfig, task: Task, train: Dataset, dev: Dataset | None) -> None:
+def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     """Train a task's model; evaluate and save it every `--save_steps` steps and after the last.
 
     Args:
@@ -38,6 +40,8 @@ def fit(config: TrainingConfig, task: Task, train: Dataset, dev: Dataset | None)
     training_log = _TrainingLog(config.logging_steps, with_accuracy=task.counts_correct)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
+    if task.head_learning_rate is not None:
+        logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
 
     torch.manual_seed(config.seed + rank)  # dropout differs between the processes
     global_step = 0
@@ -47,7 +51,7 @@ def fit(config: TrainingConfig, task: Task, train: Dataset, dev: Dataset | None)
             batches_done = 0
             for batches in schedule.steps(epoch):  # each: what all processes do in one step
                 mine = [share(examples, rank, world_size) for examples in batches]
-                labels = sum(map(len, batches))
+                labels = sum(map(train.labels_of, batches))
                 taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
                 sums = step([train.batch(examples) for examples in taking_part], task.training_output, labels)
                 global_step += 1
@@ -60,7 +64,7 @@ def fit(config: TrainingConfig, task: Task, train: Dataset, dev: Dataset | None)
     results.tell()
 
 
-def evaluate(task: Task, dev: Dataset, batch_size: int, precision: Precision) -> Metric:
+def evaluate(task: Task[Any], dev: Examples, batch_size: int, precision: Precision) -> Metric[Any]:
     """Evaluate on all processes, each example on one of them; returns the metric of all examples.
 
     Args:
@@ -76,24 +80,32 @@ def evaluate(task: Task, dev: Dataset, batch_size: int, precision: Precision) ->
     with torch.inference_mode(), precision.autocast():
         for examples in shares:
             batch = dev.batch(examples).to(device)
-            metric.update(task.model(batch), batch.labels, examples)
+            metric.update(task.model(batch), batch, examples)
     task.model.train()
     metric.reduce()
     return metric
 
 
-def _place_weights(config: TrainingConfig, task: Task, device: torch.device) -> None:
+def _place_weights(config: TrainingConfig, task: Task[Any], device: torch.device) -> None:
     """Warm-start, move to the device, and make all processes start from the first one's weights."""
     if distributed.is_main():
         checkpoint.prepare_folder(config.saved_dir)
     if config.init_from_ckpt is not None:
-        checkpoint.warm_start(task.weights, config.init_from_ckpt, task.encoder_prefix)
+        checkpoint.warm_start(
+            task.model.weights, config.init_from_ckpt, task.model.encoder_prefix, adapted=task.adapted
+        )
     task.model.to(device)
     distributed.broadcast_weights(task.model)
 
 
-def _build_step(config: TrainingConfig, task: Task, precision: Precision, total_steps: int) -> OptimizationStep:
-    optimizer = build_optimizer(task.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+def _build_step(config: TrainingConfig, task: Task[Any], precision: Precision, total_steps: int) -> OptimizationStep:
+    optimizer = build_optimizer(
+        task.model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        head_parameters=task.head_parameters(),
+        head_learning_rate=task.head_learning_rate,
+    )
     scheduler = build_scheduler(
         config.scheduler, optimizer, warmup_proportion=config.warmup_proportion, total_steps=total_steps
     )
@@ -133,12 +145,12 @@ class _TrainingLog:
 class _Results:
     """Evaluates and saves; remembers the best dev metric and which step's weights were saved last."""
 
-    def __init__(self, config: TrainingConfig, task: Task, dev: Dataset | None, precision: Precision) -> None:
+    def __init__(self, config: TrainingConfig, task: Task[Any], dev: Examples | None, precision: Precision) -> None:
         self._config = config
         self._task = task
         self._dev = dev
         self._precision = precision
-        self._best: Metric | None = None
+        self._best: Metric[Any] | None = None
         self._best_step = 0
         self._saved_step = 0
 
@@ -153,11 +165,13 @@ class _Results:
                 self._best, self._best_step = metric, global_step
         if improved or not self._config.save_best_model:
             if distributed.is_main():
-                checkpoint.save(self._config.saved_dir, self._task.weights.state_dict(), self._task.companions)
+                checkpoint.save(self._config.saved_dir, self._task.model.weights.state_dict(), self._task.companions)
             self._saved_step = global_step
 
     def tell(self) -> None:
         """Say what the best dev metric was, at which step, and where the weights are."""
         if self._best is not None:
+            for line in self._best.report():
+                logger.info("{}", line)
             logger.info(f"best dev {self._best.name}: {self._best.value:.5f} at step {self._best_step}")
         logger.info(f"weights of step {self._saved_step}: {self._config.saved_dir}/{checkpoint.WEIGHTS}")

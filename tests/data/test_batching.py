@@ -40,24 +40,23 @@ def test_an_example_may_have_several_sentences(dataset):
     assert batch.size == 4
 
 
-@pytest.mark.parametrize("examples", [1, 2, 3, 7])
-def test_chunks_are_the_batches_of_fewer_examples(dataset, examples):
-    pairs = Dataset(dataset.store, np.array([[0, 3], [2, 2], [3, 1]]), labels=np.array([[0, 3], [2, 2], [3, 1]]))
-    numbers = np.array([2, 0, 1])
-    chunks = list(pairs.batch(numbers).chunks(examples))
-    expected = [pairs.batch(numbers[start : start + examples]) for start in range(0, 3, examples)]
-    assert len(chunks) == len(expected)
-    for chunk, alone in zip(chunks, expected, strict=True):
-        assert chunk.max_seqlen == alone.max_seqlen
-        for name, tensor in vars(alone).items():
-            if isinstance(tensor, torch.Tensor):
-                assert torch.equal(getattr(chunk, name), tensor)
-                assert getattr(chunk, name).dtype == tensor.dtype
+@pytest.mark.parametrize("sentences", [1, 2, 3, 4, 7])
+def test_the_parts_of_a_batch_are_batches_of_fewer_sentences(dataset, sentences):
+    numbers = np.array([2, 0, 1, 3])
+    parts = list(dataset.batch(numbers).split(sentences))
+    expected = [dataset.batch(numbers[start : start + sentences]) for start in range(0, 4, sentences)]
+    assert len(parts) == len(expected)
+    for part, alone in zip(parts, expected, strict=True):
+        assert part.max_seqlen == alone.max_seqlen
+        assert len(part.labels) == 0
+        for name in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens"):
+            assert torch.equal(getattr(part, name), getattr(alone, name))
+            assert getattr(part, name).dtype == getattr(alone, name).dtype
 
 
-def test_a_batch_without_examples_has_no_chunks(dataset):
+def test_a_batch_without_examples_has_no_parts(dataset):
     empty = dataset.batch(np.arange(0))
-    assert (empty.size, empty.max_seqlen, len(empty.input_ids), list(empty.chunks(2))) == (0, 0, 0, [])
+    assert (empty.size, empty.max_seqlen, len(empty.input_ids), list(empty.split(2))) == (0, 0, 0, [])
 
 
 @pytest.fixture(scope="module")

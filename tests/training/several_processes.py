@@ -25,7 +25,7 @@ def train_in_double(folder: Path, make_task: Callable[[], Task], train: Dataset,
     task = make_task()
     task.model.double()
     fit(config(folder, **settings), task, train, None)
-    torch.save(task.weights.state_dict(), f"{folder}/rank{distributed.rank()}.pt")
+    torch.save(task.model.weights.state_dict(), f"{folder}/rank{distributed.rank()}.pt")
 
 
 def assert_same_as_one_process(
@@ -41,5 +41,5 @@ def assert_same_as_one_process(
         weights = torch.load(folder / "many" / f"rank{rank}.pt")
         for name, expected in one.items():
             torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-9, msg=f"rank {rank}: {name}")
-    start = make_task().weights.state_dict()
+    start = make_task().model.weights.state_dict()
     assert any((one[name] - tensor).abs().max() > 1e-4 for name, tensor in start.items())

@@ -29,7 +29,7 @@ TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐�
 
 
 def save_task(folder: Path, task: ClassificationTask) -> None:
-    checkpoint.save(str(folder), task.weights.state_dict(), task.companions)
+    checkpoint.save(str(folder), task.model.weights.state_dict(), task.companions)
 
 
 @pytest.fixture(scope="module")

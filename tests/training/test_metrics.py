@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,18 @@ import pytest
 import torch
 
 from bertorch import distributed
+from bertorch.data.batching import PackedBatch
 from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
+from tests.architectures import random_batch
 from tests.conftest import run_processes
 
 LOGITS = [[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.5, 0.0], [-1.0, 2.0]]
 CLASSES = [0, 0, 1, 0, 1]
+
+
+def batch_of(labels: torch.Tensor) -> PackedBatch:
+    """A batch of which only the labels matter."""
+    return replace(random_batch([1]), labels=labels)
 
 
 def expected_loss() -> float:
@@ -24,8 +32,8 @@ def expected_loss() -> float:
 def test_loss_and_accuracy_do_not_depend_on_the_batch_size(batch_size):
     metric = ClassificationMetric(torch.device("cpu"))
     for start in range(0, len(LOGITS), batch_size):
-        batch = slice(start, start + batch_size)
-        metric.update(torch.tensor(LOGITS[batch]), torch.tensor(CLASSES[batch]), np.arange(len(LOGITS))[batch])
+        part = slice(start, start + batch_size)
+        metric.update(torch.tensor(LOGITS[part]), batch_of(torch.tensor(CLASSES[part])), np.arange(len(LOGITS))[part])
     metric.reduce()
     assert metric.value == 3 / 5
     assert metric.line() == f"eval loss: {expected_loss():.5f}, accuracy: 0.60000"
@@ -66,7 +74,7 @@ def correlate(order: list[int], batch_size: int) -> CorrelationMetric:
     pairs, scores = random_pairs(), torch.tensor(SCORES, dtype=torch.float64)
     for start in range(0, len(order), batch_size):
         examples = np.array(order[start : start + batch_size])
-        metric.update(pairs[examples].flatten(0, 1), scores[examples], examples)
+        metric.update(pairs[examples].flatten(0, 1), batch_of(scores[examples]), examples)
     metric.reduce()
     return metric
 
@@ -95,6 +103,6 @@ def test_correlations_over_uneven_shares_of_three_processes(tmp_path):
 
 def test_embeddings_that_are_all_alike_correlate_with_nothing():
     metric = CorrelationMetric(CPU)
-    metric.update(torch.ones(6, 4), torch.tensor([1.0, 2.0, 3.0]), np.arange(3))
+    metric.update(torch.ones(6, 4), batch_of(torch.tensor([1.0, 2.0, 3.0])), np.arange(3))
     metric.reduce()
     assert metric.line() == "spearman corr: 0.0000, pearson corr: 0.0000"

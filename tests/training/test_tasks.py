@@ -27,7 +27,7 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_sentences(task):
 
 def test_what_the_train_loop_asks_for(task):
     assert task.counts_correct
-    assert task.encoder_prefix == "bert"
-    assert any(name.startswith("bert.") for name in task.weights.state_dict())
+    assert task.model.encoder_prefix == "bert"
+    assert any(name.startswith("bert.") for name in task.model.weights.state_dict())
     assert isinstance(task.new_metric(torch.device("cpu")), ClassificationMetric)
     assert not task.joins_processes

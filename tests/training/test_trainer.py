@@ -91,7 +91,7 @@ def test_it_evaluates_and_saves_on_time_and_after_the_last_step(tmp_path, log_li
     assert len(eval_lines(log_lines)) == len(saves) == 3  # steps 3, 6 and the last, 8
     assert log_lines[-1] == f"weights of step 8: {tmp_path}/pytorch_model.bin"
     saved = checkpoint.load_weights(str(tmp_path))
-    for name, tensor in task.weights.state_dict().items():
+    for name, tensor in task.model.weights.state_dict().items():
         assert torch.equal(saved[name], tensor)
 
 
@@ -114,19 +114,23 @@ class ScriptedMetric:
     def line(self) -> str:
         return f"eval: {self.value}"
 
+    def report(self) -> list[str]:
+        return [f"report of {self.value}"]
+
 
 def test_the_best_model_alone_is_saved_on_demand(tmp_path, log_lines, monkeypatch):
     values = iter([0.5, 0.8, 0.6, 0.8])
     kept = []
 
     def scripted(task, *_):
-        kept.append({name: tensor.clone() for name, tensor in task.weights.state_dict().items()})
+        kept.append({name: tensor.clone() for name, tensor in task.model.weights.state_dict().items()})
         return ScriptedMetric(next(values))
 
     monkeypatch.setattr(trainer, "evaluate", scripted)
     settings = {"save_best_model": True, "save_steps": 1, "epochs": 1}
     fit(config(tmp_path, **settings), make_task(), random_dataset(32), random_dataset(1))
-    assert log_lines[-2:] == [
+    assert log_lines[-3:] == [
+        "report of 0.8",
         "best dev accuracy: 0.80000 at step 2",
         f"weights of step 2: {tmp_path}/pytorch_model.bin",
     ]
@@ -140,7 +144,7 @@ def test_training_learns_and_the_same_seed_gives_the_same_weights(tmp_path, log_
     for name in ("a", "b"):
         task = make_task()
         fit(config(tmp_path / name, **settings), task, random_dataset(48), random_dataset(48))
-        results.append(task.weights.state_dict())
+        results.append(task.model.weights.state_dict())
     assert float(eval_lines(log_lines)[-1].rsplit(" ", 1)[1]) > 0.9
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -148,7 +152,7 @@ def test_training_learns_and_the_same_seed_gives_the_same_weights(tmp_path, log_
 def test_bf16_on_the_cpu_keeps_fp32_weights(tmp_path, log_lines):
     task = make_task()
     fit(config(tmp_path, precision="bf16"), task, random_dataset(16), random_dataset(10))
-    assert {tensor.dtype for tensor in task.weights.state_dict().values() if tensor.is_floating_point()} == {
+    assert {tensor.dtype for tensor in task.model.weights.state_dict().values() if tensor.is_floating_point()} == {
         torch.float32
     }
     assert any("bf16" in line for line in log_lines)

@@ -1,0 +1,105 @@
+"""Lines of a text file and their flaws: what all readers share.
+
+A file is UTF-8, one example a line. A byte-order mark, CRLF and blank lines at the end are fine. Any other flaw stops
+the run before training: the whole file is gone through and then one `UserError` raised with the first flaws as
+`path:line: expected …, got …` and their count; or those lines are dropped and counted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import dropwhile
+from pathlib import Path
+from typing import TypeVar
+
+from loguru import logger
+
+from bertorch.errors import UserError
+
+SHOWN_FLAWS = 10
+_SHOWN_CHARACTERS = 60
+
+Row = TypeVar("Row")
+
+
+class BadLineError(Exception):
+    """What is wrong with one line: "expected …, got …".
+
+    Args:
+        flaw: the text.
+        column: where in the line it is, in characters from 1, if that is known.
+    """
+
+    def __init__(self, flaw: str, column: int | None = None) -> None:
+        super().__init__(flaw)
+        self.column = column
+
+
+def read_rows(
+    path: str,
+    parse: Callable[[str], Row],
+    *,
+    on_bad_line: str,
+    remedy: str = "Mend them, or drop them with --on_bad_line skip.",
+) -> list[Row]:
+    """Parse every line of a file.
+
+    Args:
+        path: the file.
+        parse: line → row; raises `BadLineError`.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+        remedy: the last line of the error.
+
+    Raises:
+        UserError: a missing file, one without a good line, or malformed lines.
+    """
+    rows: list[Row] = []
+    flaws: list[str] = []
+    bad_lines = 0
+    for number, raw in _lines(path):
+        try:
+            rows.append(parse(_decode(raw)))
+        except BadLineError as flaw:
+            bad_lines += 1
+            if len(flaws) < SHOWN_FLAWS:
+                place = f"{path}:{number}" if flaw.column is None else f"{path}:{number}:{flaw.column}"
+                flaws.append(f"{place}: {flaw}")
+    if bad_lines and on_bad_line == "stop":
+        shown = "" if bad_lines == len(flaws) else f", the first {len(flaws)} of them"
+        raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *flaws, remedy]))
+    if bad_lines:
+        logger.warning("{}: dropped malformed lines: {}; the first: {}", path, bad_lines, flaws[0])
+    if not rows:
+        raise UserError(f"{path}: expected one example a line, got no {'good ' if bad_lines else ''}line")
+    return rows
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines without their ends, up to the last line that is not blank."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    kept = len(list(dropwhile(lambda line: not line.strip(), reversed(lines))))
+    return ((number, line.removesuffix(b"\r")) for number, line in enumerate(lines[:kept], start=1))
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLineError(
+            f"expected UTF-8, got byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        ) from error
+    if not line.strip():
+        raise BadLineError("expected an example, got an empty line")
+    return line
+
+
+def shorten(text: str) -> str:
+    """A text as it is quoted in an error: its beginning."""
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
+
+
+def some(labels: Sequence[str]) -> str:
+    """Labels as they are quoted in an error: the first ones."""
+    return ", ".join(labels[:SHOWN_FLAWS]) + (", …" if len(labels) > SHOWN_FLAWS else "")

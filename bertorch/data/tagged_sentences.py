@@ -1,0 +1,113 @@
+"""The files of sequence labelling: JSON lines with the tokens of a sentence and their tags."""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from loguru import logger
+
+from bertorch.data.lines import BadLineError, read_rows, shorten, some
+from bertorch.data.tags import TagSet
+
+_TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
+
+
+@dataclass(frozen=True)
+class TaggedSentences:
+    """Sentences of tokens with a tag for each.
+
+    Attributes:
+        tokens: the tokens of each of N sentences, at least one.
+        tags: (tokens,) int64 for each sentence, tag ids.
+    """
+
+    tokens: list[list[str]]
+    tags: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read_tagged_sentences(
+    path: str, tags: TagSet, *, strict: bool = False, on_bad_line: str = "stop"
+) -> TaggedSentences:
+    """Read `{"text": ["我", "们"], "label": ["O", "O"]}` lines: the tokens of a sentence and a tag for each.
+
+    Args:
+        path: the file.
+        tags: the tags known.
+        strict: whether a tag where the scheme does not allow it, such as I- without B-, is a flaw; else such lines are
+            kept, and counted in the log.
+        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+
+    Raises:
+        UserError: a missing or empty file, or malformed lines: no JSON object of this form, no token, another number of
+            tags than of tokens, a tag that is not known. The column named is that of the first offence in the line.
+    """
+    ids = {tag: index for index, tag in enumerate(tags.tags)}
+
+    def parse(line: str) -> tuple[list[str], np.ndarray]:
+        tokens, labels = _tokens_and_labels(line)
+        for place, label in enumerate(labels):
+            if label not in ids:
+                flaw = f"expected one of the tags ({some(tags.tags)}), got {shorten(label)} for token {place + 1}"
+                raise BadLineError(flaw, _column_of_label(line, place))
+        sentence = np.array([ids[label] for label in labels], dtype=np.int64)
+        offence = tags.first_offence(sentence) if strict else None
+        if offence is not None:
+            flaw = f"expected tags in the order of the scheme, got {tags.told(sentence, offence)}"
+            raise BadLineError(flaw, _column_of_label(line, offence))
+        return tokens, sentence
+
+    rows = read_rows(path, parse, on_bad_line=on_bad_line)
+    sentences = TaggedSentences([tokens for tokens, _ in rows], [sentence for _, sentence in rows])
+    _tell_offences(path, tags, sentences.tags)
+    return sentences
+
+
+def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None:
+    """Warn of tags out of the scheme's order, which count as the metric has it: not as part of an entity."""
+    offences = [(number, tags.first_offence(sentence)) for number, sentence in enumerate(sentences)]
+    found = [(number, place) for number, place in offences if place is not None]
+    if found:
+        number, place = found[0]
+        logger.warning(
+            "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}: {}",
+            path,
+            len(found),
+            number + 1,
+            tags.told(sentences[number], place),
+        )
+
+
+def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
+    try:
+        parsed = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadLineError(f"expected a JSON object ({_TAGGED_FORM}), got: {error.msg}", error.colno) from error
+    except RecursionError as error:
+        raise BadLineError(f"expected a JSON object ({_TAGGED_FORM}), got one nested too deeply") from error
+    if not isinstance(parsed, dict) or not all(_is_strings(parsed.get(key)) for key in ("text", "label")):
+        raise BadLineError(f"expected two lists of strings ({_TAGGED_FORM}), got {shorten(line)}")
+    tokens, labels = parsed["text"], parsed["label"]
+    if not tokens:
+        raise BadLineError(f"expected at least one token ({_TAGGED_FORM}), got none")
+    if len(tokens) != len(labels):
+        raise BadLineError(f"expected a tag for each of the {len(tokens)} tokens, got {len(labels)} tags")
+    return tokens, labels
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _column_of_label(line: str, place: int) -> int | None:
+    """Where in a line of JSON the tag with this number stands, in characters from 1."""
+    beginning = re.search(r'"label"\s*:\s*\[', line)
+    if beginning is None:  # the key is spelt with escapes
+        return None
+    strings = re.finditer(r'"(?:[^"\\]|\\.)*"', line[beginning.end() :])
+    return beginning.end() + next(islice(strings, place, None)).start() + 1

@@ -1,0 +1,130 @@
+"""Tag schemes of sequence labelling: what B-, I-, E-, S- and O mean, and which tag may follow which.
+
+bio: B- begins an entity, I- continues it, O is outside. bios: besides, S- is an entity of one token. bioes: besides, E-
+ends an entity of several tokens, which B- and I- alone do not; M- is another spelling of I- (BMES).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertorch.errors import UserError
+
+_CODES = {"O": 0, "B": 1, "I": 2, "M": 2, "E": 3, "S": 4}
+OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What the tags of a scheme mean.
+
+    Attributes:
+        prefixes: the letters before the dash.
+        after: codes of the tags within an entity that a tag of the same entity may follow.
+        closing: codes of the tags that may be an entity's last.
+    """
+
+    prefixes: tuple[str, ...]
+    after: tuple[int, ...]
+    closing: tuple[int, ...]
+
+
+# In bio and bios a B- that nothing continues is an entity of one token: published data in bios has it.
+SCHEMES = {
+    "bio": Scheme(prefixes=("B", "I"), after=(BEGIN, INSIDE), closing=(BEGIN, INSIDE)),
+    "bios": Scheme(prefixes=("B", "I", "S"), after=(BEGIN, INSIDE), closing=(BEGIN, INSIDE, SINGLE)),
+    "bioes": Scheme(prefixes=("B", "I", "M", "E", "S"), after=(BEGIN, INSIDE), closing=(END, SINGLE)),
+}
+_WITHIN = (INSIDE, END)
+
+
+class TagSet:
+    """The tags of a label file under a scheme.
+
+    Args:
+        tags: in the order of their ids.
+        scheme: a name of `SCHEMES`.
+        source: the label file, for errors.
+
+    Attributes:
+        tags: as given.
+        scheme_name, scheme: the scheme.
+        codes: (C,) int64, what each tag is: `OUTSIDE`, `BEGIN`, `INSIDE`, `END`, `SINGLE`.
+        types: the types of entities, in the order in which they first come.
+        type_ids: (C,) int64, the type of each tag, -1 for O.
+
+    Raises:
+        UserError: a tag that the scheme does not have, or no O.
+    """
+
+    def __init__(self, tags: Sequence[str], scheme: str, source: str) -> None:
+        self.tags = list(tags)
+        self.scheme_name = scheme
+        self.scheme = SCHEMES[scheme]
+        numbers: dict[str, int] = {}
+        codes = []
+        type_ids = []
+        for line, tag in enumerate(self.tags, start=1):
+            prefix, _, type_ = tag.partition("-")
+            if tag != "O" and (prefix not in self.scheme.prefixes or not type_):
+                forms = ", ".join(f"{known}-…" for known in self.scheme.prefixes)
+                raise UserError(
+                    f"{source}:{line}: expected a tag of --tag {scheme} (O, {forms}), got {tag!r}; "
+                    f"the schemes are {', '.join(SCHEMES)}"
+                )
+            codes.append(_CODES[prefix])
+            type_ids.append(numbers.setdefault(type_, len(numbers)) if tag != "O" else -1)
+        if "O" not in self.tags:
+            raise UserError(f"{source}: expected the tag O among the labels, got none")
+        self.codes = np.array(codes, dtype=np.int64)
+        self.type_ids = np.array(type_ids, dtype=np.int64)
+        self.types = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.tags)
+
+    @property
+    def may_begin(self) -> np.ndarray:
+        """(C,) bool, whether a tag may be a sentence's first."""
+        return ~np.isin(self.codes, _WITHIN)
+
+    @property
+    def may_end(self) -> np.ndarray:
+        """(C,) bool, whether a tag may be a sentence's last."""
+        return (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing)
+
+    @property
+    def may_follow(self) -> np.ndarray:
+        """(C, C) bool, whether the tag of a column may follow that of a row."""
+        return self.continues | (self.may_end[:, None] & self.may_begin)
+
+    @property
+    def continues(self) -> np.ndarray:
+        """(C, C) bool, whether the tag of a column goes on with the entity of that of a row."""
+        same_type = self.type_ids[:, None] == self.type_ids
+        return same_type & np.isin(self.codes, self.scheme.after)[:, None] & np.isin(self.codes, _WITHIN)
+
+    @property
+    def continues_leniently(self) -> np.ndarray:
+        """(C, C) bool, as `continues`, but I- also goes on with S- where the scheme has no E- to close an entity."""
+        if END in self.scheme.closing:
+            return self.continues
+        same_type = self.type_ids[:, None] == self.type_ids
+        return same_type & (self.codes == SINGLE)[:, None] & (self.codes == INSIDE) | self.continues
+
+    def first_offence(self, ids: np.ndarray) -> int | None:
+        """The place of the first tag of a sentence that the scheme does not allow there, None if all are allowed.
+
+        Args:
+            ids: (tokens,) tag ids of a sentence of at least one token.
+        """
+        wrong = np.concatenate([~self.may_begin[ids[:1]], ~self.may_follow[ids[:-1], ids[1:]]])  # (tokens,)
+        wrong[-1] |= ~self.may_end[ids[-1]]
+        return int(wrong.argmax()) if wrong.any() else None
+
+    def told(self, ids: np.ndarray, place: int) -> str:
+        """A tag of a sentence with what stands before it, for errors."""
+        before = f"after {self.tags[ids[place - 1]]}" if place else "at the beginning"
+        end = " at the end" if place == len(ids) - 1 else ""
+        return f"{self.tags[ids[place]]} {before}{end} (token {place + 1})"

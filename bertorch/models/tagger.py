@@ -1,0 +1,119 @@
+"""Sequence labelling: transformers' own token classification model on packed batches, alone or under a CRF."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+
+from bertorch.data.tagging import TaggedBatch
+from bertorch.data.tags import TagSet
+from bertorch.errors import UserError
+from bertorch.models.crf import CRF, Constraints
+from bertorch.models.encoder import (
+    Encoder,
+    attempt,
+    evaluating,
+    gives,
+    label_settings,
+    load_pretrained,
+    one_by_one,
+    trial_batch,
+)
+from bertorch.models.encoder_model import EncoderModel
+from bertorch.models.heads import head_of
+from bertorch.models.precision import at_least_fp32
+
+# An evaluation encodes a sentence with all its windows; so many are encoded at once, however long the sentence is.
+WINDOWS_AT_ONCE = 256
+
+
+class Tagger(EncoderModel):
+    """A `…ForTokenClassification` of transformers that gives emissions for the words of packed batches.
+
+    The head sees the first word piece of each word only. The weights keep transformers' layout and names, and without a
+    CRF the emissions are the logits that `AutoModelForTokenClassification` gives at those pieces.
+
+    Args:
+        model: the model with its token classification head.
+        crf: a CRF over the emissions; None tags each word by itself.
+
+    Raises:
+        UserError: an architecture whose head cannot be run apart from its encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel, crf: CRF | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.crf = crf
+        batch = trial_batch(model.config)
+        with evaluating(model):  # before the encoder is set to packed attention
+            expected = attempt(lambda: torch.cat([model(input_ids=ids).logits[0] for ids in one_by_one(batch)]))
+        self.encoder = Encoder(model.base_model)
+        self.head = head_of(model)
+        with evaluating(self):
+            runs_apart = expected is not None and gives(expected, lambda: self._logits(self.encoder(batch)))
+        if not runs_apart:
+            raise UserError(
+                f"expected an encoder with a token classification head over its hidden states, got "
+                f"{type(model).__name__}, whose logits cannot be had from them; choose another "
+                "--pretrained_model_name_or_path"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, tags: TagSet, *, use_crf: bool = False, constrain_crf: bool = False
+    ) -> "Tagger":
+        """Load a hub model or local folder with a head for these tags.
+
+        Args:
+            name: hub name or local folder.
+            tags: they go into the config as `id2label`, with their scheme as `tag_scheme`.
+            use_crf: put a fresh CRF on top; it decodes only what the scheme of the tags allows.
+            constrain_crf: let the CRF keep to the scheme in training too.
+
+        Raises:
+            UserError: it cannot be loaded, or is no encoder with a token classification head.
+        """
+        model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
+        model.config.architectures = [type(model).__name__]
+        model.config.tag_scheme = tags.scheme_name
+        if not use_crf:
+            return cls(model)
+        allowed = Constraints(*map(torch.from_numpy, (tags.may_begin, tags.may_end, tags.may_follow)))
+        return cls(model, CRF(len(tags), allowed, constrain_training=constrain_crf))
+
+    @property
+    def weights(self) -> nn.Module:
+        """The whole model under transformers' names, and `crf.…` if there is one."""
+        if self.crf is None:
+            return self.model
+        return nn.ModuleDict({**dict(self.model.named_children()), "crf": self.crf})
+
+    @property
+    def encoder_prefix(self) -> str:
+        """The encoder's name within `weights`, such as `bert`."""
+        return self.model.base_model_prefix
+
+    def forward(self, batch: TaggedBatch) -> Tensor:
+        """Emissions (K, C), in at least fp32."""
+        if self.training or batch.size <= WINDOWS_AT_ONCE:
+            hidden = self.encoder(batch)  # (T, H)
+        else:
+            hidden = torch.cat([self.encoder(part) for part in batch.split(WINDOWS_AT_ONCE)])  # (T, H)
+        return at_least_fp32(self._logits(hidden.index_select(0, batch.word_starts)))
+
+    def loss(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
+        """Summed token cross-entropy, or the summed negative log-likelihood of the sentences' tags under the CRF."""
+        if self.crf is None:
+            return F.cross_entropy(emissions, batch.labels, reduction="sum")
+        return -self.crf.log_likelihood(emissions, batch.labels, batch.cu_words, batch.max_words).sum()
+
+    def decode(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
+        """The best tags, (K,) int64: of each word by itself, or of each sentence under the CRF."""
+        if self.crf is None:
+            return emissions.argmax(dim=-1)
+        return self.crf.viterbi(emissions, batch.cu_words, batch.max_words)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(K, H) → (K, C), as if all words were one sentence: the head looks at each by itself."""
+        return self.head(inputs_embeds=hidden[None]).logits.squeeze(0)

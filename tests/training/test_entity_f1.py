@@ -1,0 +1,168 @@
+"""Entities and F1 against seqeval in its strict mode."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2, IOBES, Entities
+
+from bertorch import distributed
+from bertorch.data.tags import TagSet
+from bertorch.training.entity_f1 import EntityFinder, EntityMetric
+from tests.conftest import run_processes
+
+CPU = torch.device("cpu")
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
+BIOS = [*BIO, "S-PER", "S-LOC", "S-ORG"]
+BIOES = [*BIOS, "E-PER", "E-LOC", "E-ORG"]
+SCHEMES = {"bio": (BIO, IOB2), "bios": (BIOS, IOB2), "bioes": (BIOES, IOBES)}
+
+
+def random_sentences(tags: list[str], seed: int, sentences: int = 300) -> list[list[str]]:
+    """Tags in any order at all, and now and then a run of one type, so that entities of several words occur."""
+    generator = np.random.default_rng(seed)
+    result = []
+    for length in generator.integers(1, 12, sentences):
+        sentence = [tags[number] for number in generator.integers(0, len(tags), length)]
+        if generator.random() < 0.7:
+            kind = generator.choice(["PER", "LOC"])
+            of_kind = [tag for tag in tags if tag.endswith(kind)]
+            weights = [3.0 if tag.startswith(("I", "E")) else 1.0 for tag in of_kind]
+            sentence = list(generator.choice(of_kind, length, p=np.array(weights) / sum(weights)))
+        result.append([str(tag) for tag in sentence])
+    return result
+
+
+def packed(sentences: list[list[str]], tags: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([tags.index(tag) for sentence in sentences for tag in sentence])
+    return ids, torch.tensor([0, *map(len, sentences)]).cumsum(0).int()
+
+
+def for_seqeval(sentences: list[list[str]], scheme: str) -> list[list[str]]:
+    """seqeval does not know bios: S- becomes B-."""
+    if scheme != "bios":
+        return sentences
+    return [[tag.replace("S-", "B-") for tag in sentence] for sentence in sentences]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_entities_are_those_of_seqeval(scheme):
+    """On sentences that are mostly malformed."""
+    tags, seqeval_scheme = SCHEMES[scheme]
+    tag_set = TagSet(tags, scheme, "labels.txt")
+    sentences = random_sentences(tags, seed=1, sentences=2000)
+    ids, cu_words = packed(sentences, tags)
+    ends, types = EntityFinder(tag_set, CPU)(ids, cu_words)
+    expected = set()
+    for begin, entities in zip(
+        cu_words.tolist()[:-1], Entities(for_seqeval(sentences, scheme), seqeval_scheme).entities, strict=True
+    ):
+        expected |= {(begin + entity.start, begin + entity.end, entity.tag) for entity in entities}
+    found = {(start, int(ends[start]), tag_set.types[types[start]]) for start in ends.nonzero().flatten().tolist()}
+    assert found == expected
+    assert sum(end - start > 2 for start, end, _ in found) > 50
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sentence", "expected"),
+    [
+        ("bio", "I-PER I-PER", []),
+        ("bio", "B-PER I-LOC I-PER", [(0, 1, "PER")]),
+        ("bio", "B-PER I-PER B-PER", [(0, 2, "PER"), (2, 3, "PER")]),
+        ("bios", "S-PER I-PER O S-LOC", [(0, 2, "PER"), (3, 4, "LOC")]),
+        ("bios", "S-PER I-LOC", [(0, 1, "PER")]),
+        ("bioes", "B-PER I-PER", []),
+        ("bioes", "B-PER E-PER E-PER S-LOC", [(0, 2, "PER"), (3, 4, "LOC")]),
+        ("bioes", "S-PER E-PER", [(0, 1, "PER")]),
+        ("bioes", "B-PER E-LOC", []),
+    ],
+)
+def test_malformed_sequences(scheme, sentence, expected):
+    tags = SCHEMES[scheme][0]
+    tag_set = TagSet(tags, scheme, "labels.txt")
+    ends, types = EntityFinder(tag_set, CPU)(*packed([sentence.split()], tags))
+    found = [(start, int(ends[start]), tag_set.types[types[start]]) for start in ends.nonzero().flatten().tolist()]
+    assert found == expected
+
+
+def test_an_entity_ends_with_its_sentence():
+    tag_set = TagSet(BIO, "bio", "labels.txt")
+    ends, _ = EntityFinder(tag_set, CPU)(*packed([["O", "B-PER"], ["I-PER", "O"]], BIO))
+    assert ends.tolist() == [0, 2, 0, 0]
+
+
+class ScriptedTagger:
+    """Its emissions are the tags that it predicts."""
+
+    def loss(self, outputs, batch):
+        return torch.tensor(2.0 * len(batch.labels))
+
+    def decode(self, outputs, batch):
+        return outputs
+
+
+def metric_of(scheme: str, gold, predicted, batch_size: int) -> EntityMetric:
+    tags = SCHEMES[scheme][0]
+    metric = EntityMetric(ScriptedTagger(), TagSet(tags, scheme, "labels.txt"), CPU)
+    for start in range(0, len(gold), batch_size):
+        part = slice(start, start + batch_size)
+        labels, cu_words = packed(gold[part], tags)
+        metric.update(packed(predicted[part], tags)[0], SimpleNamespace(labels=labels, cu_words=cu_words), np.arange(0))
+    metric.reduce()
+    return metric
+
+
+def gold_and_predicted(scheme: str):
+    """Predictions that are right in two words of three."""
+    tags = SCHEMES[scheme][0]
+    gold, other = random_sentences(tags, seed=2), random_sentences(tags, seed=3)
+    generator = np.random.default_rng(4)
+    predicted = [
+        [tag if generator.random() < 0.67 else other[number % len(other)][0] for tag in sentence]
+        for number, sentence in enumerate(gold)
+    ]
+    return gold, predicted
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 300])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_f1_is_that_of_seqeval(scheme, batch_size):
+    gold, predicted = gold_and_predicted(scheme)
+    metric = metric_of(scheme, gold, predicted, batch_size)
+    texts = for_seqeval(gold, scheme), for_seqeval(predicted, scheme)
+    options = {"mode": "strict", "scheme": SCHEMES[scheme][1]}
+    assert metric.value == pytest.approx(f1_score(*texts, **options), abs=1e-12)
+    assert 0.2 < metric.value < 0.9
+    assert metric.line() == f"eval loss: 2.00000, F1: {metric.value:.5f}"
+
+    header, *rows, total = metric.report()
+    assert header.split() == ["precision", "recall", "F1", "support"]
+    by_type = [score(*texts, average=None, **options) for score in (precision_score, recall_score, f1_score)]
+    for row in rows:
+        kind, precision, recall, f1, support = row.split()
+        place = ["LOC", "ORG", "PER"].index(kind)  # seqeval sorts them
+        assert [precision, recall, f1] == [f"{scores[place]:.5f}" for scores in by_type]
+        assert int(support) > 0
+    assert total.startswith("micro average")
+    assert total.split()[4] == f"{metric.value:.5f}"
+
+
+def test_nothing_found_and_nothing_there():
+    metric = metric_of("bio", [["O", "O"]], [["O", "O"]], 1)
+    assert metric.line() == "eval loss: 2.00000, F1: 0.00000"
+
+
+def measure_a_share(folder: Path) -> None:
+    gold, predicted = gold_and_predicted("bios")
+    rank = distributed.rank()
+    metric = metric_of("bios", gold[rank::2], predicted[rank::2], 7)
+    (folder / str(rank)).write_text("\n".join([metric.line(), *metric.report()]))
+
+
+def test_two_processes_count_every_sentence_once(tmp_path):
+    run_processes(2, measure_a_share, tmp_path)
+    metric = metric_of("bios", *gold_and_predicted("bios"), 300)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["\n".join([metric.line(), *metric.report()])] * 2
