@@ -10,32 +10,28 @@ transformers' collators.
 """
 
 import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from benchmarks.measuring import WARMUP, hardware, stepper, timed, write_json
 from bertorch import distributed, log
 from bertorch.data.batching import Dataset, PackedBatch, TrainingSchedule
 from bertorch.data.readers import read_labelled_texts, read_labels
 from bertorch.models.attention import BlockLayout
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.encoder import load_pretrained, load_tokenizer
-from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.step import BatchOutput, OptimizationStep, Precision
+from bertorch.training.step import Precision
 
 DATA = Path(__file__).parent.parent / "data"
-WARMUP = 2  # steps left out of the medians
 
 
 def main() -> None:
@@ -54,8 +50,8 @@ def main() -> None:
     packed = SequenceClassifier.from_pretrained(name, labels).to(device)
     padded = load_pretrained(AutoModelForSequenceClassification, name, num_labels=len(labels)).to(device)
     steps = {
-        "padded": _stepper(padded, lambda batch: _padded_logits(padded, batch), precision),
-        "packed": _stepper(packed, packed, precision),
+        "padded": stepper(padded, lambda batch: _loss(_padded_logits(padded, batch), batch), precision),
+        "packed": stepper(packed, lambda batch: _loss(packed(batch), batch), precision),
     }
     seconds: dict[str, list[float]] = {contender: [] for contender in steps}
     tokens = []
@@ -65,7 +61,7 @@ def main() -> None:
         batch = dataset.batch(numbers)
         tokens.append(len(batch.input_ids))
         for contender, step in steps.items():
-            seconds[contender].append(_timed(step, batch, device))
+            seconds[contender].append(timed(partial(step, batch, batch.size), device))
 
     medians = {contender: statistics.median(times[WARMUP:]) for contender, times in seconds.items()}
     result = {
@@ -75,14 +71,13 @@ def main() -> None:
         "steps": options.steps,
         "tokens_per_step": statistics.mean(tokens[WARMUP:]),
         "precision": precision.name,
-        "hardware": _hardware(device),
+        "hardware": hardware(device),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "seconds_per_step": medians,
         "padded_over_packed": medians["padded"] / medians["packed"],
     }
     _print(result)
-    if options.json is not None:
-        Path(options.json).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(result, options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -93,43 +88,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--steps", type=int, default=20, help="steps measured, after 2 that are not")
+    parser.add_argument("--steps", type=int, default=20, help=f"steps measured, after {WARMUP} that are not")
     parser.add_argument("--json", help="also write the result to this file")
     return parser.parse_args()
 
 
-def _stepper(
-    model: nn.Module, logits_of: Callable[[PackedBatch], Tensor], precision: Precision
-) -> Callable[[PackedBatch], Tensor]:
-    optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0)
-    scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
-    step = OptimizationStep(model, optimizer, scheduler, precision, max_grad_norm=1.0)
-    model.train()
-
-    def output_of(batch: PackedBatch) -> BatchOutput:
-        return BatchOutput(loss=F.cross_entropy(logits_of(batch), batch.labels, reduction="sum"), correct=None)
-
-    return lambda batch: step([batch], output_of, labels=batch.size)
+def _loss(logits: Tensor, batch: PackedBatch) -> Tensor:
+    return F.cross_entropy(logits, batch.labels, reduction="sum")
 
 
 def _padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     layout = BlockLayout.of(batch)
     padding = model.config.pad_token_id or 0
     return model(input_ids=layout.pad(batch.input_ids, padding), attention_mask=layout.mask.long()).logits
-
-
-def _timed(step: Callable[[PackedBatch], Tensor], batch: PackedBatch, device: torch.device) -> float:
-    began = time.perf_counter()
-    step(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _print(result: dict[str, Any]) -> None:

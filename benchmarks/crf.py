@@ -10,21 +10,17 @@ of random lengths, once with all of the same length. `loss` is the negative log-
 
 import argparse
 import importlib
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.measuring import WARMUP, hardware, timed, write_json
 from bertorch.models.crf import CRF
 
-WARMUP = 3  # turns left out of the medians
 OURS, THEIRS = "bertorch", "pytorch-crf"
 
 
@@ -42,7 +38,7 @@ def main() -> None:
         "length": options.length,
         "labels": options.labels,
         "repeats": options.repeats,
-        "hardware": _hardware(device),
+        "hardware": hardware(device),
         "versions": {"torch": torch.__version__, "pytorch-crf": options.torchcrf.__version__},
         "batches": {
             "ragged": _compare(ours, theirs, lengths, options.repeats),
@@ -50,8 +46,7 @@ def main() -> None:
         },
     }
     _print(result)
-    if options.json is not None:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -118,22 +113,8 @@ def _medians(contenders: dict[str, Callable[[], Any]], repeats: int, device: tor
     seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
     for _ in range(WARMUP + repeats):
         for contender, job in contenders.items():
-            seconds[contender].append(_timed(job, device))
+            seconds[contender].append(timed(job, device))
     return {contender: statistics.median(times[WARMUP:]) for contender, times in seconds.items()}
-
-
-def _timed(job: Callable[[], Any], device: torch.device) -> float:
-    began = time.perf_counter()
-    job()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _print(result: dict[str, Any]) -> None:

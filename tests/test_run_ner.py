@@ -1,0 +1,73 @@
+"""The script itself, as a user starts it, on the embedded checkpoint and samples."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from bertorch.training.tagging import load_tagger
+from tests.conftest import NER, launcher, run_script
+from tests.log_lines import F1_LINE, TRAINING_LINE, command, last_result, matches
+
+
+def arguments(saved_dir, **settings):
+    options = {"label_file": NER / "labels.txt"}
+    return command("run_ner.py", NER / "train.json", NER / "dev.json", saved_dir, **(options | settings))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with a CRF, long enough to learn something."""
+    folder = tmp_path_factory.mktemp("ner")
+    settings = {"use_crf": True, "crf_learning_rate": 5e-3, "learning_rate": 5e-4, "epochs": 6, "save_steps": 25}
+    return folder, run_script(*arguments(folder, **settings))
+
+
+def test_log_lines_to_the_letter(trained):
+    _, done = trained
+    lines = [tuple(map(int, line.groups())) for line in matches(TRAINING_LINE, done)]
+    assert lines == [(20, 2, 10), (40, 4, 10), (60, 6, 10)]  # 320 sentences, 10 steps an epoch
+    assert len(matches(F1_LINE, done)) == 3  # steps 25, 50 and the last, 60
+    assert "learning rate: 0.0005, of the head: 0.005" in done.stderr
+    assert re.search(r"precision  recall      F1  support\n.*PER +0\.\d{5} 0\.\d{5} 0\.\d{5} +\d+\n", done.stderr)
+    assert re.search(r"best dev F1: 0\.\d{5} at step \d+\n", done.stderr)
+
+
+def test_it_learns_to_find_entities(trained):
+    _, done = trained
+    assert last_result(F1_LINE, done) > 0.45
+
+
+def test_it_warm_starts_where_it_ended(trained, tmp_path):
+    folder, done = trained
+    settings = {"use_crf": True, "epochs": 1, "learning_rate": 0, "crf_learning_rate": 0, "init_from_ckpt": folder}
+    again = run_script(*arguments(tmp_path, **settings))
+    assert last_result(F1_LINE, again) == last_result(F1_LINE, done)
+    assert re.search(r"loaded (\d+) of \1 tensors", again.stderr)
+    assert torch.equal(load_tagger(str(folder)).crf.transitions, load_tagger(str(tmp_path)).crf.transitions)
+
+
+def test_short_windows_on_two_processes(tmp_path):
+    """Windows of ten tokens: there are more training examples than sentences, and the dev set has as many as ever."""
+    settings = {"epochs": 1, "logging_steps": 5, "max_seq_length": 10, "use_crf": True, "constrain_crf": True}
+    done = run_script(*arguments(tmp_path, **settings), launcher=launcher("torch.distributed.launch"))
+    train, dev = map(int, re.search(r"train: (\d+) examples, dev: (\d+),", done.stderr).groups())
+    assert (train > 640, dev) == (True, 90)
+    assert len(matches(F1_LINE, done)) == 1
+    lines = (NER / "dev.json").read_text().splitlines()
+    gold = sum(tag[0] in "BS" for line in lines for tag in json.loads(line)["label"])
+    assert re.search(rf"micro average .* {gold}\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tag": "bio"}, "labels.txt:4: expected a tag of --tag bio (O, B-…, I-…), got 'S-PER'"),
+        ({"train_data_file": NER / "labels.txt"}, "labels.txt:1:1: expected a JSON object"),
+    ],
+)
+def test_mistakes_end_with_exit_code_2_and_no_traceback(settings, message, tmp_path):
+    done = run_script(*arguments(tmp_path, **settings), check=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
