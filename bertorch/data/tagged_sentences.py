@@ -96,7 +96,8 @@ def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
     if not tokens:
         raise BadLineError(f"expected at least one token ({_TAGGED_FORM}), got none")
     if len(tokens) != len(labels):
-        raise BadLineError(f"expected a tag for each of the {len(tokens)} tokens, got {len(labels)} tags")
+        flaw = f"expected a tag for each of the {len(tokens)} tokens, got {len(labels)} tags"
+        raise BadLineError(flaw, _column_of_label(line, min(len(tokens), len(labels) - 1)))
     return tokens, labels
 
 
@@ -105,9 +106,11 @@ def _is_strings(value: Any) -> bool:
 
 
 def _column_of_label(line: str, place: int) -> int | None:
-    """Where in a line of JSON the tag with this number stands, in characters from 1."""
+    """Where in a line of JSON the tag with this number stands, in characters from 1; -1 is where the tags begin."""
     beginning = re.search(r'"label"\s*:\s*\[', line)
     if beginning is None:  # the key is spelt with escapes
         return None
+    if place < 0:
+        return beginning.end()
     strings = re.finditer(r'"(?:[^"\\]|\\.)*"', line[beginning.end() :])
     return beginning.end() + next(islice(strings, place, None)).start() + 1

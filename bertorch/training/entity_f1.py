@@ -84,7 +84,7 @@ class EntityMetric:
         gold, gold_types = self._find(batch.labels, batch.cu_words)
         right = (gold > 0) & (gold == predicted) & (gold_types == types)
         for row, (found, of_type) in enumerate([(right, gold_types), (predicted > 0, types), (gold > 0, gold_types)]):
-            self._counts[row] += F.one_hot(of_type.clamp(min=0), len(self._types))[found].sum(0)
+            self._counts[row] += (F.one_hot(of_type.clamp(min=0), len(self._types)) * found[:, None]).sum(0)
 
     def reduce(self) -> None:
         """Add up what all processes took in."""
