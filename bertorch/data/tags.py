@@ -1,7 +1,7 @@
 """Tag schemes of sequence labelling: what B-, I-, E-, S- and O mean, and which tag may follow which.
 
-bio: B- begins an entity, I- continues it, O is outside. bios: besides, S- is an entity of one token. bioes: besides, E-
-ends an entity of several tokens, which B- and I- alone do not; M- is another spelling of I- (BMES).
+bio: B- begins an entity, I- continues it, O is outside. bios: S- is an entity of one token, and B- begins one of
+several. bioes: besides, E- ends an entity of several tokens; M- is another spelling of I- (BMES).
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,9 @@ class Scheme:
     closing: tuple[int, ...]
 
 
-# In bio and bios a B- that nothing continues is an entity of one token: published data in bios has it.
 SCHEMES = {
     "bio": Scheme(prefixes=("B", "I"), after=(BEGIN, INSIDE), closing=(BEGIN, INSIDE)),
-    "bios": Scheme(prefixes=("B", "I", "S"), after=(BEGIN, INSIDE), closing=(BEGIN, INSIDE, SINGLE)),
+    "bios": Scheme(prefixes=("B", "I", "S"), after=(BEGIN, INSIDE), closing=(INSIDE, SINGLE)),
     "bioes": Scheme(prefixes=("B", "I", "M", "E", "S"), after=(BEGIN, INSIDE), closing=(END, SINGLE)),
 }
 _WITHIN = (INSIDE, END)
@@ -104,14 +103,6 @@ class TagSet:
         """(C, C) bool, whether the tag of a column goes on with the entity of that of a row."""
         same_type = self.type_ids[:, None] == self.type_ids
         return same_type & np.isin(self.codes, self.scheme.after)[:, None] & np.isin(self.codes, _WITHIN)
-
-    @property
-    def continues_leniently(self) -> np.ndarray:
-        """(C, C) bool, as `continues`, but I- also goes on with S- where the scheme has no E- to close an entity."""
-        if END in self.scheme.closing:
-            return self.continues
-        same_type = self.type_ids[:, None] == self.type_ids
-        return same_type & (self.codes == SINGLE)[:, None] & (self.codes == INSIDE) | self.continues
 
     def first_offence(self, ids: np.ndarray) -> int | None:
         """The place of the first tag of a sentence that the scheme does not allow there, None if all are allowed.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bertorch import distributed
 from bertorch.data.tagging import TaggedBatch
-from bertorch.data.tags import BEGIN, SINGLE, TagSet
+from bertorch.data.tags import BEGIN, END, INSIDE, SINGLE, TagSet
 from bertorch.models.tagger import Tagger
 
 
@@ -17,8 +17,9 @@ class EntityFinder:
     """Finds the entities in packed tags.
 
     An entity begins with B- or S- and goes on as long as the scheme lets the next tag continue it with the same type.
-    In bioes it also has to be closed by E- or S-. Whatever else stands there, such as I- without B-, is no entity. A
-    tag I- after S- goes on with it where the scheme has no E-, as if S- were B-.
+    In bioes it also has to be closed by E- or S-. Whatever else stands there, such as I- without B-, is no entity.
+    seqeval does not know bios, which is counted as bio with B- in place of S-: I- after S- goes on with it, and a B-
+    that nothing goes on with is an entity.
 
     References:
         seqeval, `classification_report(mode="strict", scheme=IOB2 or IOBES)`.
@@ -30,11 +31,15 @@ class EntityFinder:
 
     def __init__(self, tags: TagSet, device: torch.device) -> None:
         codes = torch.from_numpy(tags.codes)
-        closing = torch.tensor(tags.scheme.closing)
+        is_closed = END in tags.scheme.closing  # else an entity ends wherever nothing goes on with it
+        continues = torch.from_numpy(tags.continues)  # (C, C)
+        if not is_closed:
+            same_type = torch.from_numpy(tags.type_ids[:, None] == tags.type_ids)
+            continues |= same_type & (codes == SINGLE)[:, None] & (codes == INSIDE)
         self.types = len(tags.types)
         self._begins = ((codes == BEGIN) | (codes == SINGLE)).to(device)  # (C,)
-        self._closes = torch.isin(codes, closing).to(device)  # (C,)
-        self._continues = torch.from_numpy(tags.continues_leniently).to(device)  # (C, C)
+        self._closes = ((codes == END) | (codes == SINGLE) | (not is_closed)).to(device)  # (C,)
+        self._continues = continues.to(device)  # (C, C)
         self._type_ids = torch.from_numpy(tags.type_ids).to(device)  # (C,)
 
     def __call__(self, tags: Tensor, cu_words: Tensor) -> tuple[Tensor, Tensor]:

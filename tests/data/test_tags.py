@@ -17,7 +17,7 @@ def is_regular(tags: tuple[str, ...], scheme: str) -> bool:
     """Whether a sentence is in order, by a regular expression over its tags."""
     entity = {
         "bio": "B-{0} (I-{0} )*",
-        "bios": "(B-{0} (I-{0} )*|S-{0} )",
+        "bios": "(B-{0} (I-{0} )+|S-{0} )",
         "bioes": "(B-{0} ([IM]-{0} )*E-{0} |S-{0} )",
     }[scheme]
     return bool(
