@@ -6,6 +6,7 @@ several. bioes: besides, E- ends an entity of several tokens; M- is another spel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,20 +22,19 @@ class Scheme:
 
     Attributes:
         prefixes: the letters before the dash.
-        after: codes of the tags within an entity that a tag of the same entity may follow.
         closing: codes of the tags that may be an entity's last.
     """
 
     prefixes: tuple[str, ...]
-    after: tuple[int, ...]
     closing: tuple[int, ...]
 
 
 SCHEMES = {
-    "bio": Scheme(prefixes=("B", "I"), after=(BEGIN, INSIDE), closing=(BEGIN, INSIDE)),
-    "bios": Scheme(prefixes=("B", "I", "S"), after=(BEGIN, INSIDE), closing=(INSIDE, SINGLE)),
-    "bioes": Scheme(prefixes=("B", "I", "M", "E", "S"), after=(BEGIN, INSIDE), closing=(END, SINGLE)),
+    "bio": Scheme(prefixes=("B", "I"), closing=(BEGIN, INSIDE)),
+    "bios": Scheme(prefixes=("B", "I", "S"), closing=(INSIDE, SINGLE)),
+    "bioes": Scheme(prefixes=("B", "I", "M", "E", "S"), closing=(END, SINGLE)),
 }
+_CONTINUED = (BEGIN, INSIDE)
 _WITHIN = (INSIDE, END)
 
 
@@ -83,26 +83,26 @@ class TagSet:
     def __len__(self) -> int:
         return len(self.tags)
 
-    @property
+    @cached_property
     def may_begin(self) -> np.ndarray:
         """(C,) bool, whether a tag may be a sentence's first."""
         return ~np.isin(self.codes, _WITHIN)
 
-    @property
+    @cached_property
     def may_end(self) -> np.ndarray:
         """(C,) bool, whether a tag may be a sentence's last."""
         return (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing)
 
-    @property
+    @cached_property
     def may_follow(self) -> np.ndarray:
         """(C, C) bool, whether the tag of a column may follow that of a row."""
         return self.continues | (self.may_end[:, None] & self.may_begin)
 
-    @property
+    @cached_property
     def continues(self) -> np.ndarray:
         """(C, C) bool, whether the tag of a column goes on with the entity of that of a row."""
         same_type = self.type_ids[:, None] == self.type_ids
-        return same_type & np.isin(self.codes, self.scheme.after)[:, None] & np.isin(self.codes, _WITHIN)
+        return same_type & np.isin(self.codes, _CONTINUED)[:, None] & np.isin(self.codes, _WITHIN)
 
     def first_offence(self, ids: np.ndarray) -> int | None:
         """The place of the first tag of a sentence that the scheme does not allow there, None if all are allowed.
