@@ -53,12 +53,7 @@ def run(config: NERConfig) -> None:
 
     dataset = partial(TaggedDataset.of, tokenizer, max_length=config.max_seq_length)
     task = TaggingTask(model, [model.model.config, tokenizer], tags=tags, crf_learning_rate=config.crf_learning_rate)
-    fit(
-        config,
-        task,
-        dataset(train, whole_sentences=False),
-        dataset(dev, whole_sentences=True) if dev is not None else None,
-    )
+    fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ def main() -> None:
         load_tokenizer(name),
         read_tagged_sentences(options.train_data_file, tags),
         max_length=options.max_seq_length,
-        whole_sentences=False,
     )
     taggers = {head: Tagger.from_pretrained(name, tags, use_crf=head == "crf").to(device) for head in ("linear", "crf")}
     steps = {head: stepper(tagger, partial(_loss, tagger), precision) for head, tagger in taggers.items()}

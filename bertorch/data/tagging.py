@@ -3,7 +3,7 @@
 A word is what the file calls a token. It is tagged on the first of its word pieces. A word of which the tokenizer
 leaves nothing (white space, control characters) is encoded as the unknown token, so that words and tags always align. A
 sentence that is too long is cut into windows that overlap; each word is tagged in one of them, with context on either
-side.
+side. All windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
 """
 
 from collections.abc import Iterator
@@ -92,7 +92,6 @@ class TaggedDataset:
         sentences: TaggedSentences,
         *,
         max_length: int,
-        whole_sentences: bool,
     ) -> "TaggedDataset":
         """Tokenise sentences and cut them into windows.
 
@@ -100,8 +99,6 @@ class TaggedDataset:
             tokenizer: the model's.
             sentences: words and tags.
             max_length: tokens of a window, special tokens included.
-            whole_sentences: whether an example is a sentence with all its windows, as an evaluation needs it, or a
-                window, as keeps training batches of one size.
 
         Raises:
             UserError: `max_length` leaves no room for a word.
@@ -129,7 +126,7 @@ class TaggedDataset:
             word_starts=word_tokens[:-1] + np.repeat(before, kept_end - kept_start),
             word_offsets=np.append(kept_start, kept_end[-1]),
             tags=np.concatenate(sentences.tags),
-            examples=np.concatenate([[0], windows_of_sentence if whole_sentences else np.ones_like(start)]).cumsum(),
+            examples=np.concatenate([[0], windows_of_sentence]).cumsum(),
         )
 
     def __len__(self) -> int:

@@ -26,8 +26,8 @@ def pieces_of(tokenizer, word: str) -> list[int]:
     return tokenizer(word, add_special_tokens=False)["input_ids"] or [tokenizer.unk_token_id]
 
 
-def dataset(tokenizer, *lists: list[str], max_length: int = 128, whole_sentences: bool = True) -> TaggedDataset:
-    return TaggedDataset.of(tokenizer, sentences(*lists), max_length=max_length, whole_sentences=whole_sentences)
+def dataset(tokenizer, *lists: list[str], max_length: int = 128) -> TaggedDataset:
+    return TaggedDataset.of(tokenizer, sentences(*lists), max_length=max_length)
 
 
 def test_every_word_is_tagged_on_its_first_piece(tokenizer):
@@ -84,13 +84,7 @@ def test_a_long_sentence_loses_nothing(tokenizer, max_length):
     assert batch.input_ids[batch.word_starts].tolist() == first
     assert batch.labels.tolist() == [*range(1, len(words) + 1), 0]
     assert batch.cu_words.tolist() == [0, len(words), len(words) + 1]
-
-    cut = dataset(tokenizer, ["好"], words, max_length=max_length, whole_sentences=False)
-    assert len(cut) == batch.size
-    batches = [cut.batch(np.array([number])) for number in range(len(cut))]
-    assert [tag for batch in batches for tag in batch.labels.tolist()] == list(range(len(words) + 1))
-    assert all(batch.size == 1 for batch in batches)
-    assert cut.lengths.sum() == len(words) + 1
+    assert whole.lengths.tolist() == [1, len(words)]
 
 
 def test_an_empty_batch(tokenizer):

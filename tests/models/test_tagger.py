@@ -86,12 +86,7 @@ def test_a_long_sentence_is_tagged_by_the_windows_of_its_words(monkeypatch):
     """Each word as transformers' own model sees it in its window; also with the windows encoded in several calls."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     words = [*"今天下午三点在北京大学开会讨论", "reinforcement", "\u200b", *"学习的最新进展请大家准时参加"]
-    data = TaggedDataset.of(
-        tokenizer,
-        TaggedSentences([words], [np.zeros(len(words), dtype=np.int64)]),
-        max_length=14,
-        whole_sentences=True,
-    )
+    data = TaggedDataset.of(tokenizer, TaggedSentences([words], [np.zeros(len(words), dtype=np.int64)]), max_length=14)
     torch.manual_seed(0)
     tagger = Tagger.from_pretrained(str(TINY), TAGS).eval()
     torch.manual_seed(0)

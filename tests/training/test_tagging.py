@@ -131,7 +131,7 @@ def tiny_task(*, use_crf: bool) -> TaggingTask:
 def batch_of(words: list[str]):
     sentences = TaggedSentences([words], [np.zeros(len(words), dtype=np.int64)])
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    return TaggedDataset.of(tokenizer, sentences, max_length=128, whole_sentences=True).batch(np.array([0]))
+    return TaggedDataset.of(tokenizer, sentences, max_length=128).batch(np.array([0]))
 
 
 @HEADS
