@@ -1,19 +1,88 @@
-"""What the benchmarks share: timing, the hardware's name, an optimisation step around a loss, the JSON file."""
+"""What the benchmarks share: the comparison of training steps, timing, the hardware's name, the JSON file."""
 
+import argparse
 import json
 import platform
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
+from bertorch.data.batching import Examples, TrainingSchedule
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import BatchOutput, OptimizationStep, Precision
 
+DATA = Path(__file__).parent.parent / "data"
 WARMUP = 3  # turns that are left out of the medians
+
+
+def step_parser(description: str, train_data_file: Path, label_file: Path) -> argparse.ArgumentParser:
+    """The options of a benchmark of training steps, with the sample data that it takes by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pretrained_model_name_or_path", default=str(DATA / "bert-tiny-zh"))
+    parser.add_argument("--train_data_file", default=str(train_data_file))
+    parser.add_argument("--label_file", default=str(label_file))
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--steps", type=int, default=20, help=f"steps measured, after {WARMUP} that are not")
+    parser.add_argument("--json", help="also write the result to this file")
+    return parser
+
+
+def compare_steps(
+    options: argparse.Namespace,
+    dataset: Examples,
+    contenders: Mapping[str, tuple[nn.Module, Callable[[Any], Tensor]]],
+    precision: Precision,
+) -> None:
+    """Take the same optimisation steps with each contender, turn by turn; print medians and the ratio of the first two.
+
+    Args:
+        options: of `step_parser`.
+        dataset: the training examples.
+        contenders: name → model on its device, and the loss of a batch, summed over its labels.
+        precision: of forward and backward.
+    """
+    device = torch.device(precision.device_type)
+    steps = {name: _stepper(model, loss_of, precision) for name, (model, loss_of) in contenders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    tokens = []
+    schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
+    taken = (numbers for epoch in count() for (numbers,) in schedule.steps(epoch))
+    for numbers in islice(taken, options.steps + WARMUP):
+        batch = dataset.batch(numbers)
+        tokens.append(len(batch.input_ids))
+        for name, step in steps.items():
+            seconds[name].append(timed(partial(step, batch, dataset.labels_of(numbers)), device))
+
+    medians = {name: statistics.median(times[WARMUP:]) for name, times in seconds.items()}
+    first, second = list(medians)[:2]
+    result = {
+        "model": options.pretrained_model_name_or_path,
+        "data": options.train_data_file,
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "tokens_per_step": statistics.mean(tokens[WARMUP:]),
+        "precision": precision.name,
+        "hardware": hardware(device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "seconds_per_step": medians,
+        f"{first}_over_{second}": medians[first] / medians[second],
+    }
+    print(f"{result['model']}, {result['data']}, batch {options.batch_size}, {precision.name}")
+    print(f"{result['hardware']}, {result['versions']}, {result['tokens_per_step']:.0f} tokens a step")
+    for name, median in medians.items():
+        print(f"{name}: {median:.4f} s/step")
+    print(f"{first} / {second}: {medians[first] / medians[second]:.2f}")
+    write_json(result, options.json)
 
 
 def timed(job: Callable[[], Any], device: torch.device) -> float:
@@ -32,7 +101,7 @@ def hardware(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision) -> Callable[[Any, int], Tensor]:
+def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision) -> Callable[[Any, int], Tensor]:
     """A whole optimisation step (forward, backward, clipping, AdamW, schedule) as a function of a batch and its labels.
 
     Args:

@@ -135,11 +135,11 @@ class TaggedDataset:
     @property
     def lengths(self) -> np.ndarray:
         """(N,) int64, words of each example."""
-        return np.diff(self.word_offsets[self.examples])
+        return self._words_of(np.arange(len(self)))
 
     def labels_of(self, examples: np.ndarray) -> int:
         """One for each word."""
-        return int(self.lengths[examples].sum())
+        return int(self._words_of(examples).sum())
 
     def batch(self, examples: np.ndarray) -> TaggedBatch:
         """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
@@ -148,7 +148,7 @@ class TaggedDataset:
         tokens = np.concatenate([[0], self.store.lengths_of(windows)]).cumsum()  # (N+1,)
         words_of_window = self.word_offsets[windows + 1] - self.word_offsets[windows]  # (N,)
         words = end_to_end(self.word_offsets[windows], words_of_window)  # (K,)
-        words_of_example = self.word_offsets[self.examples[examples + 1]] - self.word_offsets[first]  # (examples,)
+        words_of_example = self._words_of(examples)  # (examples,)
         return TaggedBatch.of(
             self.store,
             windows,
@@ -157,3 +157,6 @@ class TaggedDataset:
             cu_words=torch.from_numpy(np.concatenate([[0], words_of_example]).cumsum().astype(np.int32)),
             max_words=int(words_of_example.max(initial=0)),
         )
+
+    def _words_of(self, examples: np.ndarray) -> np.ndarray:
+        return self.word_offsets[self.examples[examples + 1]] - self.word_offsets[self.examples[examples]]

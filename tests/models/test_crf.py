@@ -1,4 +1,4 @@
-"""The CRF against enumeration of all paths, finite differences, and pytorch-crf where it is installed."""
+"""The CRF against enumeration of all paths, finite differences, and pytorch-crf."""
 
 import math
 from dataclasses import dataclass
