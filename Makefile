@@ -16,8 +16,8 @@ demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, th
 		result = transformers.pipeline("text-classification", model="$(DEMO)")(text)[0]; \
 		print(text, "→", result["label"], format(result["score"], ".3f"))'
 
-test: $(SETUP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(SETUP)  ## the whole test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(SETUP)  ## style and types
 	$(BIN)/ruff format --check

@@ -1,5 +1,6 @@
 """What the tests share: where the embedded data is, and how scripts and groups of processes are run."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -70,8 +71,17 @@ def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int = 
 
 
 def run_processes(world_size: int, function: Callable[..., None], *arguments: object) -> None:
-    """Run a function in `world_size` Gloo processes; it and its arguments must be picklable."""
-    mp.spawn(_process, args=(world_size, free_port(), function, arguments), nprocs=world_size)
+    """Run a function in `world_size` Gloo processes; it and its arguments must be picklable.
+
+    They are forked from a process that has imported what takes seconds to import, and done nothing else.
+    """
+    multiprocessing.set_forkserver_preload(["bertorch.training.trainer", "bertorch.models.tagger", "scipy.stats"])
+    mp.start_processes(
+        _process,
+        args=(world_size, free_port(), function, arguments),
+        nprocs=world_size,
+        start_method="forkserver",
+    )
 
 
 def _process(

@@ -1,7 +1,8 @@
 """Tag schemes of sequence labelling: what B-, I-, E-, S- and O mean, and which tag may follow which.
 
 bio: B- begins an entity, I- continues it, O is outside. bios: S- is an entity of one token, and B- begins one of
-several. bioes: besides, E- ends an entity of several tokens; M- is another spelling of I- (BMES).
+several. bioes: besides, E- ends an entity of several tokens; M- is another spelling of I- (BMES). Where the label file
+has no S- for a type, its entities of one token are B-.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,9 @@ class TagSet:
     @cached_property
     def may_end(self) -> np.ndarray:
         """(C,) bool, whether a tag may be a sentence's last."""
-        return (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing)
+        has_single = np.isin(self.type_ids, self.type_ids[self.codes == SINGLE])
+        lone_begin = (self.codes == BEGIN) & ~has_single
+        return (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing) | lone_begin
 
     @cached_property
     def may_follow(self) -> np.ndarray:

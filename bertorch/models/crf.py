@@ -47,6 +47,8 @@ class CRF(nn.Module):
             no allowed path is within 10000.
         constrain_training: also outside of decoding, so that only allowed paths have a probability. Tags that break
             the constraints then have a log-likelihood of about -10000.
+        learned: the scores below are parameters; otherwise they are zero and no weights, so that decoding gives the
+            allowed path with the largest sum of emissions.
 
     Attributes:
         start_transitions, end_transitions: (C,) scores of the first and the last tag.
@@ -56,19 +58,31 @@ class CRF(nn.Module):
         ValueError: a constraint has the wrong shape or is not bool.
     """
 
+    start_transitions: Tensor
+    end_transitions: Tensor
+    transitions: Tensor
     forbidden_start: Tensor
     forbidden_end: Tensor
     forbidden_transitions: Tensor
 
     def __init__(
-        self, labels: int, constraints: Constraints | None = None, *, constrain_training: bool = False
+        self,
+        labels: int,
+        constraints: Constraints | None = None,
+        *,
+        constrain_training: bool = False,
+        learned: bool = True,
     ) -> None:
         super().__init__()
         self.labels = labels
         self.constrain_training = constrain_training
-        self.start_transitions = nn.Parameter(torch.empty(labels))
-        self.end_transitions = nn.Parameter(torch.empty(labels))
-        self.transitions = nn.Parameter(torch.empty(labels, labels))
+        self.learned = learned
+        shapes = {"start_transitions": [labels], "end_transitions": [labels], "transitions": [labels, labels]}
+        for name, shape in shapes.items():
+            if learned:
+                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            else:
+                self.register_buffer(name, torch.zeros(shape), persistent=False)
         given = constraints or Constraints()
         self.register_buffer("forbidden_start", _forbidden(given.start, labels), persistent=False)
         self.register_buffer("forbidden_end", _forbidden(given.end, labels), persistent=False)

@@ -30,12 +30,13 @@ WINDOWS_AT_ONCE = 256
 class Tagger(EncoderModel):
     """A `…ForTokenClassification` of transformers that gives emissions for the words of packed batches.
 
-    The head sees the first word piece of each word only. The weights keep transformers' layout and names, and without a
-    CRF the emissions are the logits that `AutoModelForTokenClassification` gives at those pieces.
+    The head sees the first word piece of each word only. The weights keep transformers' layout and names, and the
+    emissions are the logits that `AutoModelForTokenClassification` gives at those pieces.
 
     Args:
         model: the model with its token classification head.
-        crf: a CRF over the emissions; None tags each word by itself.
+        crf: over the emissions. One that is not learned leaves the loss a cross-entropy of each word by itself and
+            only decodes. None is such a one, which allows everything.
 
     Raises:
         UserError: an architecture whose head cannot be run apart from its encoder.
@@ -44,7 +45,7 @@ class Tagger(EncoderModel):
     def __init__(self, model: PreTrainedModel, crf: CRF | None = None) -> None:
         super().__init__()
         self.model = model
-        self.crf = crf
+        self.crf = crf if crf is not None else CRF(model.config.num_labels, learned=False)
         batch = trial_batch(model.config)
         with evaluating(model):  # before the encoder is set to packed attention
             expected = attempt(lambda: torch.cat([model(input_ids=ids).logits[0] for ids in one_by_one(batch)]))
@@ -68,7 +69,7 @@ class Tagger(EncoderModel):
         Args:
             name: hub name or local folder.
             tags: they go into the config as `id2label`, with their scheme as `tag_scheme`.
-            use_crf: put a fresh CRF on top; it decodes only what the scheme of the tags allows.
+            use_crf: put a fresh CRF on top. With or without it, only what the scheme of the tags allows is decoded.
             constrain_crf: let the CRF keep to the scheme in training too.
 
         Raises:
@@ -77,15 +78,13 @@ class Tagger(EncoderModel):
         model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
         model.config.architectures = [type(model).__name__]
         model.config.tag_scheme = tags.scheme_name
-        if not use_crf:
-            return cls(model)
         allowed = Constraints(*map(torch.from_numpy, (tags.may_begin, tags.may_end, tags.may_follow)))
-        return cls(model, CRF(len(tags), allowed, constrain_training=constrain_crf))
+        return cls(model, CRF(len(tags), allowed, constrain_training=constrain_crf, learned=use_crf))
 
     @property
     def weights(self) -> nn.Module:
-        """The whole model under transformers' names, and `crf.…` if there is one."""
-        if self.crf is None:
+        """The whole model under transformers' names, and `crf.…` if it is learned."""
+        if not self.crf.learned:
             return self.model
         return nn.ModuleDict({**dict(self.model.named_children()), "crf": self.crf})
 
@@ -104,14 +103,12 @@ class Tagger(EncoderModel):
 
     def loss(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
         """Summed token cross-entropy, or the summed negative log-likelihood of the sentences' tags under the CRF."""
-        if self.crf is None:
+        if not self.crf.learned:
             return F.cross_entropy(emissions, batch.labels, reduction="sum")
         return -self.crf.log_likelihood(emissions, batch.labels, batch.cu_words, batch.max_words).sum()
 
     def decode(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
-        """The best tags, (K,) int64: of each word by itself, or of each sentence under the CRF."""
-        if self.crf is None:
-            return emissions.argmax(dim=-1)
+        """The tags of each sentence's best path under the constraints, (K,) int64."""
         return self.crf.viterbi(emissions, batch.cu_words, batch.max_words)
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class TaggingTask(Task[TaggedBatch]):
         super().__init__(model, companions)
         self._tagger = model
         self._tags = tags
-        self.head_learning_rate = None if model.crf is None else crf_learning_rate
+        self.head_learning_rate = crf_learning_rate if model.crf.learned else None
 
     def training_output(self, batch: TaggedBatch) -> BatchOutput:
         """The loss summed over the words of a batch."""
@@ -66,7 +66,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     def head_parameters(self) -> Sequence[nn.Parameter]:
         """Of the CRF and of the layers between it and the encoder."""
-        if self._tagger.crf is None:
+        if not self._tagger.crf.learned:
             return ()
         encoder = set(self._tagger.encoder.parameters())
         return [parameter for parameter in self._tagger.parameters() if parameter not in encoder]

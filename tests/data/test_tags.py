@@ -43,6 +43,14 @@ def test_what_is_in_order_is_what_the_scheme_spells(scheme, tags):
     assert regular > 100
 
 
+def test_a_type_without_single_tags_has_entities_of_one_token_as_b():
+    """Such as data in bio under `--tag bios`, or a type of which no single was ever tagged."""
+    tag_set = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC", "I-LOC"], "bios", "labels.txt")
+    assert tag_set.may_end.tolist() == [True, False, True, True, True, True]
+    assert tag_set.may_follow[4].tolist() == [True, True, False, True, True, True]
+    assert tag_set.may_follow[1].tolist() == [False, False, True, False, False, False]
+
+
 def test_types_in_the_order_in_which_they_come():
     tag_set = TagSet(["O", "B-PER.NAM", "I-PER.NAM", "B-a-b", "S-PER.NAM"], "bios", "labels.txt")
     assert tag_set.types == ["PER.NAM", "a-b"]
