@@ -24,7 +24,7 @@ from bertorch.training.trainer import fit
 class ClassifierConfig(TrainingConfig):
     """Options of `run_classifier.py`."""
 
-    label_file: str = option(help="one label a line; its line number from 0 is its id")
+    label_file: str = option(is_input=True, help="one label a line; its line number from 0 is its id")
     is_text_pair: bool = option(False, help="lines are a⇥b⇥label, not text⇥label")
 
 

@@ -27,7 +27,7 @@ from bertorch.training.trainer import fit
 class NERConfig(TrainingConfig):
     """Options of `run_ner.py`."""
 
-    label_file: str = option(help="one tag a line; its line number from 0 is its id")
+    label_file: str = option(is_input=True, help="one tag a line; its line number from 0 is its id")
     tag: str = option("bios", choices=("bios", "bio", "bioes"), help="the tag scheme; bioes also reads BMES")
     use_crf: bool = option(False, help="a linear-chain CRF over the emissions")
     crf_learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of the CRF and of the linear layer under it")

@@ -30,7 +30,7 @@ MATCHING_LABELS = ["0", "1"]
 class SentenceBertConfig(EmbeddingConfig):
     """Options of `run_sentencebert.py`."""
 
-    label_file: str | None = option(None, help="one label a line; without it the labels are 0 and 1")
+    label_file: str | None = option(None, is_input=True, help="one label a line; without it the labels are 0 and 1")
     is_nli: bool = option(False, help="natural language inference, with the labels of --label_file")
     concat_multiply: bool = option(False, help="the classifier also sees the element-wise product of both embeddings")
 

@@ -1,6 +1,8 @@
 """Command line of the scripts: dataclass fields become argparse options, mistakes become exit code 2."""
 
 import argparse
+import os
+import shlex
 import sys
 import types
 import typing
@@ -13,7 +15,9 @@ from loguru import logger
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
-from bertorch.errors import UserError
+from bertorch.errors import InterruptedRunError, UserError
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 C = TypeVar("C", bound=TrainingConfig)
 
@@ -45,13 +49,24 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, description:
 
 
 def main(config_class: type[C], run: Callable[[C], None], description: str | None) -> None:
-    """The whole of a script: parse, join the other processes, run, and tell the user's mistakes without a traceback."""
+    """The whole of a script: parse, join the other processes, run, and tell the user's mistakes without a traceback.
+
+    Raises:
+        SystemExit: code 2 for a mistake of the user, 75 for a run that a signal stopped, with how to go on.
+    """
     config = parse(config_class, description=description)
     try:
+        if config.deterministic:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as cuBLAS asks, before it is first used
+            torch.use_deterministic_algorithms(mode=True)
         with distributed.session(config.local_rank):
             log.setup()
             torch.manual_seed(config.seed)  # fresh weights are the same on every process
             run(config)
+    except InterruptedRunError as stopped:
+        if distributed.launched_rank() == 0:
+            logger.warning("{}", _how_to_go_on(stopped, config))
+        sys.exit(INTERRUPTED)
     except UserError as error:
         rank = distributed.launched_rank()
         if rank == 0:
@@ -59,6 +74,17 @@ def main(config_class: type[C], run: Callable[[C], None], description: str | Non
         else:  # most often the same mistake on every process: the first one tells it in full
             logger.error("process {}: {}", rank, str(error).splitlines()[0])
         sys.exit(2)
+
+
+def _how_to_go_on(stopped: InterruptedRunError, config: TrainingConfig) -> str:
+    if stopped.folder is None:
+        return f"{stopped}; with --keep_checkpoints 0 there is no checkpoint to go on from"
+    arguments = sys.argv if config.resume else [*sys.argv, "--resume"]
+    if "WORLD_SIZE" in os.environ:  # the launcher's own command is not known here
+        return f"{stopped}, with a checkpoint in {stopped.folder}; go on with the same launcher and: " + shlex.join(
+            arguments
+        )
+    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with: {shlex.join(['python', *arguments])}"
 
 
 def _plain_type(hint: Any) -> type:

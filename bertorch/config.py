@@ -22,6 +22,8 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     aliases: tuple[str, ...] = (),
+    is_input: bool = False,
+    shapes_result: bool = True,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
@@ -31,8 +33,18 @@ def option(
         choices: the values allowed.
         minimum, maximum: inclusive bounds of a number.
         aliases: further spellings, such as `--local-rank`.
+        is_input: a file whose content shapes the result of the run, whatever its name.
+        shapes_result: two runs that differ in it are different runs.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "aliases": aliases}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "aliases": aliases,
+        "is_input": is_input,
+        "shapes_result": shapes_result,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -44,13 +56,22 @@ class TrainingConfig:
         UserError: two options that contradict each other.
     """
 
-    train_data_file: str = option(help="training examples")
-    dev_data_file: str | None = option(None, help="dev examples; no evaluation without them")
+    train_data_file: str = option(is_input=True, help="training examples")
+    dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")
     pretrained_model_name_or_path: str = option("bert-base-chinese", help="hub name or local folder of the encoder")
     init_from_ckpt: str | None = option(
         None, help="weights to warm-start from: a .bin or .safetensors file, or the folder of one"
     )
-    saved_dir: str = option("./checkpoint", help="where weights, config.json and the tokenizer's files are saved")
+    saved_dir: str = option(
+        "./checkpoint", shapes_result=False, help="where weights, config.json and the tokenizer's files are saved"
+    )
+    resume: bool = option(
+        False, shapes_result=False, help="go on from the newest checkpoint in --saved_dir; start if there is none yet"
+    )
+    overwrite: bool = option(False, shapes_result=False, help="start anew and replace what --saved_dir holds")
+    keep_checkpoints: int = option(
+        1, minimum=0, shapes_result=False, help="checkpoints to go on from that are kept; 0 keeps none"
+    )
     max_seq_length: int = option(128, minimum=3, help="tokens of an example with [CLS] and [SEP]; longer ones are cut")
     on_bad_line: str = option(
         "stop", choices=ON_BAD_LINE, help="a malformed line stops the run before training, or is dropped and counted"
@@ -69,14 +90,21 @@ class TrainingConfig:
     precision: str = option(
         "auto", choices=PRECISIONS, help="of the arithmetic; auto is bf16 where CUDA supports it, else fp32"
     )
+    deterministic: bool = option(
+        False, shapes_result=False, help="the same weights bit for bit from the same command on a GPU too; slower"
+    )
     seed: int = option(1000, minimum=0, help="of the fresh weights, the order of the examples and the dropout")
 
-    logging_steps: int = option(20, minimum=1, help="a log line every so many steps")
-    save_steps: int = option(100, minimum=1, help="evaluate and save every so many steps, and after the last")
+    logging_steps: int = option(20, minimum=1, shapes_result=False, help="a log line every so many steps")
+    save_steps: int = option(
+        100, minimum=1, shapes_result=False, help="evaluate and save every so many steps, and after the last"
+    )
     save_best_model: bool = option(False, help="save only when the dev metric improves")
-    local_rank: int = option(-1, aliases=("--local-rank",), help="set by the launcher")
+    local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")
 
     def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UserError("--resume goes on with what --overwrite replaces; choose one of them")
         if self.save_best_model and self.dev_data_file is None:
             raise UserError(
                 "--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves"

@@ -3,8 +3,9 @@
 Every function also works without a process group, as the one process of a world of one, so that no caller branches.
 """
 
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -140,11 +141,52 @@ class _GatherRows(torch.autograd.Function):
         return all_reduce_sum(gradients[0].clone())[ctx.own], None, None
 
 
+def broadcast(tensor: Tensor) -> Tensor:
+    """Give every process the first one's values, in place; returns the tensor."""
+    if dist.is_initialized():
+        dist.broadcast(tensor.data, src=0)
+    return tensor
+
+
+def broadcast_json(value: Any) -> Any:
+    """Give every process what the first one has: a value as JSON has it; what the others pass is not used."""
+    if not dist.is_initialized():
+        return value
+    text = json.dumps(value).encode()
+    size = int(broadcast(torch.tensor(len(text), device=device())))
+    content = torch.frombuffer(bytearray(text.ljust(size)[:size]), dtype=torch.uint8).to(device())
+    return json.loads(bytes(broadcast(content).tolist()))
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """Call a function on the first process; all of them return its result, a value as JSON has it.
+
+    Raises:
+        UserError: the function raised it; on every process, so that none waits for the first one in vain.
+    """
+    outcome: dict[str, Any] = {}
+    if is_main():
+        try:
+            outcome = {"result": function()}
+        except UserError as error:
+            outcome = {"error": str(error)}
+    outcome = broadcast_json(outcome)
+    if "error" in outcome:
+        raise UserError(outcome["error"])
+    return outcome["result"]
+
+
+def any_process(wish: bool) -> bool:  # noqa: FBT001
+    """Whether any process passes true; all must call it."""
+    if not dist.is_initialized():
+        return wish
+    return bool(all_reduce_sum(torch.tensor(int(wish), device=device())).item())
+
+
 def broadcast_weights(module: nn.Module) -> None:
     """Give every process the first one's parameters and buffers."""
-    if dist.is_initialized():
-        for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor.data, src=0)
+    for tensor in (*module.parameters(), *module.buffers()):
+        broadcast(tensor)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

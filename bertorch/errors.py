@@ -1,4 +1,4 @@
-"""The errors that a user can mend."""
+"""The errors that a user can mend, and a run's early end on demand."""
 
 from collections.abc import Iterable, Sequence
 
@@ -28,3 +28,17 @@ class MisshapenError(UserError):
         super().__init__(
             "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])
         )
+
+
+class InterruptedRunError(Exception):
+    """A run was asked to stop, and did so after a step.
+
+    Args:
+        step: the last one.
+        folder: where a checkpoint of it is, None if none was kept.
+    """
+
+    def __init__(self, step: int, folder: str | None) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+        self.folder = folder

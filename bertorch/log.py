@@ -25,10 +25,11 @@ def setup() -> None:
         logger.add(sys.stderr, level="INFO")
 
 
-def progress_bar(total: int) -> tqdm:
+def progress_bar(total: int, done: int) -> tqdm:
     """A bar over `total` optimisation steps, shown on a terminal only and by the first process only."""
     return tqdm(
         total=total,
+        initial=done,
         unit="step",
         dynamic_ncols=True,
         disable=not (sys.stderr.isatty() and distributed.is_main()),

@@ -35,6 +35,10 @@ SHARED = {
     "precision": "auto",
     "gradient_accumulation_steps": 1,
     "on_bad_line": "stop",
+    "resume": False,
+    "overwrite": False,
+    "keep_checkpoints": 1,
+    "deterministic": False,
 }
 CONTRASTIVE = {
     "margin": 0.2,
@@ -74,6 +78,7 @@ VALUES = {
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
+    "keep_checkpoints": 2,
 }  # fmt: skip
 
 
@@ -91,6 +96,9 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
+        if name == "overwrite":  # contradicts --resume
+            expected[name] = default
+            continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
         arguments += [f"--{name}"] if isinstance(default, bool) else [f"--{name}", str(VALUES[name])]
     assert vars(cli.parse(script, arguments)) == expected
@@ -154,6 +162,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--local_rank", "first"], "--local_rank/--local-rank: invalid int value: 'first'"),
         ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),
         ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
+        ([*REQUIRED, "--resume", "--overwrite"], "--resume goes on with what --overwrite replaces; choose one of them"),
         ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
     ],
 )

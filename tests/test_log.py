@@ -39,14 +39,14 @@ def test_speed_leaves_pauses_out(monkeypatch):
 
 
 def test_no_progress_bar_into_a_file():
-    assert log.progress_bar(10).disable
+    assert log.progress_bar(10, done=0).disable
 
 
 def test_a_progress_bar_on_a_terminal():
     """On a pseudo-terminal of 100 columns: the bar is drawn, and a log line stands on a line of its own."""
     program = (
         "from bertorch import log; from loguru import logger; log.setup()\n"
-        "with log.progress_bar(3) as bar:\n"
+        "with log.progress_bar(3, done=0) as bar:\n"
         "    bar.update(); logger.info('a message'); bar.update(2)\n"
     )
     ours, theirs = pty.openpty()

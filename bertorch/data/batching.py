@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Protocol, Self
+from itertools import islice, pairwise
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -197,6 +197,22 @@ def share(examples: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     return np.array_split(examples, world_size)[rank]
 
 
+class ScheduledStep(NamedTuple):
+    """One optimisation step of a run.
+
+    Attributes:
+        number: of the step, from 1.
+        epoch: from 1.
+        last_batch: the number of its last batch within the epoch, from 1.
+        batches: the numbers of the examples of each batch.
+    """
+
+    number: int
+    epoch: int
+    last_batch: int
+    batches: list[np.ndarray]
+
+
 @dataclass(frozen=True)
 class TrainingSchedule:
     """Which examples make up each optimisation step of an epoch, the same on every process.
@@ -217,6 +233,15 @@ class TrainingSchedule:
     def steps_per_epoch(self) -> int:
         """Optimisation steps of an epoch; the last one may have fewer examples."""
         return -(-self.size // (self.batch_size * self.accumulation))
+
+    def all_steps(self, epochs: int, *, after: int = 0) -> Iterator[ScheduledStep]:
+        """The steps of a run of so many epochs, those up to the number `after` left out."""
+        done_epochs, done_steps = divmod(after, self.steps_per_epoch)
+        for epoch in range(done_epochs + 1, epochs + 1):
+            for place, batches in islice(enumerate(self.steps(epoch)), done_steps, None):
+                number = (epoch - 1) * self.steps_per_epoch + place + 1
+                yield ScheduledStep(number, epoch, place * self.accumulation + len(batches), batches)
+            done_steps = 0
 
     def steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         """For each optimisation step of the epoch its batches: arrays of at most `batch_size` example numbers."""

@@ -1,9 +1,10 @@
-"""Save a run's weights atomically; warm-start from the weights of another."""
+"""Save weights so that no reader ever sees half of them; warm-start from the weights of another run."""
 
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,53 +30,88 @@ class Companion(Protocol):
         ...
 
 
-def prepare_folder(folder: str) -> None:
-    """Make sure before training that a run can save into a folder.
+@contextmanager
+def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
+    """An empty folder inside `folder`, in which files can be written in full before they take their places.
+
+    Args:
+        folder: it exists, unless it is to be made; a folder that vanishes during a run is not made anew in silence.
+        make: whether to make it.
 
     Raises:
-        UserError: it cannot be made or written to, or holds weights that would hide those saved beside them.
+        UserError: something in the block could not be written.
     """
     path = Path(folder)
+    staging = path / _STAGING
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        _staging(path)
-        (path / _STAGING).rmdir()
-    except OSError as error:
-        raise UserError(f"--saved_dir {folder}: expected a folder to write to, got: {error.strerror}") from error
-    if (path / SAFE_WEIGHTS).exists():
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)  # what an interrupted save left
+        staging.mkdir()
+        yield staging
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
-            f"--saved_dir {folder}: holds {SAFE_WEIGHTS}, which transformers would load instead of the {WEIGHTS} that "
-            "this run saves; choose another folder"
-        )
-    if (path / WEIGHTS).exists():
-        logger.warning("{} is from an earlier run; the first save of this one replaces it", path / WEIGHTS)
+            f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "
+            "before is as it was; once there is room, the same command with --resume goes on from it"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def save(folder: str, weights: Mapping[str, Tensor], companions: Iterable[Companion]) -> None:
+def publish(
+    folder: str,
+    weights: Mapping[str, Tensor],
+    companions: Iterable[Companion],
+    before: Callable[[Path, set[str]], None] = lambda *_: None,
+) -> set[str]:
     """Save weights and what belongs to them so that a reader never sees half a file.
 
     All files are first written to the disk in full, then moved into their places one by one, the weights last. A crash
     or a full disk before that leaves the earlier save as it was.
 
     Args:
-        folder: `--saved_dir`.
+        folder: where.
         weights: name → tensor, saved from the CPU.
         companions: configs and tokenizers.
+        before: called when all files are written and none is in its place, with where they are and their names.
+
+    Returns:
+        The names of the files within the folder.
+
+    Raises:
+        UserError: they could not be written.
     """
     path = Path(folder)
-    staging = _staging(path)
-    for companion in companions:
-        companion.save_pretrained(staging)
-    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, staging / WEIGHTS)
-    staged = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
-    staged.sort(key=lambda file: file == Path(WEIGHTS))
-    for file in staged:
-        _sync(staging / file)
-    for file in staged:
-        (path / file).parent.mkdir(exist_ok=True)
-        (staging / file).replace(path / file)
-    shutil.rmtree(staging)
-    _sync(path)
+    with staged(folder) as staging:
+        for companion in companions:
+            companion.save_pretrained(staging)
+        torch.save(on_cpu(weights), staging / WEIGHTS)
+        written = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
+        sync(staging)
+        before(staging, set(map(str, written)))
+        for file in sorted(written, key=lambda file: file == Path(WEIGHTS)):
+            (path / file).parent.mkdir(exist_ok=True)
+            (staging / file).replace(path / file)
+        sync(path, deep=False)
+    return set(map(str, written))
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, none of which shares memory with another, as safetensors wants it."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def sync(path: Path, *, deep: bool = True) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    if deep and path.is_dir():
+        for inside in path.iterdir():
+            sync(inside)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def warm_start(
@@ -162,20 +198,3 @@ def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str)
     bare = [name, name.removeprefix("encoder."), name.removeprefix("bert.")]
     candidates = (name, *(f"{encoder_prefix}.{candidate}" for candidate in bare))
     return next((candidate for candidate in candidates if candidate in expected), None)
-
-
-def _staging(folder: Path) -> Path:
-    """An empty staging folder; what an interrupted save left in it goes."""
-    staging = folder / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    return staging
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's or folder's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -83,6 +83,7 @@ class ContrastiveTask(Task[PackedBatch]):
     ) -> None:
         super().__init__(model, companions)
         self.joins_processes = gather_negatives
+        self.depends_on_processes = not gather_negatives
         self._loss = loss
         self._keep_duplicates = keep_duplicates
         self._micro_batch_size = micro_batch_size

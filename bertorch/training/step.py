@@ -1,8 +1,9 @@
 """One optimisation step: forward and backward over its batches, sum over the processes, clip, update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +85,20 @@ class OptimizationStep:
         precision: Precision,
         max_grad_norm: float,
     ) -> None:
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._parameters = list(self._named.values())
         self._used: list[nn.Parameter] | None = None
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._precision = precision
         self._scaler = precision.scaler()
         self._max_grad_norm = max_grad_norm
+        self.overflows = 0
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each parameter group in the next step."""
+        return [group["lr"] for group in self._optimizer.param_groups]
 
     def __call__(
         self, batches: Sequence[PackedBatch], output_of: Callable[[PackedBatch], BatchOutput], labels: int
@@ -103,11 +111,11 @@ class OptimizationStep:
             labels: how many labels the step has over all its batches and processes; the loss is their mean.
 
         Returns:
-            (2,): this process's part of the step's mean loss and its count of right predictions, to be summed over the
-            processes.
+            (3,): this process's part of the step's mean loss, of the count of right predictions, and of the gradient's
+            norm, to be summed over the processes. The norm is left out where fp16 overflowed.
         """
         device = self._parameters[0].device
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in batches:
             with self._precision.autocast():
                 output = output_of(batch.to(device))
@@ -116,22 +124,65 @@ class OptimizationStep:
             sums[0] += loss.detach()
             if output.correct is not None:
                 sums[1] += output.correct
-        self._update()
+        sums[2] = self._update() / distributed.world_size()
         return sums
 
-    def _update(self) -> None:
+    def _update(self) -> Tensor | float:
         if self._used is None:
             self._used = self._used_by_any_process()
         distributed.sum_gradients(self._used)
         self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in self._used if parameter.grad is not None])
         if self._max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(self._used, self._max_grad_norm)
+            nn.utils.clip_grads_with_norm_(self._used, self._max_grad_norm, norm)
         self._scaler.step(self._optimizer)
         scale = self._scaler.get_scale()
         self._scaler.update()
-        if self._scaler.get_scale() >= scale:  # smaller after an overflow of fp16, where the step was left out
-            self._scheduler.step()
+        overflowed = self._scaler.get_scale() < scale  # fp16: the step was left out
         self._optimizer.zero_grad(set_to_none=True)
+        if overflowed:
+            self.overflows += 1
+            return 0.0
+        self._scheduler.step()
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's tensors, named after the parameters."""
+        return {
+            f"{name}.{key}": tensor
+            for name, parameter in self._named.items()
+            for key, tensor in self._optimizer.state[parameter].items()
+        }
+
+    def values(self) -> dict[str, Any]:
+        """Everything else that the next step depends on, as JSON has it."""
+        return {
+            "tensors": sorted(self.tensors()),
+            "rates": self.rates,
+            "scheduler": self._scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "overflows": self.overflows,
+        }
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
+        """Go back to a saved state.
+
+        Args:
+            values: of `values()`, on every process.
+            tensors: of `tensors()`; None on all processes but the first, which sends them.
+        """
+        for name in values["tensors"]:
+            parameter_name, _, key = name.rpartition(".")
+            parameter = self._named[parameter_name]
+            tensor = torch.zeros_like(parameter) if key != "step" else torch.zeros((), device=parameter.device)
+            if tensors is not None:
+                tensor.copy_(tensors[name])
+            self._optimizer.state[parameter][key] = distributed.broadcast(tensor)
+        for group, rate in zip(self._optimizer.param_groups, values["rates"], strict=True):
+            group["lr"] = rate
+        self._scheduler.load_state_dict(dict(values["scheduler"]))
+        self._scaler.load_state_dict(dict(values["scaler"]))
+        self.overflows = values["overflows"]
 
     def _used_by_any_process(self) -> list[nn.Parameter]:
         """The parameters that the loss depends on.

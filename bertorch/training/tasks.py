@@ -27,11 +27,13 @@ class Task(ABC, Generic[B]):
     Attributes:
         counts_correct: whether training lines have an accuracy.
         joins_processes: whether the loss joins the processes, so that one without examples must compute it too.
+        depends_on_processes: whether the loss of an example depends on which others are on the same process.
         head_learning_rate: the rate of `head_parameters`, None where everything has the rate of the encoder.
     """
 
     counts_correct = False
     joins_processes = False
+    depends_on_processes = False
     head_learning_rate: float | None = None
 
     def __init__(self, model: EncoderModel, companions: Sequence[Companion]) -> None:

@@ -29,7 +29,7 @@ TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐�
 
 
 def save_task(folder: Path, task: ClassificationTask) -> None:
-    checkpoint.save(str(folder), task.model.weights.state_dict(), task.companions)
+    checkpoint.publish(str(folder), task.model.weights.state_dict(), task.companions)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ class Folders:
 
 def test_a_save_replaces_files_in_folders_too(tmp_path):
     for content in ("first", "second"):
-        checkpoint.save(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
+        checkpoint.publish(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
         assert (tmp_path / "modules.json").read_text() == content
         assert (tmp_path / "1_Pooling" / "config.json").read_text() == content
     assert {path.name for path in tmp_path.iterdir()} == {"modules.json", "1_Pooling", checkpoint.WEIGHTS}
@@ -105,7 +105,7 @@ def test_a_failing_save_leaves_the_earlier_one(task, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="--saved_dir .*: expected a folder with room .*, got: No space left on device"):
         save_task(tmp_path, task)
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -119,34 +119,12 @@ def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     before = (tmp_path / checkpoint.WEIGHTS).read_bytes()
     program = (
         "import os, signal, sys, torch; from bertorch.training import checkpoint;"
-        "checkpoint._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
-        "checkpoint.save(sys.argv[1], {'a': torch.ones(3)}, [])"
+        "checkpoint.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
+        "checkpoint.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
     assert killed.returncode == -9
     assert (tmp_path / checkpoint.WEIGHTS).read_bytes() == before
-
-
-def test_prepare_folder(tmp_path, log_lines):
-    folder = tmp_path / "new" / "run"
-    checkpoint.prepare_folder(str(folder))
-    assert list(folder.iterdir()) == []
-    assert log_lines == []
-    (folder / checkpoint.WEIGHTS).touch()
-    checkpoint.prepare_folder(str(folder))
-    assert "is from an earlier run; the first save of this one replaces it" in log_lines[0]
-
-
-def test_weights_that_would_hide_ours_are_refused(tmp_path):
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match="--saved_dir .*: holds model.safetensors"):
-        checkpoint.prepare_folder(str(tmp_path))
-
-
-def test_a_file_in_place_of_the_folder(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--saved_dir .*file: expected a folder to write to, got: File exists"):
-        checkpoint.prepare_folder(str(tmp_path / "file"))
 
 
 # Warm start

@@ -38,7 +38,7 @@ def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_siz
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     companions = [embedder.config, tokenizer, SentenceTransformerFiles(embedder, MAX_LENGTH)]
     weights = SiameseClassifier(embedder, 2).weights if pooling_mode == "mean" else embedder.weights
-    checkpoint.save(str(tmp_path), weights.state_dict(), companions)
+    checkpoint.publish(str(tmp_path), weights.state_dict(), companions)
 
     model = SentenceTransformer(str(tmp_path), device="cpu")
     ours = our_embeddings(embedder, tokenizer)

@@ -14,10 +14,10 @@ from bertorch.errors import UserError
 from bertorch.models.crf import CRF
 from bertorch.models.tagger import Tagger
 from bertorch.training import checkpoint
+from bertorch.training.evaluation import evaluate
 from bertorch.training.optimization import build_optimizer
 from bertorch.training.step import Precision
 from bertorch.training.tagging import TaggingTask, load_tagger
-from bertorch.training.trainer import evaluate
 from tests.architectures import random_store, small_tagging_model
 from tests.conftest import TINY, run_processes
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
@@ -118,7 +118,7 @@ def test_without_a_crf_there_is_one_rate():
 
 
 def save(task: TaggingTask, folder) -> None:
-    checkpoint.save(str(folder), task.model.weights.state_dict(), task.companions)
+    checkpoint.publish(str(folder), task.model.weights.state_dict(), task.companions)
 
 
 def tiny_task(*, use_crf: bool) -> TaggingTask:

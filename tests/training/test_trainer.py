@@ -10,10 +10,11 @@ from bertorch.data.batching import Dataset
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.sentence_bert import SiameseClassifier
 from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.training import checkpoint, trainer
+from bertorch.training import checkpoint, results, run_folder
+from bertorch.training.evaluation import evaluate
 from bertorch.training.step import Precision
 from bertorch.training.tasks import ClassificationTask
-from bertorch.training.trainer import evaluate, fit
+from bertorch.training.trainer import fit
 from tests.architectures import random_store, small_classifier, small_encoder
 from tests.conftest import run_processes
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process, config
@@ -49,6 +50,11 @@ def test_several_processes_train_as_one(world_size, batch_size, size, accumulati
     assert_same_as_one_process(tmp_path, world_size, make_without_dropout, random_dataset(size), settings)
 
 
+def random_pairs() -> Dataset:
+    sentences = np.random.default_rng(0).integers(0, 20, (17, 2))
+    return Dataset(random_store(20), sentences, labels=sentences.sum(axis=1) % 3)
+
+
 def make_siamese_task() -> ClassificationTask:
     embedder = SentenceEncoder(small_encoder("bert", **NO_DROPOUT), "linear")
     torch.manual_seed(1)
@@ -57,9 +63,7 @@ def make_siamese_task() -> ClassificationTask:
 
 def test_several_processes_train_on_pairs_as_one(tmp_path):
     """Two sentences an example, and a last batch with an example for one process only."""
-    sentences = np.random.default_rng(0).integers(0, 20, (17, 2))
-    pairs = Dataset(random_store(20), sentences, labels=sentences.sum(axis=1) % 3)
-    assert_same_as_one_process(tmp_path, 2, make_siamese_task, pairs, {"batch_size": 4})
+    assert_same_as_one_process(tmp_path, 2, make_siamese_task, random_pairs(), {"batch_size": 4})
 
 
 def evaluate_in_double(folder, batch_size) -> None:
@@ -82,8 +86,12 @@ def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_p
 
 def test_it_evaluates_and_saves_on_time_and_after_the_last_step(tmp_path, log_lines, monkeypatch):
     saves = []
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *arguments: saves.append(len(log_lines)) or save(*arguments))
+    publish = run_folder.publish
+    monkeypatch.setattr(
+        run_folder,
+        "publish",
+        lambda *arguments, **others: saves.append(len(log_lines)) or publish(*arguments, **others),
+    )
     task = make_task()
     fit(config(tmp_path, save_steps=3, epochs=2), task, random_dataset(30), random_dataset(10, seed=1))
     steps = [line.split(",")[0] for line in log_lines if line.startswith("global step")]
@@ -126,7 +134,7 @@ def test_the_best_model_alone_is_saved_on_demand(tmp_path, log_lines, monkeypatc
         kept.append({name: tensor.clone() for name, tensor in task.model.weights.state_dict().items()})
         return ScriptedMetric(next(values))
 
-    monkeypatch.setattr(trainer, "evaluate", scripted)
+    monkeypatch.setattr(results, "evaluate", scripted)
     settings = {"save_best_model": True, "save_steps": 1, "epochs": 1}
     fit(config(tmp_path, **settings), make_task(), random_dataset(32), random_dataset(1))
     assert log_lines[-3:] == [
@@ -140,13 +148,13 @@ def test_the_best_model_alone_is_saved_on_demand(tmp_path, log_lines, monkeypatc
 
 def test_training_learns_and_the_same_seed_gives_the_same_weights(tmp_path, log_lines):
     settings = {"epochs": 30, "learning_rate": 3e-3, "save_steps": 1000}
-    results = []
+    trained = []
     for name in ("a", "b"):
         task = make_task()
         fit(config(tmp_path / name, **settings), task, random_dataset(48), random_dataset(48))
-        results.append(task.model.weights.state_dict())
+        trained.append(task.model.weights.state_dict())
     assert float(eval_lines(log_lines)[-1].rsplit(" ", 1)[1]) > 0.9
-    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
 def test_bf16_on_the_cpu_keeps_fp32_weights(tmp_path, log_lines):

@@ -1,0 +1,140 @@
+"""What a run leaves behind: dev metrics, weights, checkpoints; and how an interrupted run takes them up again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+from bertorch import distributed
+from bertorch.config import TrainingConfig
+from bertorch.data.batching import Examples
+from bertorch.errors import InterruptedRunError
+from bertorch.training import checkpoint
+from bertorch.training.evaluation import evaluate
+from bertorch.training.run_folder import RunFolder, SavedState, describe_run
+from bertorch.training.step import OptimizationStep, Precision
+from bertorch.training.tasks import Task
+
+
+class Results:
+    """Evaluates and saves; remembers the best dev metric and which step's weights are for use.
+
+    Args:
+        config: the run's options.
+        task: model, metric, companions.
+        dev: dev examples; None does not evaluate.
+        precision: of the evaluation.
+        total_steps: of the run.
+
+    Attributes:
+        steps_done: by the run that this one goes on with, else 0.
+
+    Raises:
+        UserError: `--saved_dir` cannot be written to or is another run's.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, task: Task[Any], dev: Examples | None, precision: Precision, total_steps: int
+    ) -> None:
+        self._config = config
+        self._task = task
+        self._dev = dev
+        self._precision = precision
+        self._total_steps = total_steps
+        self._state: SavedState | None = None
+        saved: Mapping[str, Any] | None = distributed.on_main(self._open_folder)
+        if saved and saved["processes"] != distributed.world_size():
+            logger.info(
+                "the checkpoint is of {} process(es), this run has {}: the same but for rounding and dropout",
+                saved["processes"],
+                distributed.world_size(),
+            )
+        self._resumed = None if saved is None else saved["optimization"]
+        self.steps_done: int = saved["step"] if saved else 0
+        self._last_step = self.steps_done
+        self._best: dict[str, Any] | None = saved["best"] if saved else None
+        self._weights_step: int = saved["weights_step"] if saved else 0
+
+    def place_weights(self) -> None:
+        """Take the weights of the checkpoint, or those to warm-start from, on all processes and their devices."""
+        weights = self._task.model.weights
+        if self._state is not None:
+            weights.load_state_dict(self._state.weights)
+        elif self._resumed is None and self._config.init_from_ckpt is not None:
+            prefix = self._task.model.encoder_prefix
+            checkpoint.warm_start(weights, self._config.init_from_ckpt, prefix, adapted=self._task.adapted)
+        self._task.model.to(distributed.device())
+        distributed.broadcast_weights(self._task.model)
+
+    def follow(self, step: OptimizationStep) -> None:
+        """Save this step's state from now on; first bring it to that of the checkpoint, if there is one."""
+        self._step = step
+        if self._resumed is not None:
+            step.restore(self._resumed, self._state.optimizer if self._state is not None else None)
+        self._state = None
+
+    def save(self, step: int, *, evaluated: bool) -> None:
+        """Evaluate if there are dev examples; save weights, with `--save_best_model` the best only; and a checkpoint.
+
+        Args:
+            step: steps taken.
+            evaluated: whether to evaluate; the best weights are not known otherwise.
+
+        Raises:
+            UserError: the folder cannot be written to; on every process.
+        """
+        improved = False
+        if self._dev is not None and evaluated:
+            metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
+            logger.info(metric.line())
+            improved = self._best is None or metric.value > self._best["value"]
+            if improved:
+                report = list(metric.report())
+                self._best = {"name": metric.name, "value": metric.value, "step": step, "report": report}
+        publishes = improved or not self._config.save_best_model
+        if publishes:
+            self._weights_step = step
+        self._last_step = step
+        distributed.on_main(lambda: self._write(publishes=publishes))
+
+    def stop(self) -> None:
+        """End the run after its last save.
+
+        Raises:
+            InterruptedRunError: always.
+        """
+        raise InterruptedRunError(self._last_step, self._config.saved_dir if self._config.keep_checkpoints else None)
+
+    def tell(self) -> None:
+        """Say what the best dev metric was, at which step, and where the weights are."""
+        if self._best is not None:
+            for line in self._best["report"]:
+                logger.info("{}", line)
+            logger.info(f"best dev {self._best['name']}: {self._best['value']:.5f} at step {self._best['step']}")
+        logger.info(f"weights of step {self._weights_step}: {self._config.saved_dir}/{checkpoint.WEIGHTS}")
+
+    def _open_folder(self) -> dict[str, Any] | None:
+        options = describe_run(
+            self._config,
+            precision=self._precision.name,
+            processes=distributed.world_size(),
+            own_negatives=self._task.depends_on_processes,
+        )
+        self._folder = RunFolder(self._config.saved_dir, options, keep=self._config.keep_checkpoints)
+        self._state = self._folder.open(resume=self._config.resume, overwrite=self._config.overwrite)
+        return None if self._state is None else dict(self._state.values)
+
+    def _write(self, *, publishes: bool) -> None:
+        weights = self._task.model.weights.state_dict()
+        if publishes:
+            self._folder.save_weights(weights, self._task.companions)
+        values = {
+            "step": self._last_step,
+            "steps": self._total_steps,
+            "processes": distributed.world_size(),
+            "best": self._best,
+            "weights_step": self._weights_step,
+            "optimization": self._step.values(),
+        }
+        state = SavedState(weights, self._step.tensors(), values)
+        self._folder.save_state(self._last_step, state, self._task.companions)

@@ -1,0 +1,244 @@
+"""`--saved_dir`: whose run it holds, the weights for use, the checkpoints to go on from.
+
+    saved_dir/
+        pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
+        run.json                            whose they are: the run's options and the content of its files
+        checkpoint-200/                     everything that the run needs to go on after step 200
+            model.safetensors, config.json, …, optimizer.safetensors, training_state.json
+
+A checkpoint takes its place whole. `run.json` has a number drawn by each run, and its checkpoints have it too, so that
+those of an earlier run in the same folder are never taken for its own.
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bertorch.config import TrainingConfig
+from bertorch.errors import UserError
+from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, sync
+
+RECORD = "run.json"
+_STATE = "training_state.json"
+_OPTIMIZER = "optimizer.safetensors"
+_CHECKPOINT = "checkpoint-"
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a run needs to go on.
+
+    Attributes:
+        weights: of the model, by name.
+        optimizer: tensors of the optimiser, by name.
+        values: everything else, as JSON has it.
+    """
+
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+def describe_run(config: TrainingConfig, *, precision: str, processes: int, own_negatives: bool) -> dict[str, Any]:
+    """What the result of a run depends on, by option, to tell whether another run is the same.
+
+    Args:
+        config: its options; of files the content counts, not the name.
+        precision: the one that `auto` stands for.
+        processes: W; the examples of a step over all of them count, not how they are shared out.
+        own_negatives: whether the loss of an example depends on which others are on the same process.
+    """
+    described: dict[str, Any] = {"script": type(config).__name__}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        if declared.metadata["is_input"] and value is not None and Path(value).is_file():
+            with Path(value).open("rb") as file:
+                described[f"content of --{declared.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        elif declared.metadata["shapes_result"]:
+            described[f"--{declared.name}"] = value
+    described["--precision"] = precision
+    described["--batch_size times processes"] = described.pop("--batch_size") * processes
+    if own_negatives:
+        described["processes, without --gather_negatives"] = processes
+    return described
+
+
+class RunFolder:
+    """The folder of a run. Only the first process uses it.
+
+    Args:
+        folder: `--saved_dir`.
+        options: of `describe_run`.
+        keep: how many checkpoints are kept.
+    """
+
+    def __init__(self, folder: str, options: Options, *, keep: int) -> None:
+        self._name = folder
+        self._path = Path(folder)
+        self._options = dict(options)
+        self._keep = keep
+        self._id = secrets.token_hex(8)
+        self._files: set[str] = set()  # that this run, or one before it, put there
+        self._is_known = False  # whether the folder already says that it is this run's
+
+    def open(self, *, resume: bool, overwrite: bool) -> SavedState | None:
+        """Look at what is there before training; returns the state to go on from, None to start from the beginning.
+
+        An interrupted run of the same options goes on, with or without `resume`; a finished one starts anew unless
+        `resume` is set, and then has nothing left to do.
+
+        Args:
+            resume: `--resume`.
+            overwrite: `--overwrite`: start anew, whatever is there.
+
+        Raises:
+            UserError: the folder cannot be written to, or holds what is not this run's and `overwrite` is not set.
+        """
+        with staged(self._name, make=True):
+            pass  # a folder that cannot be written to is better known before training
+        record = self._record()
+        if not overwrite:
+            self._require_own(record)
+        self._files = set(record["files"]) if record is not None else {SAFE_WEIGHTS}  # which would hide our weights
+        state = None if overwrite or record is None else self._newest_state(record["id"])
+        if record is not None and state is not None and (resume or state.values["step"] < state.values["steps"]):
+            self._id, self._is_known = record["id"], True
+            done = (
+                "{}: the run is complete, after step {}"
+                if state.values["step"] == state.values["steps"]
+                else ("{}: goes on after step {}; --overwrite would start from the beginning")
+            )
+            logger.info(done, self._name, state.values["step"])
+            return state
+        if resume:
+            logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
+        elif (self._path / WEIGHTS).exists():
+            logger.warning("{} is from an earlier run; the first save of this one replaces it", self._path / WEIGHTS)
+        return None
+
+    def save_weights(self, weights: Mapping[str, Tensor], companions: Sequence[Companion]) -> None:
+        """Put weights for use in their place; the run's first save also clears away what is not its own.
+
+        Raises:
+            UserError: they cannot be written; those of the save before are still there.
+        """
+        written = publish(self._name, weights, companions, before=self._claim)
+        for name in self._files - written:
+            _remove(self._path / name)
+        self._files = written
+
+    def save_state(self, step: int, state: SavedState, companions: Sequence[Companion]) -> None:
+        """Write a checkpoint, and remove those beyond the newest `keep`.
+
+        Raises:
+            UserError: it cannot be written; the one before is still there.
+        """
+        if not self._keep:
+            return
+        target = self._path / f"{_CHECKPOINT}{step}"
+        with staged(self._name) as staging:
+            self._claim(staging, self._files)
+            new = staging / target.name
+            new.mkdir()
+            for companion in companions:
+                companion.save_pretrained(new)
+            save_file(on_cpu(state.weights), new / SAFE_WEIGHTS, metadata={"format": "pt"})
+            save_file(on_cpu(state.optimizer), new / _OPTIMIZER)
+            values = {"run": self._id, "options": self._options, **state.values}
+            (new / _STATE).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+            sync(new)
+            if target.exists():  # of an earlier run
+                shutil.rmtree(target)
+            new.rename(target)
+            sync(self._path, deep=False)
+        for old in self._checkpoints()[self._keep :]:
+            shutil.rmtree(old)
+
+    def _claim(self, staging: Path, files: set[str]) -> None:
+        """Before a run's first file takes its place, say whose folder this is; other runs' checkpoints go."""
+        if self._is_known and files <= self._files:
+            return
+        self._files |= files
+        record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
+        (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+        sync(staging / RECORD)
+        (staging / RECORD).replace(self._path / RECORD)
+        for old in [] if self._is_known else self._checkpoints():
+            shutil.rmtree(old)
+        self._is_known = True
+
+    def _record(self) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self._path / RECORD).read_text(encoding="utf-8"))
+            return {"id": str(record["id"]), "options": dict(record["options"]), "files": list(record["files"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._path / RECORD}: expected the record of a run, got {type(error).__name__}: {error}; choose "
+                "another --saved_dir, or mend or remove that file"
+            ) from error
+
+    def _require_own(self, record: dict[str, Any] | None) -> None:
+        remedy = "choose another --saved_dir, or let --overwrite replace them"
+        if record is None:
+            there = [name for name in (WEIGHTS, SAFE_WEIGHTS) if (self._path / name).exists()]
+            if there:
+                raise UserError(
+                    f"--saved_dir {self._name}: expected an empty folder or one of this run, got {there[0]} of another "
+                    f"program; {remedy}"
+                )
+            return
+        differences = [
+            f"  {name}: {_told(record['options'], name)} there, {_told(self._options, name)} now"
+            for name in dict.fromkeys([*record["options"], *self._options])
+            if _told(record["options"], name) != _told(self._options, name)
+        ]
+        if differences:
+            raise UserError(
+                f"--saved_dir {self._name}: holds the results of another run. They differ in\n"
+                + "\n".join(differences)
+                + "\nTo keep both, choose another --saved_dir; --overwrite replaces those that are there."
+            )
+
+    def _checkpoints(self) -> list[Path]:
+        """The checkpoints, the newest first."""
+        found = [path for path in self._path.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
+        return sorted(found, key=lambda path: -int(path.name.removeprefix(_CHECKPOINT)))
+
+    def _newest_state(self, run: str) -> SavedState | None:
+        """The newest checkpoint of a run that can be read."""
+        for path in self._checkpoints():
+            try:
+                values = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                if values["run"] != run:
+                    continue
+                return SavedState(load_file(path / SAFE_WEIGHTS), load_file(path / _OPTIMIZER), values)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                logger.warning("{}: left out, it cannot be read: {}: {}", path, type(error).__name__, error)
+        return None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, and its folder if it was the last one in it."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        path.parent.rmdir()
+
+
+def _told(options: Options, name: str) -> str:
+    value = options.get(name)
+    return value[:12] if name.startswith("content") and isinstance(value, str) else repr(value)

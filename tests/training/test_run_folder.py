@@ -1,0 +1,207 @@
+"""Whose run a folder holds, and which checkpoint a run goes on from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertorch.config import TrainingConfig
+from bertorch.errors import UserError
+from bertorch.training.checkpoint import WEIGHTS
+from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
+
+OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
+
+
+class Note:
+    """A companion of one file, which may lie in a folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def save_pretrained(self, folder: Path) -> None:
+        (Path(folder) / self.name).parent.mkdir(exist_ok=True)
+        (Path(folder) / self.name).write_text("note")
+
+
+def opened(path: Path, options=OPTIONS, *, keep=2, **flags) -> tuple[RunFolder, SavedState | None]:
+    folder = RunFolder(str(path), options, keep=keep)
+    return folder, folder.open(**{"resume": False, "overwrite": False, **flags})
+
+
+def save(folder: RunFolder, step: int, *, of: int = 9, companions=()) -> None:
+    weights = {"a": torch.full((3,), float(step))}
+    state = SavedState(weights, {"a.exp_avg": torch.full((3,), step / 2)}, {"step": step, "steps": of})
+    folder.save_weights(weights, companions)
+    folder.save_state(step, state, companions)
+
+
+def names(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(tmp_path, log_lines):
+    folder, state = opened(tmp_path / "new" / "run")
+    assert state is None
+    for step in (3, 6, 12):
+        save(folder, step, of=20)
+    for resume in (False, True):
+        _, state = opened(tmp_path / "new" / "run", resume=resume)
+        assert state.values["step"] == 12
+        assert torch.equal(state.weights["a"], torch.full((3,), 12.0))
+        assert torch.equal(state.optimizer["a.exp_avg"], torch.full((3,), 6.0))
+        assert log_lines[-1].endswith("goes on after step 12; --overwrite would start from the beginning")
+
+
+def test_a_finished_run_starts_anew_unless_told_to_resume(tmp_path, log_lines):
+    save(opened(tmp_path)[0], 9)
+    assert opened(tmp_path)[1] is None
+    assert "is from an earlier run; the first save of this one replaces it" in log_lines[-1]
+    assert opened(tmp_path, resume=True)[1].values["step"] == 9
+    assert log_lines[-1].endswith("the run is complete, after step 9")
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(tmp_path, log_lines):
+    assert opened(tmp_path, resume=True)[1] is None
+    assert log_lines[-1].endswith("no checkpoint to go on from yet; starts from the beginning")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, []), (1, [9]), (2, [6, 9]), (5, [3, 6, 9])])
+def test_the_newest_checkpoints_are_kept(keep, kept, tmp_path):
+    folder, _ = opened(tmp_path, keep=keep)
+    for step in (3, 6, 9):
+        save(folder, step)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in kept}
+
+
+def test_another_runs_results_are_refused(tmp_path):
+    save(opened(tmp_path)[0], 3)
+    other = OPTIONS | {"--learning_rate": 2e-3, "content of --train_data_file": "b" * 64}
+    for resume in (False, True):
+        with pytest.raises(UserError) as refused:
+            opened(tmp_path, other, resume=resume)
+        assert str(refused.value).splitlines() == [
+            f"--saved_dir {tmp_path}: holds the results of another run. They differ in",
+            "  --learning_rate: 0.001 there, 0.002 now",
+            "  content of --train_data_file: aaaaaaaaaaaa there, bbbbbbbbbbbb now",
+            "To keep both, choose another --saved_dir; --overwrite replaces those that are there.",
+        ]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "model.safetensors"])
+def test_weights_of_another_program_are_refused(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"--saved_dir {tmp_path}: expected an empty folder .* got {name}"):
+        opened(tmp_path)
+    folder, _ = opened(tmp_path, overwrite=True)
+    assert (tmp_path / name).exists()  # until there is something to replace it
+    save(folder, 3)
+    assert not (tmp_path / "model.safetensors").exists()  # it would be loaded instead of the new weights
+
+
+def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path):
+    save(opened(tmp_path)[0], 9, companions=[Note("modules.json"), Note("2_Dense/config.json")])
+    (tmp_path / "my notes.txt").touch()
+    before = names(tmp_path)
+    other = OPTIONS | {"--learning_rate": 2e-3}
+    folder, state = opened(tmp_path, other, overwrite=True)
+    assert state is None
+    assert names(tmp_path) == before
+    save(folder, 3, companions=[Note("config.json")])
+    checkpoint = {"config.json", "model.safetensors", "optimizer.safetensors", "training_state.json"}
+    own = {WEIGHTS, RECORD, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
+    assert names(tmp_path) == own | {"my notes.txt"}
+    assert not (tmp_path / "2_Dense").exists()
+    assert opened(tmp_path, other)[1].values["step"] == 3
+
+
+def test_checkpoints_of_an_earlier_run_are_not_taken_for_its_own(tmp_path):
+    """As if the new run was killed between its first file and the removal of the old checkpoints."""
+    save(opened(tmp_path / "run")[0], 9)
+    shutil.copytree(tmp_path / "run" / "checkpoint-9", tmp_path / "aside")
+    folder, _ = opened(tmp_path / "run")
+    folder.save_weights({"a": torch.zeros(3)}, [])
+    (tmp_path / "aside").rename(tmp_path / "run" / "checkpoint-9")
+    assert opened(tmp_path / "run", resume=True)[1] is None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_out(tmp_path, log_lines):
+    folder, _ = opened(tmp_path)
+    for step in (3, 6):
+        save(folder, step)
+    file = tmp_path / "checkpoint-6" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    assert opened(tmp_path)[1].values["step"] == 3
+    assert any("checkpoint-6: left out, it cannot be read" in line for line in log_lines)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    save(opened(tmp_path)[0], 3)
+    (tmp_path / RECORD).write_text("[]")
+    with pytest.raises(UserError, match=f"{RECORD}: expected the record of a run"):
+        opened(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--saved_dir .*file: expected a folder with room .* got: File exists"):
+        opened(tmp_path / "file")
+
+
+def test_a_folder_that_vanished_is_named(tmp_path):
+    folder, _ = opened(tmp_path / "run")
+    (tmp_path / "run").rmdir()
+    with pytest.raises(UserError, match="--saved_dir .*run: expected a folder with room .* got: No such file"):
+        save(folder, 3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder, _ = opened(tmp_path)
+    save(folder, 3)
+    before = names(tmp_path)
+
+    def full_disk(tensors, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bertorch.training.run_folder.save_file", full_disk)
+    with pytest.raises(UserError, match="No space left on device. What was saved there before is as it was"):
+        save(folder, 6)
+    monkeypatch.undo()
+    assert names(tmp_path) == before
+    assert opened(tmp_path)[1].values["step"] == 3
+
+
+def test_weights_in_a_checkpoint_are_as_transformers_reads_them(tmp_path):
+    save(opened(tmp_path)[0], 3)
+    assert load_file(tmp_path / "checkpoint-3" / "model.safetensors").keys() == {"a"}
+    assert b'"format":"pt"' in (tmp_path / "checkpoint-3" / "model.safetensors").read_bytes()
+
+
+def described(tmp_path: Path, content: str = "data", processes: int = 1, **settings):
+    train = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
+    train.write_text(content)
+    config = TrainingConfig(train_data_file=str(train), **settings)
+    return describe_run(config, precision="fp32", processes=processes, own_negatives=False)
+
+
+def test_what_makes_a_run_another(tmp_path):
+    one = described(tmp_path)
+    assert json.loads(json.dumps(one)) == one
+    same = [
+        described(tmp_path, logging_steps=7, save_steps=9, saved_dir="elsewhere", resume=True, keep_checkpoints=3),
+        described(tmp_path, batch_size=16, processes=2),
+    ]
+    assert same == [one, one]
+    for other in (
+        described(tmp_path, "other data"),
+        described(tmp_path, batch_size=16),
+        described(tmp_path, learning_rate=1e-4),
+        described(tmp_path, seed=7),
+        described(tmp_path, save_best_model=True, dev_data_file="dev.txt"),
+    ):
+        assert other != one
