@@ -2,10 +2,15 @@
 
 import multiprocessing
 import os
+import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,24 +55,94 @@ def launcher(module: str = "torch.distributed.run") -> tuple[str, ...]:
     return ("-m", module, "--nproc_per_node=2", f"--master_port={free_port()}")
 
 
+class Script:
+    """A script of the project's root that runs on the CPU, in a process group of its own.
+
+    Without a launcher it is forked from a process that has imported what takes seconds to import, and is run as
+    `python run_X.py` runs it.
+
+    Args:
+        arguments: the script and its options.
+        launcher: options of Python that launch it.
+        within: a command that runs the launcher, such as in another network.
+    """
+
+    def __init__(self, *arguments: object, launcher: tuple[str, ...] = (), within: tuple[str, ...] = ()) -> None:
+        self.arguments = [*launcher, *map(str, arguments)]
+        self._folder = Path(tempfile.mkdtemp())
+        files = [self._folder / name for name in ("stdout", "stderr")]
+        if launcher:
+            command = [*within, sys.executable, *self.arguments]
+            self._process = multiprocessing.get_context("fork").Process(target=_execute, args=(command, files))
+        else:
+            _preload()
+            context = multiprocessing.get_context("forkserver")
+            self._process = context.Process(target=_run_main, args=(self.arguments, files))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def stderr(self) -> str:
+        """What it has logged so far."""
+        file = self._folder / "stderr"
+        return file.read_text() if file.exists() else ""
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        """Until it has logged this text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.stderr:
+            assert self._process.is_alive(), self.stderr
+            assert time.monotonic() < deadline, self.stderr
+            time.sleep(0.005)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def finish(self, check: int = 0, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; `check` is the exit code expected, that of a signal negative."""
+        self._process.join(seconds)
+        try:
+            stdout, stderr = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+            assert not self._process.is_alive(), stderr
+            assert self._process.exitcode == check, stderr
+        finally:
+            if self._process.is_alive():
+                os.killpg(self.pid, signal.SIGKILL)  # also what a launcher started
+            shutil.rmtree(self._folder)
+        return subprocess.CompletedProcess(self.arguments, check, stdout, stderr)
+
+
 def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int = 0):
-    """Run a script of the project's root on the CPU; `check` is the exit code expected."""
-    process = subprocess.Popen(
-        [sys.executable, *launcher, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    """Run a script to its end; `check` is the exit code expected."""
+    return Script(*arguments, launcher=launcher).finish(check)
+
+
+def _redirect(files: list[Path]) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    for descriptor, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+
+
+def _execute(command: list[str], files: list[Path]) -> None:
+    _redirect(files)
+    os.execvp(command[0], command)
+
+
+def _run_main(arguments: list[str], files: list[Path]) -> None:
+    _redirect(files)
+    torch.set_num_threads(1)
+    warnings.resetwarnings()
+    sys.argv = arguments
+    sys.path.insert(0, str(ROOT))
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _preload() -> None:
+    multiprocessing.set_forkserver_preload(
+        ["bertorch.training.trainer", "bertorch.training.tagging", "bertorch.training.contrastive", "scipy.stats"]
     )
-    try:
-        stdout, stderr = process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # also what a launcher started
-        raise
-    assert process.returncode == check, stderr
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def run_processes(world_size: int, function: Callable[..., None], *arguments: object) -> None:
@@ -75,7 +150,7 @@ def run_processes(world_size: int, function: Callable[..., None], *arguments: ob
 
     They are forked from a process that has imported what takes seconds to import, and done nothing else.
     """
-    multiprocessing.set_forkserver_preload(["bertorch.training.trainer", "bertorch.models.tagger", "scipy.stats"])
+    _preload()
     mp.start_processes(
         _process,
         args=(world_size, free_port(), function, arguments),

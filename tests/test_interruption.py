@@ -1,0 +1,191 @@
+"""Runs that are killed, stopped and restarted, as a user or a cluster does it."""
+
+import os
+import random
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertorch.cli import INTERRUPTED
+from tests.conftest import REVIEWS, Script, launcher, run_script
+from tests.log_lines import command
+
+# `make kills` asks for 20; each costs a start of the interpreter.
+KILLS = int(os.environ.get("BERTORCH_TEST_KILLS", "3"))
+
+
+def arguments(saved_dir: Path, *extra: object, **settings: object) -> list[object]:
+    options = {"label_file": REVIEWS / "labels.txt", "max_seq_length": 32, "epochs": 2, "save_steps": 4}
+    options |= {"logging_steps": 1}
+    return [
+        *command("run_classifier.py", REVIEWS / "train.txt", REVIEWS / "dev.txt", saved_dir, **(options | settings)),
+        *extra,
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "pytorch_model.bin", weights_only=True)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    expected = weights(one)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(other).items())
+
+
+EPOCHS = max(2, KILLS // 3)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_script(*arguments(folder, epochs=EPOCHS))
+    return folder
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
+    """By SIGKILL within two seconds of the first step; every step is followed by an evaluation and a save."""
+    moments = random.Random(KILLS)
+    again = arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1)
+    logs = []
+    for _ in range(KILLS):
+        process = Script(*again)
+        process.wait_for("global step: ")
+        time.sleep(moments.uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+        logs.append(process.finish(check=-signal.SIGKILL).stderr)
+    logs.append(run_script(*again).stderr)
+    assert sum("goes on after step" in log for log in logs) >= KILLS // 2
+    assert_same_weights(whole, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_stopped_run_tells_the_command_to_go_on(number, whole, tmp_path):
+    process = Script(*arguments(tmp_path, epochs=EPOCHS))
+    process.wait_for("global step: 5,")
+    process.send_signal(number)
+    rest = process.finish(check=INTERRUPTED).stderr
+    assert "Traceback" not in rest
+    step = int(re.search(r"stopped after step (\d+), with a checkpoint in", rest)[1])
+    assert 5 <= step < 15
+    assert (tmp_path / f"checkpoint-{step}").is_dir()
+    command_line = re.search(r"go on with: python (run_classifier.py .* --resume)\n", rest)[1]
+    done = run_script(*shlex.split(command_line))
+    assert f"goes on after step {step}" in done.stderr
+    assert f"global step: {step}," not in done.stderr
+    assert_same_weights(whole, tmp_path)
+
+
+def test_the_second_signal_ends_it_at_once(tmp_path):
+    process = Script(*arguments(tmp_path, logging_steps=1))
+    process.wait_for("global step: 1,")
+    process.send_signal(signal.SIGSTOP)  # so that both come within one step
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    process.wait_for("stops after this step")
+    process.send_signal(signal.SIGTERM)
+    process.finish(check=-signal.SIGTERM)
+
+
+def ranks_of(group: int) -> dict[int, int]:
+    """The processes of a launcher's group by their rank."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) != group and _parent(entry) == group:
+                environment = dict(
+                    item.split("=", 1) for item in (entry / "environ").read_text().split("\0") if "=" in item
+                )
+                found[int(environment["RANK"])] = int(entry.name)
+        except (OSError, KeyError):
+            continue
+    return found
+
+
+def _parent(entry: Path) -> int:
+    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run_script(*arguments(folder), launcher=launcher())
+    return folder
+
+
+def test_a_killed_rank_is_restarted_by_torchrun_without_help(whole_of_two, tmp_path):
+    process = Script(*arguments(tmp_path, "--resume"), launcher=(*launcher(), "--max-restarts=2"))
+    process.wait_for("global step: 9,")
+    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+    rest = process.finish().stderr
+    assert "goes on after step 8" in rest
+    assert_same_weights(whole_of_two, tmp_path)
+
+
+def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
+    process = Script(*arguments(tmp_path), launcher=launcher())
+    process.wait_for("global step: 3,")
+    ranks = ranks_of(process.pid)
+    os.kill(ranks[1], signal.SIGKILL)
+    rest = process.finish(check=1, seconds=60).stderr
+    assert "Signal 9 (SIGKILL) received by PID" in rest
+    assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
+
+
+def test_a_launcher_that_is_stopped_lets_both_processes_save(whole_of_two, tmp_path):
+    process = Script(*arguments(tmp_path), launcher=launcher())
+    process.wait_for("global step: 5,")
+    process.send_signal(signal.SIGTERM)
+    rest = process.finish(check=1, seconds=60).stderr
+    assert "go on with the same launcher and: run_classifier.py" in rest
+    done = run_script(*arguments(tmp_path, "--resume"), launcher=launcher())
+    assert "goes on after step" in done.stderr
+    assert_same_weights(whole_of_two, tmp_path)
+
+
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_save(tmp_path):
+    """By a limit on the size of a file that the weights of the second save exceed."""
+    run_script(*arguments(tmp_path, epochs=1))
+    limited = tmp_path / "limited.py"
+    limited.write_text(LIMITED)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    done = run_script(limited, *arguments(tmp_path, "--overwrite", epochs=1), check=2)
+    assert f"--saved_dir {tmp_path}: expected a folder with room to write to, got: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_save(tmp_path):
+    done = run_script(
+        *arguments(tmp_path, learning_rate=1e30, warmup_proportion=1, save_steps=1, logging_steps=4), check=2
+    )
+    assert re.search(
+        r"step \d+ \(epoch 1, batch \d+\), learning rate .*: expected a finite loss and gradient", done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_the_same_command_twice_gives_the_same_weights(whole, tmp_path):
+    run_script(*arguments(tmp_path, "--deterministic", epochs=EPOCHS))
+    assert_same_weights(whole, tmp_path)
+
+
+def test_results_of_other_options_are_refused(whole):
+    done = run_script(*arguments(whole, epochs=EPOCHS, learning_rate=1e-3), check=2)
+    assert "--learning_rate: 5e-05 there, 0.001 now" in done.stderr
+    assert "Traceback" not in done.stderr
