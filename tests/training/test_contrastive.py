@@ -41,6 +41,12 @@ def random_rows(rows: int, width: int = 2, texts: int | None = None) -> Dataset:
     return Dataset(random_store(texts), sentences, sentences)
 
 
+def own_positives(rows: int) -> Dataset:
+    """As SimCSE has them."""
+    sentences = np.repeat(np.arange(rows)[:, None], 2, axis=1)
+    return Dataset(random_store(rows), sentences, sentences)
+
+
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "train", "settings"),
     [
@@ -49,6 +55,7 @@ def random_rows(rows: int, width: int = 2, texts: int | None = None) -> Dataset:
         (3, 3, random_rows(20, width=4, texts=30), {"gradient_accumulation_steps": 2}),
         (2, 4, random_rows(21, texts=12), {"micro_batch_size": 2}),
         (2, 8, random_rows(5, texts=4), {"keep_duplicates": True}),
+        (3, 4, own_positives(20), {}),
     ],
     ids=[
         "uneven last batch",
@@ -56,6 +63,7 @@ def random_rows(rows: int, width: int = 2, texts: int | None = None) -> Dataset:
         "three processes, hard negatives, duplicates, accumulation",
         "duplicates, gradient caching",
         "fewer than a batch, duplicates kept",
+        "three processes, each sentence its own positive",
     ],
 )
 def test_gathered_negatives_make_several_processes_train_as_one(world_size, batch_size, train, settings, tmp_path):

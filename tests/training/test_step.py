@@ -1,3 +1,4 @@
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -94,6 +95,49 @@ def test_a_parameter_that_the_loss_does_not_use_stays():
     """Also from weight decay, as in transformers, where it has no gradient."""
     model, _ = take_steps([random_batch([3, 5])], steps=3)
     assert torch.equal(model.unused, torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_fp16_leaves_out_a_step_that_overflows_and_counts_it():
+    """The scaler's first factor, 65536, overflows fp32 with a loss of 1e38; half of it does not."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-39)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
+    step = OptimizationStep(model, optimizer, scheduler, Precision("fp16", "cpu"), max_grad_norm=0)
+    size = torch.finfo(torch.float32).max / 40000
+
+    def output_of(batch):
+        return BatchOutput(loss=size * model.weight.sum(), correct=None)
+
+    before = model.weight.clone()
+    norms = [step([random_batch([3])], output_of, labels=1)[2].item() for _ in range(2)]
+    assert norms[0] == 0  # it tells nothing
+    assert norms[1] == pytest.approx(size, rel=1e-6)
+    assert step.overflows == 1
+    assert step.rates == [1e-39 / 2]  # the schedule did not count it
+    torch.testing.assert_close(model.weight, before - 1e-39 * size, rtol=1e-5, atol=0)
+
+
+def test_its_state_brings_another_to_the_same_place():
+    def fresh():
+        model = BagOfTokens()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
+        return model, OptimizationStep(model, optimizer, scheduler, Precision("fp32", "cpu"), 1.0)
+
+    def take(model, step):
+        batch = random_batch([3, 5, 2])
+        step([batch], lambda batch: BatchOutput(F.cross_entropy(model(batch), batch.labels), None), labels=3)
+
+    model, step = fresh()
+    for _ in range(3):
+        take(model, step)
+    other_model, other = fresh()
+    other_model.load_state_dict(model.state_dict())
+    other.restore(json.loads(json.dumps(step.values())), step.tensors())
+    assert other.rates == step.rates == [0.1 / 4]
+    take(model, step)
+    take(other_model, other)
+    assert torch.equal(model.embedding.weight, other_model.embedding.weight)
 
 
 def test_auto_is_fp32_on_the_cpu():

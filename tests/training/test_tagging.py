@@ -71,15 +71,17 @@ def evaluated(batch_size: int) -> str:
     return "\n".join([metric.line(), *metric.report()])
 
 
-def write_evaluation(folder) -> None:
-    (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(3))
+def write_evaluation(folder, batch_size) -> None:
+    (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(batch_size))
 
 
-def test_evaluation_does_not_depend_on_processes_or_batch_size(tmp_path):
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
     expected = evaluated(32)
-    assert evaluated(1) == evaluated(4) == expected
-    run_processes(2, write_evaluation, tmp_path)
-    assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * 2
+    assert evaluated(1) == evaluated(7) == expected
+    for batch_size in (1, 7, 32):
+        run_processes(world_size, write_evaluation, tmp_path, batch_size)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * world_size
 
 
 def test_the_loss_is_a_mean_over_words():

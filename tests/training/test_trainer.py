@@ -61,9 +61,10 @@ def make_siamese_task() -> ClassificationTask:
     return ClassificationTask(SiameseClassifier(embedder, 3, concat_multiply=True), companions=[])
 
 
-def test_several_processes_train_on_pairs_as_one(tmp_path):
-    """Two sentences an example, and a last batch with an example for one process only."""
-    assert_same_as_one_process(tmp_path, 2, make_siamese_task, random_pairs(), {"batch_size": 4})
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_processes_train_on_pairs_as_one(world_size, tmp_path):
+    """Two sentences an example, and a last batch with an example for one process only (of two)."""
+    assert_same_as_one_process(tmp_path, world_size, make_siamese_task, random_pairs(), {"batch_size": 4})
 
 
 def evaluate_in_double(folder, batch_size) -> None:
@@ -80,8 +81,9 @@ def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_p
     metrics = [evaluate(task, random_dataset(23), size, Precision("fp32", "cpu")) for size in (1, 7, 32)]
     expected = f"{metrics[0].line()} {metrics[0].value!r}"
     assert [f"{metric.line()} {metric.value!r}" for metric in metrics] == [expected] * 3
-    run_processes(world_size, evaluate_in_double, tmp_path, 7)
-    assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * world_size
+    for batch_size in (1, 7, 32):
+        run_processes(world_size, evaluate_in_double, tmp_path, batch_size)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * world_size
 
 
 def test_it_evaluates_and_saves_on_time_and_after_the_last_step(tmp_path, log_lines, monkeypatch):
