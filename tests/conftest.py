@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from hypothesis import settings
 from loguru import logger
 
 from bertorch import distributed
@@ -33,6 +34,10 @@ STS = ROOT / "data" / "sts" / "dev.txt"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# The same examples in every run, however slow the machine.
+settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("same")
+
 
 @pytest.fixture
 def log_lines():
@@ -41,6 +46,20 @@ def log_lines():
     handler = logger.add(lambda message: lines.append(message.record["message"]), level="DEBUG")
     yield lines
     logger.remove(handler)
+
+
+@pytest.fixture
+def special(tmp_path):
+    """What can stand in a file's place and cannot be read like one, by kind: a path of each."""
+    paths = {kind: tmp_path / kind for kind in ("folder", "pipe", "socket")} | {"device": Path(os.devnull)}
+    paths["folder"].mkdir()
+    os.mkfifo(paths["pipe"])
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(tmp_path)  # the path of a socket is at most some hundred bytes
+        server.bind("socket")
+        os.chdir(here)
+        yield paths
 
 
 def free_port() -> int:

@@ -13,8 +13,12 @@ from typing import TypeVar
 from loguru import logger
 
 from bertorch.errors import UserError
+from bertorch.files import require_file
 
 SHOWN_FLAWS = 10
+# Texts are at most a few thousand tokens once they are cut. A line beyond this is a file without line breaks or one
+# that is no text, and the tokenizer would take minutes and gigabytes for it before it is cut.
+LONGEST_LINE = 16 * 2**20
 _SHOWN_CHARACTERS = 60
 
 Row = TypeVar("Row")
@@ -49,7 +53,7 @@ def read_rows(
         remedy: the last line of the error.
 
     Raises:
-        UserError: a missing file, one without a good line, or malformed lines.
+        UserError: a missing file, what is no regular file, one without a good line, or malformed lines.
     """
     rows: list[Row] = []
     flaws: list[str] = []
@@ -74,6 +78,7 @@ def read_rows(
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Line numbers from 1 and lines without their ends, up to the last line that is not blank."""
+    require_file(path, "a readable text file")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -84,6 +89,8 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _decode(raw: bytes) -> str:
+    if len(raw) > LONGEST_LINE:
+        raise BadLineError(f"expected at most {LONGEST_LINE} bytes a line, got {len(raw)}; is a line break missing?")
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -102,4 +109,7 @@ def shorten(text: str) -> str:
 
 def some(labels: Sequence[str]) -> str:
     """Labels as they are quoted in an error: the first ones."""
-    return ", ".join(labels[:SHOWN_FLAWS]) + (", …" if len(labels) > SHOWN_FLAWS else "")
+    shown = [
+        label if len(label) <= _SHOWN_CHARACTERS else label[:_SHOWN_CHARACTERS] + "…" for label in labels[:SHOWN_FLAWS]
+    ]
+    return ", ".join(shown) + (", …" if len(labels) > SHOWN_FLAWS else "")

@@ -5,6 +5,7 @@ happens to a malformed line.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,12 @@ import numpy as np
 
 from bertorch.data.lines import BadLineError, read_rows, shorten, some
 from bertorch.errors import UserError
+
+# float() also takes digits of every script, underscores between them, "nan" and "infinity".
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# What no label has on purpose: it is invisible in every message, and another program would take it for a line's end.
+_NOT_IN_LABELS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_SHOWN_NEGATIVES = 3
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,25 @@ def read_labels(path: str) -> list[str]:
     """Read a label file: one label a line, its line number from 0 is its id.
 
     Raises:
-        UserError: a missing or empty file, fewer than two labels, an empty, repeated or undecodable one.
+        UserError: a missing or empty file, fewer than two labels, an empty, repeated or undecodable one, or one with
+            control characters.
     """
     first_line: dict[str, int] = {}
 
     def parse(line: str) -> str:
         label = line.strip()
+        if _NOT_IN_LABELS.search(label):
+            raise BadLineError(f"expected a label without control characters, got {shorten(label)}")
         if label in first_line:
-            raise BadLineError(f"expected each label once, got {label!r} again, first on line {first_line[label]}")
+            raise BadLineError(
+                f"expected each label once, got {shorten(label)} again, first on line {first_line[label]}"
+            )
         first_line[label] = len(first_line) + 1
         return label
 
     labels = read_rows(path, parse, on_bad_line="stop", remedy="Mend the label file.")
     if len(labels) < 2:
-        raise UserError(f"{path}: expected at least two labels, one a line, got only {labels[0]!r}")
+        raise UserError(f"{path}: expected at least two labels, one a line, got only {shorten(labels[0])}")
     return labels
 
 
@@ -73,7 +85,7 @@ def read_labelled_texts(
         *row, last = _columns(line, texts + 1, form)
         label = last.strip()
         if label not in ids:
-            raise BadLineError(f"expected one of the labels ({some(labels)}), got {label!r}")
+            raise BadLineError(f"expected one of the labels ({some(labels)}), got {shorten(label)}")
         return row, ids[label]
 
     rows, ids_read = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
@@ -94,10 +106,7 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
 
     def parse(line: str) -> tuple[list[str], float]:
         *row, last = _columns(line, 3, "a⇥b⇥score")
-        try:
-            score = float(last)
-        except ValueError:
-            score = math.nan
+        score = float(last) if _NUMBER.fullmatch(last.strip()) else math.nan
         if not math.isfinite(score):
             raise BadLineError(f"expected a number as score (a⇥b⇥score), got {shorten(last)}")
         return row, score
@@ -146,11 +155,16 @@ def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]
         found = line.count("\t") + 1
         if found < 2:
             raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {shorten(line)}")
-        columns = _columns(line, width or found, "anchor⇥positive" + "⇥negative" * ((width or found) - 2))
+        columns = _columns(line, width or found, _form_of_pairs(width or found))
         width = found
         return columns
 
     return _transposed(read_rows(path, parse, on_bad_line=on_bad_line))
+
+
+def _form_of_pairs(width: int) -> str:
+    negatives = width - 2
+    return "anchor⇥positive" + "⇥negative" * min(negatives, _SHOWN_NEGATIVES) + "…" * (negatives > _SHOWN_NEGATIVES)
 
 
 def _transposed(rows: Sequence[list[str]]) -> tuple[list[str], ...]:

@@ -13,6 +13,26 @@ from bertorch.data.lines import BadLineError, read_rows, shorten, some
 from bertorch.data.tags import TagSet
 
 _TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys: set[str] = set()
+    for key, _ in pairs:
+        if key in keys:
+            raise BadLineError(f"expected each key once ({_TAGGED_FORM}), got {shorten(key)} again")
+        keys.add(key)
+    return dict(pairs)
+
+
+# No number is of use here, and Python refuses to read those of more than 4300 digits.
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_each_key_once,
+    parse_int=lambda _: None,
+    parse_float=lambda _: None,
+    parse_constant=lambda _: None,
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +64,9 @@ def read_tagged_sentences(
         on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
 
     Raises:
-        UserError: a missing or empty file, or malformed lines: no JSON object of this form, no token, another number of
-            tags than of tokens, a tag that is not known. The column named is that of the first offence in the line.
+        UserError: a missing or empty file, or malformed lines: no JSON object of this form, a key that comes twice, no
+            token, half a surrogate pair in one, another number of tags than of tokens, a tag that is not known. The
+            column named is that of the first offence in the line.
     """
     ids = {tag: index for index, tag in enumerate(tags.tags)}
 
@@ -54,12 +75,12 @@ def read_tagged_sentences(
         for place, label in enumerate(labels):
             if label not in ids:
                 flaw = f"expected one of the tags ({some(tags.tags)}), got {shorten(label)} for token {place + 1}"
-                raise BadLineError(flaw, _column_of_label(line, place))
+                raise BadLineError(flaw, _column_of(line, "label", place))
         sentence = np.array([ids[label] for label in labels], dtype=np.int64)
         offence = tags.first_offence(sentence) if strict else None
         if offence is not None:
             flaw = f"expected tags in the order of the scheme, got {tags.told(sentence, offence)}"
-            raise BadLineError(flaw, _column_of_label(line, offence))
+            raise BadLineError(flaw, _column_of(line, "label", offence))
         return tokens, sentence
 
     rows = read_rows(path, parse, on_bad_line=on_bad_line)
@@ -85,7 +106,7 @@ def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None
 
 def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
     try:
-        parsed = json.loads(line)
+        parsed = _JSON.decode(line)
     except json.JSONDecodeError as error:
         raise BadLineError(f"expected a JSON object ({_TAGGED_FORM}), got: {error.msg}", error.colno) from error
     except RecursionError as error:
@@ -97,7 +118,12 @@ def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
         raise BadLineError(f"expected at least one token ({_TAGGED_FORM}), got none")
     if len(tokens) != len(labels):
         flaw = f"expected a tag for each of the {len(tokens)} tokens, got {len(labels)} tags"
-        raise BadLineError(flaw, _column_of_label(line, min(len(tokens), len(labels) - 1)))
+        raise BadLineError(flaw, _column_of(line, "label", min(len(tokens), len(labels) - 1)))
+    if "\\" in line:  # only an escape can give half a pair: UTF-8 has none
+        for place, token in enumerate(tokens):
+            if _SURROGATE.search(token):
+                flaw = f"expected text, got half a surrogate pair in token {place + 1}: {shorten(token)}"
+                raise BadLineError(flaw, _column_of(line, "text", place))
     return tokens, labels
 
 
@@ -105,12 +131,27 @@ def _is_strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _column_of_label(line: str, place: int) -> int | None:
-    """Where in a line of JSON the tag with this number stands, in characters from 1; -1 is where the tags begin."""
-    beginning = re.search(r'"label"\s*:\s*\[', line)
-    if beginning is None:  # the key is spelt with escapes
-        return None
+def _column_of(line: str, key: str, place: int) -> int:
+    """Where in a line of JSON an item of a list of strings stands, in characters from 1; -1 is where the list begins.
+
+    Args:
+        line: an object, as it was read without a flaw.
+        key: of the object itself, not of one inside it.
+        place: the item's number.
+    """
+    end = line.index("{") + 1
+    name = None
+    while name != key:
+        name, end = _JSON.raw_decode(line, _past_signs(line, end))
+        beginning = _past_signs(line, end)
+        _, end = _JSON.raw_decode(line, beginning)
     if place < 0:
-        return beginning.end()
-    strings = re.finditer(r'"(?:[^"\\]|\\.)*"', line[beginning.end() :])
-    return beginning.end() + next(islice(strings, place, None)).start() + 1
+        return beginning + 1
+    return next(islice(_STRING.finditer(line, beginning), place, None)).start() + 1
+
+
+def _past_signs(line: str, start: int) -> int:
+    """Where the next value or key begins, behind white space, comma and colon."""
+    while line[start] in " \t\r,:":
+        start += 1
+    return start

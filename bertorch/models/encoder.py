@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +14,7 @@ from bertorch import distributed
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import MisshapenError, UserError
 from bertorch.models.attention import ATTENTION, BlockLayout
+from bertorch.models.model_folder import explained, require_vocabulary, require_weights
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
 # sentences of a batch is off by more than 1e-3 of it, even with small random weights.
@@ -34,10 +34,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a hub model or local folder.
 
     Raises:
-        UserError: it cannot be found or read.
+        UserError: it cannot be found or read, or knows less than half of the tokens of the model.
     """
-    with distributed.main_first(), _explained(name):
-        return AutoTokenizer.from_pretrained(name)
+    with distributed.main_first(), explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    require_vocabulary(name, len(tokenizer), getattr(config, "vocab_size", None) or 0)
+    return tokenizer
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -46,8 +49,8 @@ def load_config(name: str) -> PretrainedConfig:
     Raises:
         UserError: it cannot be found or read.
     """
-    with distributed.main_first(), _explained(name):
-        return AutoConfig.from_pretrained(name)
+    with distributed.main_first(), explained(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None, **settings: Any) -> PreTrainedModel:
@@ -62,20 +65,26 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         settings: fields of the model's config to set, such as `id2label`.
 
     Raises:
-        UserError: the model cannot be found or read, or has no dropout to set.
+        UserError: the model cannot be found or read, has no dropout to set, or takes none of the weights.
         MisshapenError: its weights do not fit `settings`, such as another number of labels.
     """
-    with distributed.main_first(), _explained(name):
-        config = AutoConfig.from_pretrained(name, **settings)
+    with distributed.main_first(), explained(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
         if dropout is not None:
             _set_dropout(config, dropout)
         model, report = auto_class.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     if report["mismatched_keys"]:  # transformers would draw them anew
         misshapen = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
         raise MisshapenError(f"--pretrained_model_name_or_path {name}", misshapen)
     fresh = sorted(report["missing_keys"])
+    require_weights(name, model, fresh)
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _draw_fresh_layers(model, fresh)
@@ -109,17 +118,6 @@ def _draw_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise UserError(
-            f"--pretrained_model_name_or_path {name}: expected a model of the hub or a local folder with config.json, "
-            f"weights and the tokenizer's files, got {type(error).__name__}: {error}"
-        ) from error
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,6 @@
 """Save weights so that no reader ever sees half of them; warm-start from the weights of another run."""
 
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bertorch.errors import MisshapenError, UserError
+from bertorch.files import check_sums, reason, require_file
 
 WEIGHTS = "pytorch_model.bin"
 SAFE_WEIGHTS = "model.safetensors"
@@ -167,28 +166,42 @@ def load_weights(source: str) -> dict[str, Tensor]:
     """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no code of it.
 
     Raises:
-        UserError: no such file, or not a file of named tensors.
+        UserError: no such file, a damaged one, or not a file of named dense tensors.
     """
     path = Path(source)
     if path.is_dir():
-        inside = [path / name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).is_file()]
+        inside = [path / name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).exists()]
         if not inside:
             raise UserError(f"{source}: expected {SAFE_WEIGHTS} or {WEIGHTS} in this folder, got neither")
         path = inside[0]
-    if not path.is_file():
-        raise UserError(f"{path}: expected a .bin or .safetensors file, or a folder with one, got no such file")
+    require_file(path, "a .bin or .safetensors file, or a folder with one")
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
+            check_sums(path)
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: expected weights saved by torch.save or safetensors, got: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    except Exception as error:  # in a damaged pickle any step may fail, with whatever error
+        raise UserError(f"{path}: expected weights saved by torch.save or safetensors, got: {reason(error)}") from error
+    if not isinstance(weights, Mapping):
         raise UserError(f"{path}: expected a mapping from names to tensors, got {type(weights).__name__}")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(
+                f"{path}: expected a mapping from names to tensors, got {name!r}: {type(tensor).__name__} in it"
+            )
+        if not _is_plain(tensor):
+            raise UserError(
+                f"{path}: expected dense real tensors with their values, got {name}: {tensor.layout}, {tensor.dtype}, "
+                f"on {tensor.device}; save it as a plain tensor"
+            )
     return dict(weights)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be copied into those of a model."""
+    special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
+    return tensor.layout == torch.strided and not special
 
 
 def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bertorch.data.readers import read_labelled_texts, read_labels, read_pairs, read_scored_pairs, read_sentences
 from bertorch.errors import UserError
+from tests.data.hostile_files import attempt, damaged_bytes, texts, write_lines, written
 
 LABELS = ["negative", "positive"]
 
@@ -107,7 +110,7 @@ def test_nothing_left_after_skipping(write):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere.txt: expected a readable text file, got: No such file"):
         read_labelled_texts(str(tmp_path / "nowhere.txt"), LABELS)
-    with pytest.raises(UserError, match="expected a readable text file, got: Is a directory"):
+    with pytest.raises(UserError, match="expected a readable text file, got a folder; name a file in it"):
         read_labelled_texts(str(tmp_path), LABELS)
 
 
@@ -120,6 +123,11 @@ def test_labels_keep_their_order(write):
     [
         ("a\nb\na\n", ":3: expected each label once, got 'a' again, first on line 1"),
         ("a\n\nb\n", ":2: expected an example, got an empty line"),
+        ("a\nb\x00\n", ":2: expected a label without control characters, got 'b\\x00'"),
+        ("a\rb\rc\n", ":1: expected a label without control characters, got 'a\\rb\\rc'"),
+        ("a\tb\nc\n", ":1: expected a label without control characters, got 'a\\tb'"),
+        ("a\n\ufeffb\n", ":2: expected a label without control characters, got '\\ufeffb'"),
+        ("a\nb\u2028c\n", ":2: expected a label without control characters, got 'b\\u2028c'"),
         ("a\n", "expected at least two labels, one a line, got only 'a'"),
         ("", "got no line"),
     ],
@@ -169,13 +177,16 @@ def test_every_line_has_as_many_hard_negatives(write):
 
 
 def test_scored_pairs(write):
-    pairs = read_scored_pairs(write("a\tb\t3\nc\td\t 0.5\ne\tf\t-1e-2\n"))
-    assert pairs.columns == (["a", "c", "e"], ["b", "d", "f"])
-    assert pairs.labels.tolist() == [3.0, 0.5, -0.01]
+    pairs = read_scored_pairs(write("a\tb\t3\nc\td\t 0.5\ne\tf\t-1e-2\ng\th\t+.5E1\ni\tj\t7.\n"))
+    assert pairs.columns == (["a", "c", "e", "g", "i"], ["b", "d", "f", "h", "j"])
+    assert pairs.labels.tolist() == [3.0, 0.5, -0.01, 5.0, 7.0]
     assert pairs.labels.dtype == np.float64
 
 
-@pytest.mark.parametrize("score", ["high", "nan", "inf", "1,5", "3 4"])
+@pytest.mark.parametrize(
+    "score",
+    ["high", "nan", "inf", "1,5", "3 4", "1e400", "-infinity", "1_000", "0x10", "１", "٣", "1e", ".", "--1", "1\x00"],
+)
 def test_a_score_is_a_finite_number(write, score):
     expected = f"2: expected a number as score (a⇥b⇥score), got {score!r}"
     assert flaws(read_scored_pairs, write(f"a\tb\t1\nc\td\t{score}\n")) == [expected]
@@ -184,3 +195,68 @@ def test_a_score_is_a_finite_number(write, score):
 def test_scores_that_are_all_the_same_cannot_be_correlated_with(write):
     with pytest.raises(UserError, match="expected scores that differ, to correlate with, got only 1$"):
         read_scored_pairs(write("a\tb\t1\nc\td\t1.0\n"))
+
+
+def test_an_error_quotes_only_the_beginning_of_what_is_long(write):
+    """A file without line breaks is one label, or one line of very many columns."""
+    long = "标签" * 10_000
+    labels = write(f"{long}\n")
+    for read in (read_labels, lambda path: read_labelled_texts(path, [long, "b"])):
+        with pytest.raises(UserError) as error:
+            read(labels)
+        assert len(str(error.value)) < 1000
+    with pytest.raises(UserError) as error:
+        read_labelled_texts(write(f"text\t{long}x\n"), [long, "b"])
+    assert len(str(error.value)) < 1000
+    form = "(anchor⇥positive⇥negative⇥negative⇥negative…)"
+    assert flaws(read_pairs, write("a\t" * 99_999 + "a\nb\tc\n")) == [
+        f"2: expected 100000 columns {form}, got 2: 'b\\tc'"
+    ]
+
+
+def test_nul_bytes_and_control_characters_stay_in_a_text(write):
+    assert read_sentences(write("好\x00\x07吃\n\x00\x00\n")) == ["好\x00\x07吃", "\x00\x00"]
+
+
+READERS = {
+    "labels": read_labels,
+    "texts": lambda path: read_labelled_texts(path, ["a", "b"]),
+    "pairs of texts": lambda path: read_labelled_texts(path, ["a", "b"], texts=2),
+    "scored pairs": read_scored_pairs,
+    "sentences": read_sentences,
+    "pairs": read_pairs,
+}
+
+
+@given(content=damaged_bytes(b"a", b"b", b"a\tb", b"a\tb\ta", b"1", b"1e999"))
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_gives_rows_or_a_user_error(reader, content, scratch):
+    scratch.write_bytes(content)
+    rows_or_error = attempt(READERS[reader], str(scratch))
+    assert len(rows_or_error) > 0
+    assert not isinstance(rows_or_error, str) or rows_or_error.startswith(f"{scratch}: ")
+
+
+@given(rows=st.lists(texts(), min_size=1), form=written)
+def test_sentences_come_back(rows, form, scratch):
+    write_lines(scratch, rows, form)
+    assert read_sentences(str(scratch)) == rows
+
+
+@given(rows=st.lists(st.tuples(texts(), texts(), st.sampled_from(LABELS)), min_size=1), form=written)
+def test_labelled_pairs_come_back(rows, form, scratch):
+    write_lines(scratch, ["\t".join(row) for row in rows], form)
+    read = read_labelled_texts(str(scratch), LABELS, texts=2)
+    assert list(zip(*read.columns, [LABELS[label] for label in read.labels], strict=True)) == rows
+
+
+@given(rows=st.integers(2, 4).flatmap(lambda width: st.lists(st.tuples(*[texts()] * width), min_size=1)), form=written)
+def test_pairs_come_back(rows, form, scratch):
+    write_lines(scratch, ["\t".join(row) for row in rows], form)
+    assert list(zip(*read_pairs(str(scratch)), strict=True)) == rows
+
+
+@given(scores=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, unique=True), form=written)
+def test_scores_come_back_to_the_last_bit(scores, form, scratch):
+    write_lines(scratch, [f"a\tb\t{score!r}" for score in scores], form)
+    assert read_scored_pairs(str(scratch)).labels.tolist() == scores

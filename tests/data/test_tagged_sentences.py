@@ -2,10 +2,13 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
+from tests.data.hostile_files import attempt, damaged_bytes, write_lines, written
 
 TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC", "I-LOC"], "bios", "labels.txt")
 
@@ -70,10 +73,48 @@ def test_columns_of_the_first_offence(read):
         (line(["a"], []), ":2:26: expected a tag for each of the 1 tokens, got 0 tags"),
         (b'{"text": ["\xff"], "label": ["O"]}', ":2: expected UTF-8, got byte 0xff"),
         ("[" * 100_000, ":2: expected a JSON object"),
+        ('{"text": [NaN], "label": ["O"]}', ":2: expected two lists of strings ("),
+        ('{"text": [' + "1" * 5000 + '], "label": ["O"]}', ":2: expected two lists of strings ("),
+        ('{"text": ["a\x00"], "label": ["O"]}', ":2:13: expected a JSON object"),
+        ('{"text": ["a"], "text": ["b"], "label": ["O"]}', ":2: expected each key once ("),
+        ('{"text": ["a"], "label": ["Z"], "l\\u0061bel": ["O"]}', ":2: expected each key once ("),
+        (
+            '{"text": ["a", "\\ud800"], "label": ["O", "O"]}',
+            ":2:16: expected text, got half a surrogate pair in token 2",
+        ),
+        ('{"text": ["a\\uDE00b"], "label": ["O"]}', ":2:11: expected text, got half a surrogate pair in token 1"),
+        ('{"text": ["a"], "label": ["\\ud800"]}', ":2:27: expected one of the tags ("),
+        (b'{"text": ["\xed\xa0\x80"], "label": ["O"]}', ":2: expected UTF-8, got byte 0xed"),
+        ('\ufeff{"text": ["a"], "label": ["O"]}', ":2:1: expected a JSON object"),
     ],
 )
 def test_malformed_lines(read, text, expected):
     assert flaw(read, text).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"meta": {"label": ["q"]}, "text": ["a"], "label": ["Z"]}',
+        '{"text": ["a"], "label": ["Z"], "meta": {"label": []}}',
+        '{"meta": ["label", 1.5, null], "text": ["a"] , "label" : [ "Z"]}',
+        '{"text": ["a"], "l\\u0061bel": ["Z"], "meta": {"label": []}}',
+    ],
+)
+def test_the_column_is_that_of_the_tags_themselves(read, text):
+    """Another list may have the same name, and the name may be spelt with escapes."""
+    column = text.index('"Z"') + 1
+    assert flaw(read, text).startswith(f":2:{column}: expected one of the tags")
+
+
+def test_what_is_unusual_but_right(read):
+    numbers = f'{{"id": {"1" * 5000}, "score": NaN, "text": ["a"], "label": ["O"]}}'
+    assert read(numbers).tokens == [["a"]]
+    tokens = ["", "\0", "😀", "\u2028", "\x85", "\r", "\ufeff"]
+    escaped = json.dumps({"text": tokens, "label": ["O"] * 7})
+    assert "\\ud83d\\ude00" in escaped
+    assert read(escaped).tokens == [tokens]
+    assert read(line(["\u2028", "\x85"], ["O", "O"]) + "\r").tokens == [["\u2028", "\x85"]]
 
 
 def test_tags_out_of_order_are_told_and_kept_or_refused(read, log_lines):
@@ -87,3 +128,58 @@ def test_tags_out_of_order_are_told_and_kept_or_refused(read, log_lines):
     expected = f":2:{column}: expected tags in the order of the scheme, got I-PER after O (token 2)"
     assert flaw(read, bad, strict=True) == expected
     assert len(read(good, bad, good, strict=True, on_bad_line="skip")) == 2
+
+
+OBJECTS = damaged_bytes(
+    *[
+        piece.encode()
+        for piece in ('{"text": ["a"], "label": ["O"]}', "{", "}", "[", "]", '"', ",", ":", "\\ud800", "1e9")
+    ],
+    *[piece.encode() for piece in ('"text"', '"label"', '"text": ["a"]', '"label": ["O"]', '"label": ["Z"]', "NaN")],
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["O", "Z", "\ud800", '"label": [']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "label", "x"]), inner),
+    max_leaves=6,
+)
+LINES = (
+    st.fixed_dictionaries({}, optional={"x": VALUES, "text": VALUES, "label": VALUES}).map(json.dumps).map(str.encode)
+)
+
+
+@given(content=OBJECTS | st.lists(LINES).map(b"\n".join))
+def test_it_gives_sentences_or_a_user_error(content, scratch):
+    scratch.write_bytes(content)
+    read_or_error = attempt(lambda path: read_tagged_sentences(path, TAGS), str(scratch))
+    assert len(read_or_error) > 0
+    assert not isinstance(read_or_error, str) or read_or_error.startswith(f"{scratch}: ")
+
+
+@given(
+    rows=st.lists(st.lists(st.tuples(st.text(max_size=4), st.sampled_from(TAGS.tags)), min_size=1), min_size=1),
+    ascii_only=st.booleans(),
+    form=written,
+)
+def test_sentences_come_back(rows, ascii_only, form, scratch):
+    objects = [{"text": [token for token, _ in row], "label": [tag for _, tag in row]} for row in rows]
+    write_lines(scratch, [json.dumps(row, ensure_ascii=ascii_only) for row in objects], form)
+    sentences = read_tagged_sentences(str(scratch), TAGS)
+    assert sentences.tokens == [row["text"] for row in objects]
+    assert [[TAGS.tags[tag] for tag in tags] for tags in sentences.tags] == [row["label"] for row in objects]
+
+
+@given(
+    tokens=st.lists(st.text(max_size=4), min_size=1, max_size=8),
+    place=st.integers(0, 7),
+    others=st.dictionaries(st.text(max_size=6).filter(lambda key: key not in ("text", "label")), VALUES, max_size=3),
+    ascii_only=st.booleans(),
+)
+def test_an_unknown_tag_is_found_at_its_column(tokens, place, others, ascii_only, scratch):
+    place = min(place, len(tokens) - 1)
+    row = others | {"text": tokens, "label": ["O"] * place + ["?!"] + ["O"] * (len(tokens) - place - 1)}
+    text = json.dumps(row, ensure_ascii=ascii_only or r"\ud800" in repr(others))
+    scratch.write_bytes(text.encode())
+    column = text.rindex('"?!"') + 1
+    with pytest.raises(UserError) as error:
+        read_tagged_sentences(str(scratch), TAGS)
+    assert str(error.value).splitlines()[1].startswith(f"{scratch}:1:{column}: expected one of the tags")

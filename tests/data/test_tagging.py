@@ -8,7 +8,7 @@ from bertorch.errors import UserError
 from tests.conftest import TINY
 
 # English words of several pieces, digits, an emoji, full-width and rare characters, and what the tokenizer deletes.
-WORDS = ["他", "reinforcement", "2024", "😀", "Ａ", "𠮷", " ", "\u200b", "\x07", "", "。"]
+WORDS = ["他", "reinforcement", "2024", "😀", "Ａ", "𠮷", " ", "\u200b", "\x07", "\0", "", "。"]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,13 @@ def test_a_text_that_the_tokenizer_deletes_keeps_its_special_tokens(tokenizer):
     assert store.lengths.tolist() == [2, 3]
 
 
+def test_nul_bytes_and_control_characters_are_no_tokens(tokenizer):
+    store = tokenize(tokenizer, [["好\0\x07吃\x7f", "好吃", "\0\0"]], max_length=8)
+    sentences = np.split(store.input_ids, store.offsets[1:-1])
+    assert sentences[0].tolist() == sentences[1].tolist()
+    assert sentences[2].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+
 def test_max_length_must_leave_room_for_text(tokenizer):
     with pytest.raises(UserError, match="--max_seq_length 4: expected at least 5"):
         tokenize(tokenizer, [["好"], ["坏"]], max_length=4)

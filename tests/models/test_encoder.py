@@ -92,14 +92,6 @@ def test_a_missing_model_is_explained(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
-def test_a_damaged_model_is_explained(damage, tmp_path):
-    small_encoder("bert").save_pretrained(tmp_path)
-    (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:100])
-    with pytest.raises(UserError, match="--pretrained_model_name_or_path .*: expected a model"):
-        load_pretrained(AutoModel, str(tmp_path))
-
-
 def test_fresh_linear_layers_are_drawn_by_their_shape(tmp_path):
     """Glorot and Bengio, 2010: uniform in ±√(6 / (in + out))."""
     small_encoder("bert").save_pretrained(tmp_path)

@@ -1,5 +1,7 @@
+import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,7 @@ from bertorch.training import checkpoint
 from bertorch.training.tasks import ClassificationTask
 from tests.architectures import small_classifier, small_encoder
 from tests.conftest import ROOT, TINY
+from tests.data.hostile_files import attempt
 
 TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐！"]
 
@@ -228,28 +231,127 @@ def test_a_head_of_another_size_is_an_error(tmp_path):
 
 
 class Malicious:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
     def __reduce__(self):
-        return print, ("code ran",)
+        return os.system, (f"touch {self.witness}",)
 
 
-def test_a_pickle_runs_no_code(tmp_path, capfd):
-    (tmp_path / "weights.bin").write_bytes(pickle.dumps(Malicious(), protocol=2))
-    torch.save({"a": Malicious()}, tmp_path / "zipped.bin")
-    for name in ("weights.bin", "zipped.bin"):
-        with pytest.raises(UserError, match=f"{name}: expected weights saved by torch.save or safetensors, got: "):
-            checkpoint.load_weights(str(tmp_path / name))
-    assert "code ran" not in capfd.readouterr().out
+@pytest.mark.parametrize("form", ["pickle", "archive", "legacy", "as safetensors"])
+def test_a_pickle_runs_no_code(form, tmp_path):
+    path = tmp_path / ("model.safetensors" if form == "as safetensors" else "weights.bin")
+    malicious = {"a": torch.zeros(2), "b": Malicious(tmp_path / "ran")}
+    if form in ("archive", "legacy"):
+        torch.save(malicious, path, _use_new_zipfile_serialization=form == "archive")
+    else:
+        path.write_bytes(pickle.dumps(malicious["b"], protocol=2))
+    with pytest.raises(UserError, match=f"{path}: expected weights saved by torch.save or safetensors, got: ") as error:
+        checkpoint.load_weights(str(path))
+    assert len(str(error.value).splitlines()) == 1
+    assert "weights_only" not in str(error.value)  # torch's advice, which would run it
+    assert not (tmp_path / "ran").exists()
+
+
+SMALL = {"a": torch.arange(24.0).view(4, 6), "b": torch.arange(5)}
+
+
+def write_small(path: Path, form: str) -> bytes:
+    if form == "safetensors":
+        save_file(SMALL, path)
+    else:
+        torch.save(SMALL, path, _use_new_zipfile_serialization=form == "archive")
+    return path.read_bytes()
+
+
+def loaded_or_error(path: Path) -> dict[str, torch.Tensor] | str:
+    """Any error but a UserError passes; that has one line."""
+    result = attempt(checkpoint.load_weights, str(path))
+    assert isinstance(result, dict) or (result.startswith(f"{path}: expected ") and "\n" not in result)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore")  # of what torch reads in damaged pickles
+@pytest.mark.parametrize("form", ["archive", "legacy", "safetensors"])
+def test_a_file_that_is_cut_off_is_an_error(form, tmp_path):
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.bin")
+    content = write_small(path, form)
+    for length in {*range(0, len(content), 7), len(content) - 1}:
+        path.write_bytes(content[:length])
+        assert isinstance(loaded_or_error(path), str), length
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["archive", "legacy", "safetensors"])
+def test_a_changed_bit_is_an_error_wherever_the_format_can_tell(form, tmp_path):
+    """An archive has checksums; the older format and safetensors have none, so that a changed number is one."""
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.bin")
+    content = write_small(path, form)
+    for bit in range(0, 8 * len(content), 31):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        result = loaded_or_error(path)
+        if form == "archive" and not isinstance(result, str):
+            assert result.keys() == SMALL.keys()
+            assert all(torch.equal(result[name], SMALL[name]) for name in SMALL)
+
+
+def test_a_header_of_an_impossible_size(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    assert "header too large" in loaded_or_error(path)
+    header = b'{"a": {"dtype": "F32", "shape": [1099511627776, 1073741824], "data_offsets": [0, 4]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert isinstance(loaded_or_error(path), str)
+
+
+@pytest.mark.filterwarnings("ignore")  # of tensors that torch gives up or has not finished
+@pytest.mark.parametrize(
+    ("weights", "flaw"),
+    [
+        (lambda: {"a": torch.eye(2).to_sparse()}, "expected dense real tensors with their values, got a: torch.sparse"),
+        (lambda: {"a": torch.eye(2).to_sparse_csr()}, "expected dense real tensors with their values, got a: "),
+        (lambda: {"a": torch.empty(2, device="meta")}, "expected dense real tensors .* on meta; "),
+        (lambda: {"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "expected dense .* torch.qint8"),
+        (lambda: {"a": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, "expected dense real tensors"),
+        (lambda: {"a": torch.ones(2, dtype=torch.complex64)}, "expected dense real tensors .* torch.complex64"),
+        (lambda: {"model": SMALL, "step": 3}, "expected a mapping from names to tensors, got 'model': dict in it"),
+        (lambda: SMALL | {"step": 3}, "expected a mapping from names to tensors, got 'step': int in it"),
+        (lambda: {1: torch.ones(2)}, "expected a mapping from names to tensors, got 1: Tensor in it"),
+        (lambda: torch.ones(2), "expected a mapping from names to tensors, got Tensor"),
+        (lambda: None, "expected a mapping from names to tensors, got NoneType"),
+        (lambda: nn.Linear(2, 2), "asks for more than tensors .torch.nn.modules.linear.Linear.;"),
+    ],
+)
+def test_only_named_plain_tensors_are_weights(weights, flaw, tmp_path):
+    torch.save(weights(), tmp_path / "weights.bin")
+    with pytest.raises(UserError, match=f"weights.bin: .*{flaw}"):
+        checkpoint.load_weights(str(tmp_path / "weights.bin"))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "model.safetensors"])
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path / name, tmp_path) if name == "model.safetensors" else (tmp_path / name,):
+        with pytest.raises(UserError, match=f"{name}: expected a .bin or .safetensors file, .*, got a pipe; "):
+            checkpoint.load_weights(str(source))
 
 
 def test_what_is_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="expected a .bin or .safetensors file, or a folder with one, got no such file"):
+    with pytest.raises(
+        UserError, match="expected a .bin or .safetensors file, or a folder with one, got: No such file"
+    ):
         checkpoint.load_weights(str(tmp_path / "nowhere.bin"))
     with pytest.raises(UserError, match="expected model.safetensors or pytorch_model.bin in this folder, got neither"):
         checkpoint.load_weights(str(tmp_path))
     for name in ("weights.bin", "weights.safetensors"):
-        (tmp_path / name).write_bytes(b"hello")
-        with pytest.raises(UserError, match=f"{name}: expected weights saved by"):
-            checkpoint.load_weights(str(tmp_path / name))
+        for content in (b"hello", b"", "你好\n".encode() * 100):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(UserError, match=f"{name}: expected weights saved by"):
+                checkpoint.load_weights(str(tmp_path / name))
     torch.save([torch.zeros(2)], tmp_path / "list.bin")
     with pytest.raises(UserError, match="list.bin: expected a mapping from names to tensors, got list"):
         checkpoint.load_weights(str(tmp_path / "list.bin"))

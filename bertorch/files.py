@@ -1,0 +1,74 @@
+"""Files that come from outside: can this one be read, is it whole, and what did a library say of a broken one."""
+
+import os
+import pickle
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from bertorch.errors import UserError
+
+# What is no regular file, and what to do instead. Opening a pipe waits for its writer, and a device may never end.
+_OTHERS = {
+    stat.S_IFDIR: "a folder; name a file in it",
+    stat.S_IFIFO: "a pipe; write its content into a file first",
+    stat.S_IFSOCK: "a socket; write its content into a file first",
+    stat.S_IFCHR: "a device; write its content into a file first",
+    stat.S_IFBLK: "a device; write its content into a file first",
+}
+_ZIP = b"PK\x03\x04"
+_PIECE = 2**20
+_SHOWN_CHARACTERS = 300
+
+
+def require_file(path: str | Path, expected: str) -> None:
+    """Make sure that a path is a regular file before it is opened.
+
+    Args:
+        path: what the user named.
+        expected: what it should be, for the error.
+
+    Raises:
+        UserError: it is missing, out of reach, or a folder, pipe, socket or device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise UserError(f"{path}: expected {expected}, got: {error.strerror or error}") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: expected {expected}, got {_OTHERS.get(stat.S_IFMT(mode), 'something else')}")
+
+
+def check_sums(path: Path) -> None:
+    """Compare the content of a zip archive, which is what torch.save writes, with its checksums; torch.load does not.
+
+    A file of another kind is not looked at. Neither is a member whose checksum is 0: torch.save can leave them out.
+
+    Raises:
+        Exception: it is damaged; zipfile raises many kinds.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.CRC:
+                with archive.open(member) as content:
+                    while content.read(_PIECE):
+                        pass
+
+
+def reason(error: Exception) -> str:
+    """What a library says of a file that it cannot read, as one short line.
+
+    torch advises to load a refused pickle without protection. That is the last thing to do with a hostile file, so only
+    what the pickle asked for is kept.
+    """
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        asked = re.search(r"GLOBAL (\S+)", text)
+        wanted = f" ({asked[1]})" if asked else ""
+        text = f"a damaged pickle, or one that asks for more than tensors{wanted}; none of its code was run"
+    line = " ".join([type(error).__name__ + (":" if text else ""), *text.split()])
+    return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"

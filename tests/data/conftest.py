@@ -1,0 +1,7 @@
+import pytest
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A file that each example of a property writes anew."""
+    return tmp_path_factory.mktemp("scratch") / "file.txt"

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertorch.data import lines
+from bertorch.data.readers import read_labelled_texts, read_labels, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.tagged_sentences import read_tagged_sentences
+from bertorch.data.tags import TagSet
+from bertorch.errors import UserError
+from tests.data.hostile_files import Form, write_lines, written
+
+TAGS = TagSet(["O", "B-PER"], "bio", "labels.txt")
+# Of each reader: how it is called, a good line with this number, a malformed one.
+READERS = {
+    "labels": (read_labels, "label {}", "label 0"),
+    "texts": (lambda path: read_labelled_texts(path, ["a", "b"]), "text {}\ta", "text\tc"),
+    "sentences": (read_sentences, "text {}", "a\tb"),
+    "pairs": (read_pairs, "anchor {}\tpositive", "anchor"),
+    "scored pairs": (read_scored_pairs, "a\tb\t{}", "a\tb\t1_000"),
+    "tagged sentences": (
+        lambda path: read_tagged_sentences(path, TAGS),
+        json.dumps({"id": "#", "text": ["a"], "label": ["O"]}).replace("#", "{}", 1),
+        '{"text": ["a"], "label": ["Z"]}',
+    ),
+}
+
+
+def good_lines(form: str, count: int) -> list[str]:
+    return [form.replace("{}", str(number), 1) for number in range(count)]
+
+
+@given(count=st.integers(2, 30), place=st.integers(0, 30), form=written)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_malformed_line_is_named_by_its_number(reader, count, place, form, scratch):
+    read, good, bad = READERS[reader]
+    content = good_lines(good, count)
+    place = min(place, count)
+    if reader == "labels":
+        place = max(place, 1)  # the label before which it stands would be the repeated one
+    content.insert(place, bad)
+    write_lines(scratch, content, form)
+    with pytest.raises(UserError) as error:
+        read(str(scratch))
+    first, flaw, _ = str(error.value).splitlines()
+    assert first == f"{scratch}: malformed lines: 1"
+    assert flaw.startswith(f"{scratch}:{place + 1}:")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_line_over_the_limit_is_a_flaw(reader, scratch, monkeypatch):
+    read, good, _ = READERS[reader]
+    content = good_lines(good, 3)
+    content[1] = content[1].replace("a", "长" * 40).replace("label 1", "长" * 40).replace("text", "长" * 40)
+    size = len(content[1].encode())
+    write_lines(scratch, content, Form(mark=True, end=b"\r\n", last=b"\n"))
+    monkeypatch.setattr(lines, "LONGEST_LINE", size - 1)
+    with pytest.raises(UserError) as error:
+        read(str(scratch))
+    expected = f"{scratch}:2: expected at most {size - 1} bytes a line, got {size}; is a line break missing?"
+    assert expected in str(error.value).splitlines()
+
+
+def test_a_line_at_the_limit_is_read(scratch):
+    text = "a" * lines.LONGEST_LINE
+    scratch.write_text(f"{text}\n")
+    assert read_sentences(str(scratch)) == [text]
+    scratch.write_text(f"a{text}\n")
+    with pytest.raises(
+        UserError, match="expected at most 16777216 bytes a line, got 16777217; is a line break missing"
+    ):
+        read_sentences(str(scratch))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_regular_file_is_not_opened(reader, kind, special):
+    with pytest.raises(UserError, match=f"{special[kind]}: expected a readable text file, got a {kind}; "):
+        READERS[reader][0](str(special[kind]))
