@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from loguru import logger
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
