@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bertorch.cli import INTERRUPTED
-from tests.conftest import REVIEWS, Script, launcher, run_script
+from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, Script, launcher, run_script
 from tests.log_lines import command
 
 # `make kills` asks for 20; each costs a start of the interpreter.
@@ -48,20 +48,44 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
+def kill_and_go_on(again: list[object], kills: int) -> None:
     """By SIGKILL within two seconds of the first step; every step is followed by an evaluation and a save."""
-    moments = random.Random(KILLS)
-    again = arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1)
+    moments = random.Random(kills)
     logs = []
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = Script(*again)
         process.wait_for("global step: ")
         time.sleep(moments.uniform(0, 2))
         process.send_signal(signal.SIGKILL)
         logs.append(process.finish(check=-signal.SIGKILL).stderr)
     logs.append(run_script(*again).stderr)
-    assert sum("goes on after step" in log for log in logs) >= KILLS // 2
+    assert sum("goes on after step" in log for log in logs) >= kills // 2
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
+    kill_and_go_on(arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1), KILLS)
     assert_same_weights(whole, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "train", "dev", "settings"),
+    [
+        ("run_sentencebert.py", MATCHING / "train.txt", MATCHING / "dev.txt", {"pooling_mode": "mean"}),
+        ("run_simcse.py", SENTENCES, STS, {"micro_batch_size": 8, "epochs": 2}),
+        ("run_batchneg.py", PARAPHRASES, STS, {"output_emb_size": 16, "epochs": 2}),
+        ("run_ner.py", NER / "train.json", NER / "dev.json", {"label_file": NER / "labels.txt", "use_crf": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_script_outlives_killed_at_random_moments(script, train, dev, settings, tmp_path):
+    (tmp_path / "some").write_text("".join(train.read_text().splitlines(keepends=True)[:160]))
+    (tmp_path / "dev").write_text("".join(dev.read_text().splitlines(keepends=True)[:40]))
+    train, dev = tmp_path / "some", tmp_path / "dev"
+    settings = {"max_seq_length": 24, "epochs": 1, "logging_steps": 1} | settings
+    run_script(*command(script, train, dev, tmp_path / "whole", **settings))
+    again = {"resume": True, "save_steps": 1} | settings
+    kill_and_go_on(command(script, train, dev, tmp_path / "killed", **again), KILLS // 3)
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
