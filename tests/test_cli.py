@@ -35,6 +35,7 @@ SHARED = {
     "precision": "auto",
     "gradient_accumulation_steps": 1,
     "on_bad_line": "stop",
+    "cache_dir": None,
 }
 CONTRASTIVE = {
     "margin": 0.2,
@@ -72,8 +73,9 @@ VALUES = {
     "dev_data_file": "d", "batch_size": 8, "scheduler": "cosine", "learning_rate": 0.01, "warmup_proportion": 0.1,
     "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
-    "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
-    "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
+    "gradient_accumulation_steps": 4, "on_bad_line": "skip", "cache_dir": "c", "margin": 0.3, "scale": 5.0,
+    "dropout": 0.2, "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio",
+    "crf_learning_rate": 0.001,
 }  # fmt: skip
 
 
