@@ -31,10 +31,11 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, a CRF against a linear head, our CRF against pytorch-crf
+benchmark: $(SETUP)  ## packed against padded steps, a CRF against a linear head and pytorch-crf, the token cache
 	$(BIN)/python -m benchmarks.classifier_step
 	$(BIN)/python -m benchmarks.tagger_step
 	$(BIN)/python -m benchmarks.crf
+	$(BIN)/python -m benchmarks.token_cache
 
 clean:  ## remove the environment and the demo's weights
 	rm -rf .venv bertorch.egg-info $(DEMO)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.readers import read_pairs
+from bertorch.data.datasets import anchors_with_positives
 from bertorch.training.contrastive import fit_contrastive
 
 
@@ -25,8 +25,7 @@ class BatchNegConfig(ContrastiveConfig):
 
 def run(config: BatchNegConfig) -> None:
     """Read and train."""
-    columns = read_pairs(config.train_data_file, on_bad_line=config.on_bad_line)
-    fit_contrastive(config, columns, both_ways=config.mean_loss)
+    fit_contrastive(config, anchors_with_positives, both_ways=config.mean_loss)
 
 
 if __name__ == "__main__":

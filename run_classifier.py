@@ -12,8 +12,8 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.batching import Dataset
-from bertorch.data.readers import LabelledTexts, read_labelled_texts, read_labels
+from bertorch.data.datasets import texts_with_labels, training_and_dev
+from bertorch.data.readers import read_labels
 from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.encoder import load_tokenizer
 from bertorch.training.tasks import ClassificationTask
@@ -31,20 +31,15 @@ class ClassifierConfig(TrainingConfig):
 def run(config: ClassifierConfig) -> None:
     """Read, load, train."""
     labels = read_labels(config.label_file)
-    texts = 2 if config.is_text_pair else 1
-    read = partial(read_labelled_texts, labels=labels, texts=texts, on_bad_line=config.on_bad_line)
-    train = read(config.train_data_file)
-    dev = read(config.dev_data_file) if config.dev_data_file is not None else None
-
+    read = partial(texts_with_labels, labels=labels, texts=2 if config.is_text_pair else 1)
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
+    train, dev = training_and_dev(config, tokenizer, read, read)
+
     model = SequenceClassifier.from_pretrained(config.pretrained_model_name_or_path, labels)
     model.encoder.require_positions(config.max_seq_length)
 
-    def dataset(examples: LabelledTexts) -> Dataset:
-        return Dataset.of_sequences(tokenizer, examples.columns, examples.labels, max_length=config.max_seq_length)
-
     task = ClassificationTask(model, [model.model.config, tokenizer])
-    fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
+    fit(config, task, train, dev)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
+from bertorch.data.datasets import sentences_with_tags, training_and_dev
 from bertorch.data.readers import read_labels
-from bertorch.data.tagged_sentences import read_tagged_sentences
-from bertorch.data.tagging import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.models.encoder import load_tokenizer
@@ -42,18 +41,16 @@ class NERConfig(TrainingConfig):
 def run(config: NERConfig) -> None:
     """Read, load, train."""
     tags = TagSet(read_labels(config.label_file), config.tag, config.label_file)
-    read = partial(read_tagged_sentences, tags=tags, strict=config.constrain_crf, on_bad_line=config.on_bad_line)
-    train = read(config.train_data_file)
-    dev = read(config.dev_data_file) if config.dev_data_file is not None else None
-
+    read = partial(sentences_with_tags, tags=tags, strict=config.constrain_crf)
     name = config.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)
+    train, dev = training_and_dev(config, tokenizer, read, read)
+
     model = Tagger.from_pretrained(name, tags, use_crf=config.use_crf, constrain_crf=config.constrain_crf)
     model.encoder.require_positions(config.max_seq_length)
 
-    dataset = partial(TaggedDataset.of, tokenizer, max_length=config.max_seq_length)
     task = TaggingTask(model, [model.model.config, tokenizer], tags=tags, crf_learning_rate=config.crf_learning_rate)
-    fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
+    fit(config, task, train, dev)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
-from bertorch.data.batching import Dataset
-from bertorch.data.readers import LabelledTexts, read_labelled_texts, read_labels
+from bertorch.data.datasets import pairs_with_labels, training_and_dev
+from bertorch.data.readers import read_labels
 from bertorch.errors import UserError
 from bertorch.models.encoder import label_settings, load_tokenizer
 from bertorch.models.sentence_bert import SiameseClassifier
@@ -43,24 +43,20 @@ class SentenceBertConfig(EmbeddingConfig):
 def run(config: SentenceBertConfig) -> None:
     """Read, load, train."""
     labels = MATCHING_LABELS if config.label_file is None else read_labels(config.label_file)
-    read = partial(read_labelled_texts, labels=labels, texts=2, on_bad_line=config.on_bad_line)
-    train = read(config.train_data_file)
-    dev = read(config.dev_data_file) if config.dev_data_file is not None else None
-
+    read = partial(pairs_with_labels, labels=labels)
     name = config.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)
+    train, dev = training_and_dev(config, tokenizer, read, read)
+
     embedder = SentenceEncoder.from_pretrained(
         name, config.pooling_mode, config.output_emb_size, **label_settings(labels)
     )
     embedder.encoder.require_positions(config.max_seq_length)
     model = SiameseClassifier(embedder, len(labels), concat_multiply=config.concat_multiply)
 
-    def dataset(pairs: LabelledTexts) -> Dataset:
-        return Dataset.of_sentences(tokenizer, pairs.columns, pairs.labels, max_length=config.max_seq_length)
-
     files = SentenceTransformerFiles(embedder, config.max_seq_length)
     task = ClassificationTask(model, [embedder.config, tokenizer, files])
-    fit(config, task, dataset(train), dataset(dev) if dev is not None else None)
+    fit(config, task, train, dev)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.readers import read_sentences
+from bertorch.data.datasets import sentences_twice
 from bertorch.training.contrastive import fit_contrastive
 
 
@@ -25,8 +25,7 @@ class SimCSEConfig(ContrastiveConfig):
 
 def run(config: SimCSEConfig) -> None:
     """Read, and train with each sentence as its own positive."""
-    sentences = read_sentences(config.train_data_file, on_bad_line=config.on_bad_line)
-    fit_contrastive(config, (sentences, sentences), dropout=config.dropout)
+    fit_contrastive(config, sentences_twice, dropout=config.dropout)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ class TrainingConfig:
     on_bad_line: str = option(
         "stop", choices=ON_BAD_LINE, help="a malformed line stops the run before training, or is dropped and counted"
     )
+    cache_dir: str | None = option(
+        None,
+        shapes_result=False,
+        help="folder of tokenised files: each is made once, for all processes and runs, and mapped into memory",
+    )
 
     batch_size: int = option(32, minimum=1, help="examples a step, per process")
     gradient_accumulation_steps: int = option(1, minimum=1, help="batches of one optimisation step")

@@ -6,7 +6,7 @@ Every function also works without a process group, as the one process of a world
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -87,14 +87,25 @@ def barrier() -> None:
         dist.barrier()
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
+def main_first() -> AbstractContextManager[None]:
     """The first process runs the block before the others do, so that only it downloads what the block loads."""
-    if not is_main():
+    return _first(goes_first=is_main())
+
+
+def machine_first() -> AbstractContextManager[None]:
+    """The first process of each machine runs the block before the others do, so that they find what it has written."""
+    return _first(goes_first=int(os.environ.get("LOCAL_RANK", rank())) == 0)
+
+
+@contextmanager
+def _first(*, goes_first: bool) -> Iterator[None]:
+    if not goes_first:
         barrier()
-    yield
-    if is_main():
-        barrier()
+    try:
+        yield
+    finally:  # also where the block fails: the others then find the same mistake and tell it, instead of waiting
+        if goes_first:
+            barrier()
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

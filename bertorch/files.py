@@ -1,4 +1,4 @@
-"""Files that come from outside: can this one be read, is it whole, and what did a library say of a broken one."""
+"""Files: can this one be read, is it whole, what did a library say of a broken one; and is it on the disk."""
 
 import os
 import pickle
@@ -72,3 +72,15 @@ def reason(error: Exception) -> str:
         text = f"a damaged pickle, or one that asks for more than tensors{wanted}; none of its code was run"
     line = " ".join([type(error).__name__ + (":" if text else ""), *text.split()])
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
+
+
+def to_disk(path: Path, *, deep: bool = True) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    if deep and path.is_dir():
+        for inside in path.iterdir():
+            to_disk(inside)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -39,6 +39,7 @@ SHARED = {
     "overwrite": False,
     "keep_checkpoints": 1,
     "deterministic": False,
+    "cache_dir": None,
 }
 CONTRASTIVE = {
     "margin": 0.2,
@@ -78,7 +79,7 @@ VALUES = {
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
-    "keep_checkpoints": 2,
+    "keep_checkpoints": 2, "cache_dir": "c",
 }  # fmt: skip
 
 

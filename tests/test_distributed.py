@@ -44,6 +44,15 @@ def in_two_processes(folder: Path) -> None:
             time.sleep(0.5)
             (folder / "downloaded").touch()
         assert (folder / "downloaded").exists()
+    with pytest.raises(UserError, match="a mistake"):  # on every process; none waits for ever
+        make_a_mistake(folder, rank)
+
+
+def make_a_mistake(folder: Path, rank: int) -> None:
+    with distributed.machine_first():
+        (folder / f"tried.{rank}").touch()
+        assert (folder / "tried.0").exists()
+        raise UserError("a mistake")
 
 
 def gather_rows_with_gradient(rank: int) -> None:

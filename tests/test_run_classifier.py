@@ -95,3 +95,21 @@ def test_bad_lines_can_be_skipped(tmp_path):
     done = run_script(*arguments(REVIEWS, tmp_path / "saved", **files))
     assert "dropped malformed lines: 2; the first: " in done.stderr
     assert "train: 20 examples" in done.stderr
+
+
+def test_a_second_run_takes_the_tokens_from_the_cache(tmp_path):
+    lines = (REVIEWS / "train.txt").read_text().splitlines()[:40]
+    (tmp_path / "train.txt").write_text("\n".join([*lines, "no label"]))
+    files = {"train_data_file": tmp_path / "train.txt", "epochs": 1, "on_bad_line": "skip"}
+    runs = {
+        "plain": run_script(*arguments(REVIEWS, tmp_path / "plain", **files)),
+        "first": run_script(*arguments(REVIEWS, tmp_path / "first", **files, cache_dir=tmp_path / "cache")),
+        "second": run_script(*arguments(REVIEWS, tmp_path / "second", **files, cache_dir=tmp_path / "cache")),
+    }
+    told = {name: re.findall(r"txt: \d+ examples(.*) ", done.stderr) for name, done in runs.items()}
+    assert told["plain"] == []
+    assert [bool(re.fullmatch(r", tokenised in \d+\.\d s, cached in", line)) for line in told["first"]] == [True, True]
+    assert told["second"] == [" from the cache"] * 2
+    assert all("dropped malformed lines: 1; the first: " in done.stderr for done in runs.values())
+    weights = {name: (tmp_path / name / "pytorch_model.bin").read_bytes() for name in runs}
+    assert weights["plain"] == weights["first"] == weights["second"]

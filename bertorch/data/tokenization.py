@@ -1,16 +1,19 @@
 """Examples → token store: the ids of all sentences end to end in flat arrays, with offsets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bertorch.errors import UserError
 
 # Examples handed to the tokenizer at once: enough for its threads, few enough that the lists it returns stay small.
 CHUNK = 2048
+# Lengths (N,), and ids and types of the tokens, end to end, of a chunk of N sentences.
+_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     needed = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2) + len(columns)
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
-    for start in range(0, len(columns[0]), CHUNK):
-        chunk = [column[start : start + CHUNK] for column in columns]
-        encoded = tokenizer(
-            *chunk,
-            truncation="longest_first",
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=True,
-        )
-        lengths.append(np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(chunk[0])))
-        ids.append(_flatten(encoded["input_ids"], np.int32))
-        types.append(_flatten(encoded["token_type_ids"], np.int8))
+    encode = _encode_directly if _is_plain(tokenizer) else _encode
+    chunks = [
+        encode(tokenizer, [column[start : start + CHUNK] for column in columns], max_length)
+        for start in range(0, len(columns[0]), CHUNK)
+    ]
+    lengths, ids, types = zip(*chunks, strict=True)
     return TokenStore(
         input_ids=np.concatenate(ids),
         token_type_ids=np.concatenate(types),
@@ -76,7 +70,46 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     )
 
 
-def _flatten(rows: list[list[int]], dtype: type[np.integer]) -> np.ndarray:
+def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
+    encoded = tokenizer(
+        *columns,
+        truncation="longest_first",
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=True,
+    )
+    rows = encoded["input_ids"]
+    return (
+        np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)),
+        _flatten(rows, np.int32),
+        _flatten(encoded["token_type_ids"], np.int8),
+    )
+
+
+def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a call of the tokenizer is one of its Rust backend and nothing else, unlike those of LUKE or RoCBert."""
+    kind = type(tokenizer)
+    return (
+        issubclass(kind, PreTrainedTokenizerFast)
+        and kind.__call__ is PreTrainedTokenizerFast.__call__
+        and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
+    )
+
+
+def _encode_directly(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
+    """The same as `_encode` without the dicts and lists that a call makes of each text: half the time on two cores."""
+    _encode(tokenizer, [column[:1] for column in columns], max_length)  # tells the backend how to truncate
+    texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts)
+    # one list at a time: thousands of lists alive would set off the garbage collector again and again
+    return (
+        np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)),
+        _flatten((encoding.ids for encoding in encodings), np.int32),
+        _flatten((encoding.type_ids for encoding in encodings), np.int8),
+    )
+
+
+def _flatten(rows: Iterable[list[int]], dtype: type[np.integer]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=dtype)
 
 

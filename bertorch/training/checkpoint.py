@@ -1,6 +1,5 @@
 """Save weights so that no reader ever sees half of them; warm-start from the weights of another run."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bertorch.errors import MisshapenError, UserError
-from bertorch.files import check_sums, reason, require_file
+from bertorch.files import check_sums, reason, require_file, to_disk
 
 WEIGHTS = "pytorch_model.bin"
 SAFE_WEIGHTS = "model.safetensors"
@@ -88,30 +87,18 @@ def publish(
             companion.save_pretrained(staging)
         torch.save(on_cpu(weights), staging / WEIGHTS)
         written = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
-        sync(staging)
+        to_disk(staging)
         before(staging, set(map(str, written)))
         for file in sorted(written, key=lambda file: file == Path(WEIGHTS)):
             (path / file).parent.mkdir(exist_ok=True)
             (staging / file).replace(path / file)
-        sync(path, deep=False)
+        to_disk(path, deep=False)
     return set(map(str, written))
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU, none of which shares memory with another, as safetensors wants it."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def sync(path: Path, *, deep: bool = True) -> None:
-    """Wait until a file, or a folder with all that is in it, is on the disk."""
-    if deep and path.is_dir():
-        for inside in path.iterdir():
-            sync(inside)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def warm_start(

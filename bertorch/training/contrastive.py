@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from bertorch import distributed
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batching import Dataset, PackedBatch
-from bertorch.data.readers import read_scored_pairs
+from bertorch.data.datasets import pairs_with_scores, training_and_dev
 from bertorch.models.encoder import load_tokenizer
 from bertorch.models.losses import in_batch_negatives_loss
 from bertorch.models.sentence_encoder import SentenceEncoder
@@ -24,7 +24,7 @@ from bertorch.training.trainer import fit
 
 def fit_contrastive(
     config: ContrastiveConfig,
-    columns: Sequence[list[str]],
+    read: Callable[..., Dataset],
     *,
     both_ways: bool = False,
     dropout: float | None = None,
@@ -33,18 +33,17 @@ def fit_contrastive(
 
     Args:
         config: the run's options.
-        columns: anchors, positives, and hard negatives if there are any: a list of texts each.
+        read: of `bertorch.data.datasets`, for rows of anchor, positive, and hard negatives if there are any.
         both_ways: also pick the anchor of each positive, see `in_batch_negatives_loss`.
         dropout: hidden and attention dropout of the encoder; None keeps those of its config.
 
     Raises:
-        UserError: the dev file, the model or an option is at fault.
+        UserError: a file, the model or an option is at fault.
     """
-    dev = None
-    if config.dev_data_file is not None:
-        dev = read_scored_pairs(config.dev_data_file, on_bad_line=config.on_bad_line)
     name = config.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)
+    train, dev = training_and_dev(config, tokenizer, read, pairs_with_scores)
+
     embedder = SentenceEncoder.from_pretrained(name, config.pooling_mode, config.output_emb_size, dropout=dropout)
     embedder.encoder.require_positions(config.max_seq_length)
     task = ContrastiveTask(
@@ -55,8 +54,7 @@ def fit_contrastive(
         keep_duplicates=config.keep_duplicates,
         micro_batch_size=config.micro_batch_size,
     )
-    dataset = partial(Dataset.of_sentences, tokenizer, max_length=config.max_seq_length)
-    fit(config, task, dataset(columns), dataset(dev.columns, dev.labels) if dev is not None else None)
+    fit(config, task, train, dev)
 
 
 class ContrastiveTask(Task[PackedBatch]):

@@ -11,7 +11,6 @@ those of an earlier run in the same folder are never taken for its own.
 """
 
 import contextlib
-import hashlib
 import json
 import secrets
 import shutil
@@ -26,8 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bertorch.config import TrainingConfig
+from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
-from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, sync
+from bertorch.files import to_disk
+from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged
 
 RECORD = "run.json"
 _STATE = "training_state.json"
@@ -65,8 +66,7 @@ def describe_run(config: TrainingConfig, *, precision: str, processes: int, own_
     for declared in fields(config):
         value = getattr(config, declared.name)
         if declared.metadata["is_input"] and value is not None and Path(value).is_file():
-            with Path(value).open("rb") as file:
-                described[f"content of --{declared.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+            described[f"content of --{declared.name}"] = file_digest(value)
         elif declared.metadata["shapes_result"]:
             described[f"--{declared.name}"] = value
     described["--precision"] = precision
@@ -159,11 +159,11 @@ class RunFolder:
             save_file(on_cpu(state.optimizer), new / _OPTIMIZER)
             values = {"run": self._id, "options": self._options, **state.values}
             (new / _STATE).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
-            sync(new)
+            to_disk(new)
             if target.exists():  # of an earlier run
                 shutil.rmtree(target)
             new.rename(target)
-            sync(self._path, deep=False)
+            to_disk(self._path, deep=False)
         for old in self._checkpoints()[self._keep :]:
             shutil.rmtree(old)
 
@@ -174,7 +174,7 @@ class RunFolder:
         self._files |= files
         record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
         (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
-        sync(staging / RECORD)
+        to_disk(staging / RECORD)
         (staging / RECORD).replace(self._path / RECORD)
         for old in [] if self._is_known else self._checkpoints():
             shutil.rmtree(old)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from bertorch.data import tokenization
 from bertorch.data.tokenization import tokenize
@@ -16,18 +17,31 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(TINY)
 
 
+class WithCodeOfItsOwn(BertTokenizer):
+    """A fast tokenizer that does something in Python around the call of its backend."""
+
+    def _encode_plus(self, text, *others, **options):
+        return super()._encode_plus([line.replace("好", "坏") for line in text], *others, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "truncation_side"),
+    [(BertTokenizer, "right"), (BertTokenizer, "left"), (BertTokenizerLegacy, "right"), (WithCodeOfItsOwn, "right")],
+)
 @pytest.mark.parametrize("chunk", [1, 3, 2048])
 @pytest.mark.parametrize("columns", [[TEXTS], [TEXTS, OTHERS]])
-def test_the_store_holds_what_the_tokenizer_gives(tokenizer, columns, chunk, monkeypatch):
+def test_the_store_holds_what_the_tokenizer_gives(kind, truncation_side, columns, chunk, monkeypatch):
     monkeypatch.setattr(tokenization, "CHUNK", chunk)
+    tokenizer = kind.from_pretrained(TINY, truncation_side=truncation_side)
+    tokenizer(["what an earlier call asked for"], truncation=True, max_length=5, padding="max_length")
     store = tokenize(tokenizer, columns, max_length=16)
     assert len(store) == len(TEXTS)
     assert (store.input_ids.dtype, store.token_type_ids.dtype, store.offsets.dtype) == (np.int32, np.int8, np.int64)
     for number, texts in enumerate(zip(*columns, strict=True)):
-        expected = tokenizer(*texts, truncation=True, max_length=16)
+        expected = tokenizer(*[[text] for text in texts], truncation=True, max_length=16, return_token_type_ids=True)
         tokens = slice(store.offsets[number], store.offsets[number + 1])
-        assert store.input_ids[tokens].tolist() == expected["input_ids"]
-        assert store.token_type_ids[tokens].tolist() == expected["token_type_ids"]
+        assert store.input_ids[tokens].tolist() == expected["input_ids"][0]
+        assert store.token_type_ids[tokens].tolist() == expected["token_type_ids"][0]
     assert store.lengths.max() == 16
 
 

@@ -122,7 +122,7 @@ def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     before = (tmp_path / checkpoint.WEIGHTS).read_bytes()
     program = (
         "import os, signal, sys, torch; from bertorch.training import checkpoint;"
-        "checkpoint.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
+        "checkpoint.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
         "checkpoint.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
