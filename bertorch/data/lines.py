@@ -17,8 +17,8 @@ from bertorch.files import require_file
 
 SHOWN_FLAWS = 10
 # Texts are at most a few thousand tokens once they are cut. A line beyond this is a file without line breaks or one
-# that is no text, and the tokenizer would take minutes and gigabytes for it before it is cut.
-LONGEST_LINE = 16 * 2**20
+# that is no text, and the tokenizer, which cuts a text last, would take minutes and gigabytes for it.
+LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
 
 Row = TypeVar("Row")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +12,8 @@ from bertorch.errors import UserError
 
 # Examples handed to the tokenizer at once: enough for its threads, few enough that the lists it returns stay small.
 CHUNK = 2048
+# Nor more characters than this: what the tokenizer makes of one takes some 200 bytes until the text is cut.
+CHUNK_CHARACTERS = 2**21
 # Lengths (N,), and ids and types of the tokens, end to end, of a chunk of N sentences.
 _Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -58,9 +60,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
+    bounds = _chunk_bounds(columns)
     chunks = [
-        encode(tokenizer, [column[start : start + CHUNK] for column in columns], max_length)
-        for start in range(0, len(columns[0]), CHUNK)
+        encode(tokenizer, [column[start:end] for column in columns], max_length) for start, end in pairwise(bounds)
     ]
     lengths, ids, types = zip(*chunks, strict=True)
     return TokenStore(
@@ -68,6 +70,18 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
         token_type_ids=np.concatenate(types),
         offsets=np.concatenate([[0], *lengths]).cumsum(),
     )
+
+
+def _chunk_bounds(columns: Sequence[list[str]]) -> list[int]:
+    """Where chunks of examples begin, and where the last one ends."""
+    bounds, characters = [0], 0
+    for number, texts in enumerate(zip(*columns, strict=True)):
+        more = sum(map(len, texts))
+        if number - bounds[-1] == CHUNK or (characters + more > CHUNK_CHARACTERS and number > bounds[-1]):
+            bounds.append(number)
+            characters = 0
+        characters += more
+    return [*bounds, len(columns[0])]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:

@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(read, texts):
 
 def test_a_full_disk_is_told_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
     def full(file, array, **_):
-        file.write(b"beginning")
+        file.write_bytes(b"beginning")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(array_folder.np, "save", full)

@@ -66,3 +66,16 @@ def test_nul_bytes_and_control_characters_are_no_tokens(tokenizer):
 def test_max_length_must_leave_room_for_text(tokenizer):
     with pytest.raises(UserError, match="--max_seq_length 4: expected at least 5"):
         tokenize(tokenizer, [["好"], ["坏"]], max_length=4)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_chunks_are_bounded_in_texts_and_characters(columns, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenization, "CHUNK", 4)
+    monkeypatch.setattr(tokenization, "CHUNK_CHARACTERS", 20 * columns)
+    lengths = [1, 1, 1, 1, 1, 50, 3, 17, 1, 10, 10, 10]
+    texts = [["天" * length for length in lengths]] * columns
+    assert tokenization._chunk_bounds(texts) == [0, 4, 5, 6, 8, 10, 12]
+    one_by_one = [tokenize(tokenizer, [[column[number]] for column in texts], 16) for number in range(len(lengths))]
+    assert (
+        tokenize(tokenizer, texts, 16).input_ids.tolist() == np.concatenate([s.input_ids for s in one_by_one]).tolist()
+    )
