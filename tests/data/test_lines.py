@@ -67,8 +67,9 @@ def test_a_line_at_the_limit_is_read(scratch):
     scratch.write_text(f"{text}\n")
     assert read_sentences(str(scratch)) == [text]
     scratch.write_text(f"a{text}\n")
+    most = lines.LONGEST_LINE
     with pytest.raises(
-        UserError, match="expected at most 16777216 bytes a line, got 16777217; is a line break missing"
+        UserError, match=f"expected at most {most} bytes a line, got {most + 1}; is a line break missing"
     ):
         read_sentences(str(scratch))
 
