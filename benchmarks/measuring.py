@@ -111,13 +111,13 @@ def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Prec
     """
     optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0)
     scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
-    step = OptimizationStep(model, optimizer, scheduler, precision, max_grad_norm=1.0)
     model.train()
 
     def output_of(batch: Any) -> BatchOutput:
         return BatchOutput(loss=loss_of(batch), correct=None)
 
-    return lambda batch, labels: step([batch], output_of, labels=labels)
+    step = OptimizationStep(model, output_of, optimizer, scheduler, precision, max_grad_norm=1.0)
+    return lambda batch, labels: step([batch], labels=labels)
 
 
 def write_json(result: dict[str, Any], path: str | None) -> None:

@@ -10,6 +10,7 @@ from bertorch.errors import UserError
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CUDA_GRAPHS = ("auto", "off")
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
 
@@ -94,6 +95,12 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, minimum=0.0, help="clip the gradient to this global norm; 0 does not clip")
     precision: str = option(
         "auto", choices=PRECISIONS, help="of the arithmetic; auto is bf16 where CUDA supports it, else fp32"
+    )
+    cuda_graphs: str = option(
+        "auto",
+        choices=CUDA_GRAPHS,
+        shapes_result=False,
+        help="auto replays whole steps as CUDA graphs on one GPU where that is possible; off runs them eagerly",
     )
     deterministic: bool = option(
         False, shapes_result=False, help="the same weights bit for bit from the same command on a GPU too; slower"

@@ -1,6 +1,6 @@
 """Token store → packed batches: the order of an epoch, its cut into steps and shares, the gather."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, NamedTuple, Protocol, Self
@@ -8,12 +8,13 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.tokenization import TokenStore, end_to_end, tokenize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedBatch:
     """T tokens of N sentences, end to end in one row: no padding, no attention mask.
 
@@ -25,6 +26,7 @@ class PackedBatch:
         max_seqlen: a bound on the longest sentence.
         labels: what the loss or metric needs beside the sentences, a row an example: classes (examples,) int64, scores
             (examples,) float64, or the numbers of its texts (examples, S) int64.
+        has_filler: whether tokens that belong to no sentence follow the last one, see `filled`.
     """
 
     input_ids: Tensor
@@ -33,6 +35,7 @@ class PackedBatch:
     cu_seqlens: Tensor
     max_seqlen: int
     labels: Tensor
+    has_filler: bool = False
 
     @property
     def size(self) -> int:
@@ -40,11 +43,35 @@ class PackedBatch:
         return len(self.cu_seqlens) - 1
 
     @property
+    def bounds(self) -> Tensor:
+        """`cu_seqlens`, to which filler adds T, as if it were one more sentence; int32."""
+        return F.pad(self.cu_seqlens, (0, 1), value=len(self.input_ids)) if self.has_filler else self.cu_seqlens
+
+    @property
     def sentence_ids(self) -> Tensor:
-        """(T,) int64, the number of the sentence that each token belongs to."""
-        lengths = self.cu_seqlens.diff()  # (N,)
-        sentences = torch.arange(self.size, device=lengths.device)  # (N,)
+        """(T,) int64, the number of the sentence that each token belongs to, N for filler."""
+        lengths = self.bounds.diff()
+        sentences = torch.arange(len(lengths), device=lengths.device)
         return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
+
+    def filled(self, multiple: int) -> Self:
+        """The batch in one of few shapes, as a CUDA graph needs them; the sentences and what comes of them stay.
+
+        At least one token of filler brings T to the next multiple, and `max_seqlen` is rounded up to one.
+        """
+        filler = multiple - len(self.input_ids) % multiple
+        return replace(
+            self,
+            input_ids=F.pad(self.input_ids, (0, filler)),
+            token_type_ids=F.pad(self.token_type_ids, (0, filler)),
+            position_ids=F.pad(self.position_ids, (0, filler)),
+            max_seqlen=round_up(self.max_seqlen, multiple),
+            has_filler=True,
+        )
+
+    def pinned(self) -> Self:
+        """The batch in page-locked memory, from which a GPU can take it while the processor goes on."""
+        return self._mapped(Tensor.pin_memory)
 
     def split(self, sentences: int) -> "Iterator[PackedBatch]":
         """Cut the batch into batches of at most this many sentences, in order; they have no labels."""
@@ -63,10 +90,13 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
     @classmethod
     def of(cls, store: TokenStore, sentences: np.ndarray, **others: Any) -> Self:
@@ -185,6 +215,11 @@ class Dataset:
         return PackedBatch.of(
             self.store, self.sentences[examples].ravel(), labels=torch.from_numpy(self.labels[examples])
         )
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple that is not smaller."""
+    return -(-number // multiple) * multiple
 
 
 def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:

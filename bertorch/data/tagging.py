@@ -7,23 +7,28 @@ side. All windows of a sentence are in one batch, so that its tags are one seque
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batching import PackedBatch, round_up
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tokenization import TokenStore, end_to_end, token_pieces
 from bertorch.errors import UserError
 
+FILLER_TAG = -100
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TaggedBatch(PackedBatch):
     """A packed batch of windows, with K words of its examples that are tagged; `labels` are their tags, (K,) int64.
+
+    Words of filler, which come last, have the tag -100, as `cross_entropy` leaves it out, and belong to no example.
 
     Attributes:
         word_starts: (K,) int64, the token of the batch with which each word begins.
@@ -34,6 +39,21 @@ class TaggedBatch(PackedBatch):
     word_starts: Tensor
     cu_words: Tensor
     max_words: int
+
+    @property
+    def word_bounds(self) -> Tensor:
+        """`cu_words`, to which filler adds K, as if it were one more example; int32."""
+        return F.pad(self.cu_words, (0, 1), value=len(self.labels)) if self.has_filler else self.cu_words
+
+    def filled(self, multiple: int) -> Self:
+        """Also at least one word of filler, which brings K to a multiple, as `max_words`."""
+        filler = multiple - len(self.labels) % multiple
+        return replace(
+            super().filled(multiple),
+            labels=F.pad(self.labels, (0, filler), value=FILLER_TAG),
+            word_starts=F.pad(self.word_starts, (0, filler)),
+            max_words=round_up(self.max_words, multiple),
+        )
 
 
 class Window(NamedTuple):

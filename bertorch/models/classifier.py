@@ -86,7 +86,8 @@ class SequenceClassifier(EncoderModel):
         if self.reads_first_token_only:
             return self.head(inputs_embeds=pooling.cls(hidden, batch)[:, None]).logits
         layout = BlockLayout.of(batch)
-        return self.head(inputs_embeds=layout.pad(hidden), attention_mask=layout.mask.long()).logits
+        block, mask = layout.pad(hidden)[: batch.size], layout.mask[: batch.size].long()  # filler is no sentence
+        return self.head(inputs_embeds=block, attention_mask=mask).logits
 
     def _runs_apart(self) -> bool:
         """Part the encoder from its head; whether, and on what, the head then gives the model's own logits."""

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertorch import distributed
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import MisshapenError, UserError
-from bertorch.models.attention import ATTENTION, BlockLayout
+from bertorch.models.attention import ATTENTION, BlockLayout, layout_of
 from bertorch.models.model_folder import explained, require_vocabulary, require_weights
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
@@ -138,13 +138,14 @@ class Encoder(nn.Module):
         self._first_position, self.max_length = _positions(model)
         takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._token_types = getattr(model.config, "type_vocab_size", 2) if takes_token_types else 0
+        config = model.config
+        self._head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.packed = self._try_packed()
         if not self.packed:
             logger.info("{} does not run padding-free; its batches are padded inside", type(model).__name__)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Encode a packed batch into hidden states (T, H)."""
-        layout = BlockLayout.of(batch)
         inputs = {"input_ids": batch.input_ids}
         if self._token_types:
             inputs["token_type_ids"] = batch.token_type_ids.clamp(max=self._token_types - 1)
@@ -152,9 +153,10 @@ class Encoder(nn.Module):
             hidden = self.model(
                 **{name: tensor[None] for name, tensor in inputs.items()},
                 position_ids=batch.position_ids[None] + self._first_position,
-                layout=layout,
+                layout=layout_of(batch, self._dtype(), self._head_size),
             ).last_hidden_state  # (1, T, H)
             return hidden.squeeze(0)
+        layout = BlockLayout.of(batch)
         padding = {"input_ids": self.model.config.pad_token_id or 0, "token_type_ids": 0}
         hidden = self.model(
             **{name: layout.pad(tensor, padding[name]) for name, tensor in inputs.items()},
@@ -173,6 +175,12 @@ class Encoder(nn.Module):
                 f"--max_seq_length {max_seq_length}: expected at most {self.max_length}, the positions that "
                 f"{type(self.model).__name__} has"
             )
+
+    def _dtype(self) -> torch.dtype:
+        """The type that queries, keys and values will have."""
+        device_type = self.model.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if autocast else self.model.dtype
 
     def _try_packed(self) -> bool:
         """Set the packed attention if the model then encodes each sentence as it does alone."""

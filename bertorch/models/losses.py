@@ -43,7 +43,7 @@ def in_batch_negatives_loss(
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(at_least_fp32(embeddings), dim=-1)  # (M, S, E)
         anchors, positives, negatives = unit[:, 0], unit[:, 1], unit[:, 2:].flatten(0, 1)
-        same_row = F.one_hot(rows, len(embeddings)).bool()  # (m, M)
+        same_row = rows[:, None] == torch.arange(len(embeddings), device=rows.device)  # (m, M)
         margins = margin * same_row.to(unit.dtype)  # (m, M)
         excluded_rows, excluded_negatives = (None, None) if texts is None else _excluded(texts, rows, same_row)
 

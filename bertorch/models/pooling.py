@@ -36,8 +36,8 @@ def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
     """
     lengths = batch.cu_seqlens.diff()  # (N,)
     hidden = at_least_fp32(hidden)  # a sum over 512 tokens in bf16 would lose most of its digits
-    sums = hidden.new_zeros(batch.size, hidden.shape[1]).index_add(0, batch.sentence_ids, hidden)  # (N, H)
-    return sums / lengths[:, None]
+    sums = hidden.new_zeros(len(batch.bounds) - 1, hidden.shape[1]).index_add(0, batch.sentence_ids, hidden)
+    return sums[: batch.size] / lengths[:, None]
 
 
 class PretrainedPooler(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from bertorch.data.tagging import TaggedBatch
+from bertorch.data.tagging import FILLER_TAG, TaggedBatch
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.models.crf import CRF, Constraints
@@ -104,8 +104,10 @@ class Tagger(EncoderModel):
     def loss(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
         """Summed token cross-entropy, or the summed negative log-likelihood of the sentences' tags under the CRF."""
         if not self.crf.learned:
-            return F.cross_entropy(emissions, batch.labels, reduction="sum")
-        return -self.crf.log_likelihood(emissions, batch.labels, batch.cu_words, batch.max_words).sum()
+            return F.cross_entropy(emissions, batch.labels, ignore_index=FILLER_TAG, reduction="sum")
+        tags = batch.labels.clamp(min=0)  # those of filler may be any
+        log_likelihood = self.crf.log_likelihood(emissions, tags, batch.word_bounds, batch.max_words)
+        return -log_likelihood[: len(batch.cu_words) - 1].sum()
 
     def decode(self, emissions: Tensor, batch: TaggedBatch) -> Tensor:
         """The tags of each sentence's best path under the constraints, (K,) int64."""

@@ -82,6 +82,7 @@ class ContrastiveTask(Task[PackedBatch]):
         super().__init__(model, companions)
         self.joins_processes = gather_negatives
         self.depends_on_processes = not gather_negatives
+        self.recomputes = micro_batch_size is not None
         self._loss = loss
         self._keep_duplicates = keep_duplicates
         self._micro_batch_size = micro_batch_size

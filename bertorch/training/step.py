@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bertorch import distributed
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
+from bertorch.training.graphs import MULTIPLE, StepGraphs, Work
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,7 +48,11 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
-        return torch.autocast(self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32")
+        # Weights that were cast while a CUDA graph was captured must not be taken up outside of it.
+        capturing = self.device_type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return torch.autocast(
+            self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32", cache_enabled=not capturing
+        )
 
     def scaler(self) -> torch.amp.GradScaler:
         """A loss scaler, which does nothing except in fp16."""
@@ -72,53 +77,83 @@ class OptimizationStep:
 
     Args:
         model: whose gradients are summed and clipped.
+        output_of: the task's loss, summed over a batch's labels.
         optimizer, scheduler: of `bertorch.training.optimization`.
         precision: of forward and backward.
         max_grad_norm: clip the gradient to this global norm; 0 does not clip.
+        capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        output_of: Callable[[Any], BatchOutput],
         optimizer: Optimizer,
         scheduler: LRScheduler,
         precision: Precision,
+        *,
         max_grad_norm: float,
+        capture: Callable[[Work], Work] | None = None,
     ) -> None:
         self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._parameters = list(self._named.values())
+        self._device = self._parameters[0].device
+        self._output_of = output_of
         self._used: list[nn.Parameter] | None = None
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._precision = precision
         self._scaler = precision.scaler()
         self._max_grad_norm = max_grad_norm
+        self._overflowed = False
         self.overflows = 0
+        self._graphs = None
+        if capture is not None:
+            self._graphs = StepGraphs(
+                lambda batch, labels: self._compute([batch], labels), optimizer, self._device, capture
+            )
 
     @property
     def rates(self) -> list[float]:
         """The learning rate of each parameter group in the next step."""
         return [group["lr"] for group in self._optimizer.param_groups]
 
-    def __call__(
-        self, batches: Sequence[PackedBatch], output_of: Callable[[PackedBatch], BatchOutput], labels: int
-    ) -> Tensor:
+    def prepared(self, batch: PackedBatch) -> PackedBatch:
+        """The batch in the form in which the step takes it up fastest; may be called in another thread."""
+        if self._graphs is not None:
+            batch = batch.filled(MULTIPLE)
+        if self._device.type != "cuda":
+            return batch
+        with torch.cuda.device(self._device):
+            return batch.pinned()
+
+    def __call__(self, batches: Sequence[PackedBatch], labels: int) -> Tensor:
         """Take the step.
 
         Args:
             batches: this process's share of the step's batches.
-            output_of: the task's loss, summed over a batch's labels.
             labels: how many labels the step has over all its batches and processes; the loss is their mean.
 
         Returns:
             (3,): this process's part of the step's mean loss, of the count of right predictions, and of the gradient's
             norm, to be summed over the processes. The norm is left out where fp16 overflowed.
         """
-        device = self._parameters[0].device
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        if self._graphs is not None and len(batches) == 1:
+            sums = self._graphs(batches[0], labels)
+        else:
+            sums = self._compute([batch.to(self._device) for batch in batches], labels)
+        if self._overflowed:
+            self.overflows += 1
+        else:
+            self._scheduler.step()
+        return sums
+
+    def _compute(self, batches: Sequence[PackedBatch], labels: int | Tensor) -> Tensor:
+        """All that the device does."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         for batch in batches:
             with self._precision.autocast():
-                output = output_of(batch.to(device))
+                output = self._output_of(batch)
             loss = output.loss / labels
             self._scaler.scale(loss).backward()
             sums[0] += loss.detach()
@@ -138,13 +173,9 @@ class OptimizationStep:
         self._scaler.step(self._optimizer)
         scale = self._scaler.get_scale()
         self._scaler.update()
-        overflowed = self._scaler.get_scale() < scale  # fp16: the step was left out
+        self._overflowed = self._scaler.get_scale() < scale  # fp16: the step was left out
         self._optimizer.zero_grad(set_to_none=True)
-        if overflowed:
-            self.overflows += 1
-            return 0.0
-        self._scheduler.step()
-        return norm
+        return 0.0 if self._overflowed else norm
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's tensors, named after the parameters."""

@@ -28,12 +28,14 @@ class Task(ABC, Generic[B]):
         counts_correct: whether training lines have an accuracy.
         joins_processes: whether the loss joins the processes, so that one without examples must compute it too.
         depends_on_processes: whether the loss of an example depends on which others are on the same process.
+        recomputes: whether the backward pass runs parts of the forward pass again.
         head_learning_rate: the rate of `head_parameters`, None where everything has the rate of the encoder.
     """
 
     counts_correct = False
     joins_processes = False
     depends_on_processes = False
+    recomputes = False
     head_learning_rate: float | None = None
 
     def __init__(self, model: EncoderModel, companions: Sequence[Companion]) -> None:

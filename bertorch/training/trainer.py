@@ -1,5 +1,7 @@
 """The one train loop; it knows a `Task`, never a task's name."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,9 @@ from loguru import logger
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Examples, TrainingSchedule, share
+from bertorch.data.batching import Examples, PackedBatch, ScheduledStep, TrainingSchedule, share
+from bertorch.data.prefetch import prefetched
+from bertorch.training import execution
 from bertorch.training.interruption import Interruption
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.results import Results
@@ -30,7 +34,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         UserError: `--saved_dir`, `--init_from_ckpt` or `--precision` cannot be had, or a loss is not finite.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
-    rank, world_size, device = distributed.rank(), distributed.world_size(), distributed.device()
+    world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
@@ -40,20 +44,45 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     results.place_weights()
     step = _build_step(config, task, precision, total_steps)
     results.follow(step)
-    training_log = TrainingLog(config.logging_steps, with_accuracy=task.counts_correct, saved_dir=config.saved_dir)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
+    with execution.own_stream():
+        steps = schedule.all_steps(config.epochs, after=results.steps_done)
+        _run(config, task, train, step=step, schedule=steps, total_steps=total_steps, results=results)
+    results.tell()
+
+
+def _run(
+    config: TrainingConfig,
+    task: Task[Any],
+    train: Examples,
+    *,
+    step: OptimizationStep,
+    schedule: Iterator[ScheduledStep],
+    total_steps: int,
+    results: Results,
+) -> None:
+    """Take the steps that are scheduled."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+
+    def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, list[PackedBatch]]:
+        mine = [share(examples, rank, world_size) for examples in now.batches]
+        taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
+        labels = sum(map(train.labels_of, now.batches))
+        return now, labels, [step.prepared(train.batch(examples)) for examples in taking_part]
 
     task.model.train()
-    with Interruption() as interruption, log.progress_bar(total_steps, done=results.steps_done) as progress:
-        for now in schedule.all_steps(config.epochs, after=results.steps_done):
-            mine = [share(examples, rank, world_size) for examples in now.batches]
-            labels = sum(map(train.labels_of, now.batches))
-            taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
+    training_log = TrainingLog(config.logging_steps, with_accuracy=task.counts_correct, saved_dir=config.saved_dir)
+    with (
+        Interruption() as interruption,
+        log.progress_bar(total_steps, done=results.steps_done) as progress,
+        closing(prefetched(prepared, schedule)) as steps,
+    ):
+        for now, labels, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
-            rate, sums = step.rates[0], step([train.batch(part) for part in taking_part], task.training_output, labels)
+            rate, sums = step.rates[0], step(batches, labels)
             training_log.step(sums, labels, now, rate=rate, overflows=step.overflows)
             is_due = now.number % config.save_steps == 0 or now.number == total_steps
             is_stopped = interruption.requested(now.number)
@@ -64,7 +93,6 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
             progress.update()
             if is_stopped:
                 results.stop()
-    results.tell()
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
@@ -83,4 +111,12 @@ def _build_step(config: TrainingConfig, task: Task[Any], precision: Precision, t
     scheduler = build_scheduler(
         config.scheduler, optimizer, warmup_proportion=config.warmup_proportion, total_steps=total_steps
     )
-    return OptimizationStep(task.model, optimizer, scheduler, precision, config.max_grad_norm)
+    return OptimizationStep(
+        task.model,
+        task.training_output,
+        optimizer,
+        scheduler,
+        precision,
+        max_grad_norm=config.max_grad_norm,
+        capture=execution.graph_capture(config, task, precision),
+    )

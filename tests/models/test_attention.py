@@ -3,8 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertorch.models.attention import BlockLayout, packed_attention
+from bertorch.models.attention import BlockLayout, FlashLayout, layout_of, packed_attention, runs_flash
 from tests.architectures import random_batch
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 LENGTHS = [3, 1, 7]
 HEADS, SIZE = 4, 6
@@ -64,3 +66,76 @@ def test_max_seqlen_may_be_a_loose_bound():
         packed_attention(torch.nn.Identity(), query, query, query, None, layout=item)[0] for item in (tight, loose)
     ]
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("window", [None, 3])
+def test_flash_attention_equals_plain_attention_within_each_sentence(flash, key_heads, window):
+    layout = layout_of(random_batch(LENGTHS), torch.float64, SIZE)
+    assert isinstance(layout, FlashLayout)
+    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
+    got, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
+    )
+    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+
+
+@pytest.mark.parametrize("multiple", [8, 128])
+@pytest.mark.parametrize("kind", [BlockLayout, FlashLayout])
+def test_filler_attends_to_itself_only(flash, kind, multiple):
+    batch = random_batch(LENGTHS)
+    filled = batch.filled(multiple)
+    query = torch.randn(1, HEADS, len(filled.input_ids), SIZE, generator=torch.Generator().manual_seed(0))
+
+    def attended(batch):
+        layout = BlockLayout.of(batch) if kind is BlockLayout else layout_of(batch, query.dtype, SIZE)
+        rows = query[:, :, : len(batch.input_ids)]
+        return packed_attention(torch.nn.Identity(), rows, rows, rows, None, layout=layout)[0]
+
+    result = attended(filled)
+    assert result.isfinite().all()
+    torch.testing.assert_close(result[:, : sum(LENGTHS)], attended(batch))
+
+
+def test_the_cpu_has_no_flash_attention():
+    assert not runs_flash(torch.device("cpu"), torch.bfloat16, 64)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 20])
+def test_flash_attention_and_its_gradient_are_those_of_the_block(dtype, window):
+    """Each is within twice the rounding error that the block has in half precision itself."""
+    lengths = [3, 128, 1, 77, 50]
+    device = torch.device("cuda")
+    batch = random_batch(lengths).filled(128).to(device)
+    inputs = [
+        torch.randn(1, 12, len(batch.input_ids), 64, device=device, requires_grad=True, dtype=torch.float64)
+        for _ in range(3)
+    ]
+    flash = layout_of(batch, dtype, 64)
+    assert isinstance(flash, FlashLayout)
+
+    def result(layout, dtype):
+        query, key, value = (tensor.to(dtype) for tensor in inputs)
+        out, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, sliding_window=window)
+        kept = out[:, : sum(lengths)]  # what filler attends to is nobody's business
+        return [kept.double(), *torch.autograd.grad(kept.double().square().sum(), inputs)]
+
+    exact = result(BlockLayout.of(batch), torch.float64)
+    in_half = result(BlockLayout.of(batch), dtype)
+    for got, half, expected in zip(result(flash, dtype), in_half, exact, strict=True):
+        assert (got - expected).abs().max() <= 2 * (half - expected).abs().max()
+
+
+@needs_cuda
+def test_flash_attention_drops_weights_with_the_probability_asked_for():
+    """All values are 1 and all weights equal: what remains of a row is the share of weights kept, times 1 / (1 - p)."""
+    batch = random_batch([128] * 8).to(torch.device("cuda"))
+    query = torch.zeros(1, 12, 1024, 64, device="cuda", dtype=torch.bfloat16)
+    value = torch.ones_like(query)
+    layout = layout_of(batch, query.dtype, 64)
+    out, _ = packed_attention(torch.nn.Identity(), query, query, value, None, layout=layout, dropout=0.25)
+    rows = out[0, :, :, 0].float()
+    assert rows.mean().item() == pytest.approx(1, abs=0.01)
+    assert rows.std().item() == pytest.approx((0.25 / 0.75 / 128) ** 0.5, rel=0.1)

@@ -30,6 +30,23 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture)
     assert_same_gradients(encoder.model, reference)
 
 
+@pytest.mark.parametrize("architecture", PACKED)
+def test_also_through_flash_attention_and_with_filler(flash, architecture):
+    encoder = Encoder(small_encoder(architecture)).double().eval()
+    reference = small_encoder(architecture).double().eval()
+    batch, inputs = batch_both_ways(reference, LENGTHS)
+    assert encoder.packed
+
+    hidden = encoder(batch.filled(16))[: sum(LENGTHS)]
+    expected = reference(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
+
+    weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
+    (hidden * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert_same_gradients(encoder.model, reference)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
 def test_a_sentence_does_not_see_its_neighbours(architecture):
     encoder = Encoder(small_encoder(architecture)).eval()
@@ -46,7 +63,10 @@ def test_a_padded_model_says_so_once(architecture, log_lines):
     assert len([line for line in log_lines if "padded inside" in line]) == 1
 
 
-def test_attention_dropout_acts_in_training_only():
+@pytest.mark.parametrize("kind", ["block", "flash"])
+def test_attention_dropout_acts_in_training_only(kind, request):
+    if kind == "flash":
+        request.getfixturevalue("flash")
     model = small_encoder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
     encoder, batch = Encoder(model), random_batch(LENGTHS)
     encoder.train()

@@ -33,15 +33,17 @@ def take_steps(batches, *, max_grad_norm=0.0, steps=1):
     model = BagOfTokens()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    step = OptimizationStep(model, optimizer, scheduler, Precision.resolve("fp32", CPU), max_grad_norm)
 
     def output_of(batch):
         logits = model(batch)
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
         return BatchOutput(loss=loss, correct=(logits.argmax(-1) == batch.labels).sum())
 
+    step = OptimizationStep(
+        model, output_of, optimizer, scheduler, Precision.resolve("fp32", CPU), max_grad_norm=max_grad_norm
+    )
     for _ in range(steps):
-        sums = step(batches, output_of, labels=sum(batch.size for batch in batches))
+        sums = step(batches, labels=sum(batch.size for batch in batches))
     return model, sums
 
 
@@ -102,14 +104,15 @@ def test_fp16_leaves_out_a_step_that_overflows_and_counts_it():
     model = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-39)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
-    step = OptimizationStep(model, optimizer, scheduler, Precision("fp16", "cpu"), max_grad_norm=0)
     size = torch.finfo(torch.float32).max / 40000
 
     def output_of(batch):
         return BatchOutput(loss=size * model.weight.sum(), correct=None)
 
+    step = OptimizationStep(model, output_of, optimizer, scheduler, Precision("fp16", "cpu"), max_grad_norm=0)
+
     before = model.weight.clone()
-    norms = [step([random_batch([3])], output_of, labels=1)[2].item() for _ in range(2)]
+    norms = [step([random_batch([3])], labels=1)[2].item() for _ in range(2)]
     assert norms[0] == 0  # it tells nothing
     assert norms[1] == pytest.approx(size, rel=1e-6)
     assert step.overflows == 1
@@ -122,21 +125,26 @@ def test_its_state_brings_another_to_the_same_place():
         model = BagOfTokens()
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
-        return model, OptimizationStep(model, optimizer, scheduler, Precision("fp32", "cpu"), 1.0)
 
-    def take(model, step):
-        batch = random_batch([3, 5, 2])
-        step([batch], lambda batch: BatchOutput(F.cross_entropy(model(batch), batch.labels), None), labels=3)
+        def output_of(batch):
+            return BatchOutput(F.cross_entropy(model(batch), batch.labels), None)
+
+        return model, OptimizationStep(
+            model, output_of, optimizer, scheduler, Precision("fp32", "cpu"), max_grad_norm=1.0
+        )
+
+    def take(step):
+        step([random_batch([3, 5, 2])], labels=3)
 
     model, step = fresh()
     for _ in range(3):
-        take(model, step)
+        take(step)
     other_model, other = fresh()
     other_model.load_state_dict(model.state_dict())
     other.restore(json.loads(json.dumps(step.values())), step.tensors())
     assert other.rates == step.rates == [0.1 / 4]
-    take(model, step)
-    take(other_model, other)
+    take(step)
+    take(other)
     assert torch.equal(model.embedding.weight, other_model.embedding.weight)
 
 

@@ -1,0 +1,60 @@
+"""How the device executes a run: eagerly, by CUDA graphs, compiled."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from loguru import logger
+
+from bertorch import distributed
+from bertorch.config import TrainingConfig
+from bertorch.models.encoder import Encoder
+from bertorch.training.graphs import CudaCapture
+from bertorch.training.step import Precision
+from bertorch.training.tasks import Task
+
+
+@contextmanager
+def own_stream() -> Iterator[None]:
+    """Do all work of the GPU in a stream of our own, since the default one cannot be captured."""
+    device = distributed.device()
+    if device.type != "cuda":
+        yield
+        return
+    default, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(default)
+    with torch.cuda.stream(own):
+        yield
+    default.wait_stream(own)
+
+
+def graph_capture(config: TrainingConfig, task: Task[Any], precision: Precision) -> CudaCapture | None:
+    """What captures the steps of a run; None, with a log line on a GPU, where they must run eagerly."""
+    if precision.device_type != "cuda":
+        return None
+    obstacle = graph_obstacle(config, task, precision)
+    if obstacle is not None:
+        logger.info("CUDA graphs: off, {}; steps run eagerly", obstacle)
+        return None
+    return CudaCapture()
+
+
+def graph_obstacle(config: TrainingConfig, task: Task[Any], precision: Precision) -> str | None:
+    """Why the steps of a run cannot be CUDA graphs; None if they can.
+
+    NCCL's sums can be captured, but a step of several processes also depends on what the others do; accumulation makes
+    a shape of each sequence of batches; the scaler of fp16 asks the device whether to step; recomputation saves and
+    restores the random state, which lives on the host.
+    """
+    obstacles = {
+        "--cuda_graphs off": config.cuda_graphs == "off",
+        f"{distributed.world_size()} processes": distributed.world_size() > 1,
+        f"--gradient_accumulation_steps {config.gradient_accumulation_steps}": config.gradient_accumulation_steps > 1,
+        "fp16": precision.name == "fp16",
+        "activations are recomputed": task.recomputes,
+        "the encoder does not run padding-free": not all(
+            module.packed for module in task.model.modules() if isinstance(module, Encoder)
+        ),
+    }
+    return next((reason for reason, stands in obstacles.items() if stands), None)
