@@ -118,6 +118,11 @@ class OptimizationStep:
         """The learning rate of each parameter group in the next step."""
         return [group["lr"] for group in self._optimizer.param_groups]
 
+    @property
+    def graphs_failed(self) -> bool:
+        """Whether capturing was tried in vain."""
+        return self._graphs is not None and self._graphs.failed
+
     def prepared(self, batch: PackedBatch) -> PackedBatch:
         """The batch in the form in which the step takes it up fastest; may be called in another thread."""
         if self._graphs is not None:

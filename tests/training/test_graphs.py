@@ -1,0 +1,233 @@
+"""Steps as graphs, with a pretended capture on the CPU, whose replay runs the work again on its static memory."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from bertorch.data.batching import Dataset, TrainingSchedule
+from bertorch.data.tagging import TaggedDataset
+from bertorch.data.tags import TagSet
+from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.crf import CRF
+from bertorch.models.losses import in_batch_negatives_loss
+from bertorch.models.sentence_bert import SiameseClassifier
+from bertorch.models.sentence_encoder import SentenceEncoder
+from bertorch.models.tagger import Tagger
+from bertorch.training import graphs
+from bertorch.training.contrastive import ContrastiveTask
+from bertorch.training.graphs import CudaCapture
+from bertorch.training.optimization import build_optimizer, build_scheduler
+from bertorch.training.step import OptimizationStep, Precision
+from bertorch.training.tagging import TaggingTask
+from bertorch.training.tasks import ClassificationTask
+from tests.architectures import (
+    random_store,
+    random_tagged_dataset,
+    small_classifier,
+    small_encoder,
+    small_tagging_model,
+)
+from tests.training.several_processes import NO_DROPOUT
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
+SIZE = 40
+
+
+def classifier(architecture="bert", **settings):
+    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), [])
+
+
+def sentence_encoder(pooling_mode, **settings):
+    torch.manual_seed(1)
+    return SentenceEncoder(small_encoder("bert", **settings), pooling_mode, 8)
+
+
+def sentence_bert(pooling_mode, **settings):
+    return ClassificationTask(SiameseClassifier(sentence_encoder(pooling_mode, **settings), 3), [])
+
+
+def in_batch_negatives(**settings):
+    return ContrastiveTask(
+        sentence_encoder("mean", **settings),
+        [],
+        loss=partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True),
+        gather_negatives=False,
+        keep_duplicates=False,
+        micro_batch_size=None,
+    )
+
+
+def tagger(*, learned, **settings):
+    torch.manual_seed(1)
+    model = Tagger(small_tagging_model("bert", **settings), CRF(5, learned=learned))
+    return TaggingTask(model, [], tags=TAGS, crf_learning_rate=1e-2)
+
+
+def sentences() -> Dataset:
+    return Dataset(random_store(SIZE), np.arange(SIZE)[:, None], labels=np.arange(SIZE) % 3)
+
+
+def pairs(*, labelled: bool) -> Dataset:
+    numbers = np.random.default_rng(0).integers(0, SIZE, (SIZE, 2))
+    return Dataset(random_store(SIZE), numbers, labels=numbers.sum(axis=1) % 3 if labelled else numbers)
+
+
+TASKS = {
+    "classifier": (classifier, sentences),
+    "classifier that reads all tokens": (
+        partial(classifier, "modernbert", classifier_pooling="mean", embedding_dropout=0.0),
+        sentences,
+    ),
+    "sentence-bert": (partial(sentence_bert, "linear"), partial(pairs, labelled=True)),
+    "sentence-bert, mean": (partial(sentence_bert, "mean"), partial(pairs, labelled=True)),
+    "in-batch negatives": (in_batch_negatives, partial(pairs, labelled=False)),
+    "tagger": (partial(tagger, learned=False), partial(random_tagged_dataset, SIZE, 5)),
+    "tagger with a CRF": (partial(tagger, learned=True), partial(random_tagged_dataset, SIZE, 5)),
+}
+
+
+def make_step(task, capture, *, precision="fp32", device="cpu"):
+    task.model.to(device).train()
+    optimizer = build_optimizer(
+        task.model,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        head_parameters=task.head_parameters(),
+        head_learning_rate=task.head_learning_rate,
+    )
+    scheduler = build_scheduler("linear", optimizer, warmup_proportion=0.2, total_steps=40)
+    resolved = Precision.resolve(precision, torch.device(device))
+    return OptimizationStep(
+        task.model, task.training_output, optimizer, scheduler, resolved, max_grad_norm=0.5, capture=capture
+    )
+
+
+def train(step, dataset: Dataset | TaggedDataset, epochs=3) -> list[list[float]]:
+    """Take steps of 8 examples, and one of 4 in the end of each epoch; the sums of each."""
+    schedule = TrainingSchedule(len(dataset) - 4, 8, accumulation=1, seed=0)
+    sums = []
+    for now in schedule.all_steps(epochs):
+        (examples,) = now.batches
+        torch.manual_seed(now.number)
+        sums.append(step([step.prepared(dataset.batch(examples))], labels=dataset.labels_of(examples)))
+    return [item.tolist() for item in sums]
+
+
+class PretendedCapture:
+    """Keeps the work, and counts."""
+
+    def __init__(self):
+        self.captured = self.replayed = 0
+
+    def __call__(self, work):
+        self.captured += 1
+
+        def replay():
+            self.replayed += 1
+            return work()
+
+        return replay
+
+
+def assert_same_training(task, reference, sums, expected, *, rtol, atol):
+    torch.testing.assert_close(torch.tensor(sums), torch.tensor(expected), rtol=rtol, atol=atol)
+    others = dict(reference.model.named_parameters())
+    for name, parameter in task.model.named_parameters():
+        torch.testing.assert_close(parameter, others[name], rtol=rtol, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_graphs_train_as_eager_steps_do(name):
+    make_task, make_dataset = TASKS[name]
+    dataset, capture = make_dataset(), PretendedCapture()
+    task, reference = (make_task(**NO_DROPOUT) for _ in range(2))
+    for each in (task, reference):
+        each.model.double()
+    sums = train(make_step(task, capture), dataset)
+    expected = train(make_step(reference, None), dataset)
+    assert capture.captured >= 2  # with the last batch of an epoch
+    assert capture.replayed >= 8
+    assert_same_training(task, reference, sums, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_each_shape_is_captured_once_when_it_comes_back(monkeypatch):
+    monkeypatch.setattr(graphs, "MULTIPLE", 32)
+    monkeypatch.setattr("bertorch.training.step.MULTIPLE", 32)
+    capture, shapes = PretendedCapture(), []
+    task = classifier()
+    step = make_step(task, capture)
+    dataset = sentences()
+    for now in TrainingSchedule(SIZE, 8, accumulation=1, seed=0).all_steps(4):
+        batch = step.prepared(dataset.batch(now.batches[0]))
+        assert len(batch.input_ids) % 32 == 0
+        shapes.append((len(batch.input_ids), batch.max_seqlen))
+        step([batch], labels=8)
+    assert len(set(shapes)) > 1
+    assert capture.captured == sum(shapes.count(shape) > 1 for shape in set(shapes))
+    assert capture.replayed == sum(shapes.count(shape) - 1 for shape in set(shapes))
+
+
+def test_a_run_of_many_shapes_keeps_few_graphs(monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    capture, task = PretendedCapture(), classifier()
+    train(make_step(task, capture), sentences())
+    assert capture.captured == 1
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_the_log_says_so_once(log_lines):
+    def capture(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    task, reference = (classifier(**NO_DROPOUT) for _ in range(2))
+    sums = train(make_step(task, capture), sentences())
+    expected = train(make_step(reference, None), sentences())
+    assert_same_training(task, reference, sums, expected, rtol=1e-4, atol=1e-6)
+    lines = [line for line in log_lines if "CUDA graphs" in line]
+    assert lines == ["CUDA graphs: off, capture failed: RuntimeError: operation not permitted when stream is capturing"]
+
+
+def test_batches_of_an_accumulated_step_run_eagerly():
+    capture = PretendedCapture()
+    step = make_step(classifier(), capture)
+    batches = [step.prepared(sentences().batch(np.arange(start, start + 8))) for start in (0, 8)]
+    for _ in range(3):
+        step(batches, labels=16)
+    assert capture.captured == 0
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", TASKS)
+def test_cuda_graphs_train_as_eager_steps_do(name, precision):
+    make_task, make_dataset = TASKS[name]
+    dataset = make_dataset()
+    task, reference = (make_task(**NO_DROPOUT) for _ in range(2))
+    with torch.cuda.stream(torch.cuda.Stream()):
+        step = make_step(task, CudaCapture(), precision=precision, device="cuda")
+        sums = train(step, dataset)
+        expected = train(make_step(reference, None, precision=precision, device="cuda"), dataset)
+    assert not step.graphs_failed
+    tolerance = 1e-4 if precision == "fp32" else 5e-2
+    assert_same_training(task, reference, sums, expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_cuda
+def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
+    task = classifier(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    dataset, losses = sentences(), []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        step = make_step(task, CudaCapture(), precision="bf16", device="cuda")
+        for group in step._optimizer.param_groups:
+            group["lr"] = 0.0
+        batch = step.prepared(dataset.batch(np.arange(8)))
+        for seed in (1, 2, 3, 4, 3, None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            losses.append(step._graphs(batch, 8)[0].item())
+    assert not step.graphs_failed
+    assert len(set(losses[:4])) == 4
+    assert losses[4] == losses[2]
+    assert losses[5] not in losses[:5]
