@@ -95,6 +95,11 @@ class TrainingConfig:
     precision: str = option(
         "auto", choices=PRECISIONS, help="of the arithmetic; auto is bf16 where CUDA supports it, else fp32"
     )
+    gradient_checkpointing: bool = option(
+        False,
+        shapes_result=False,
+        help="the encoder's layers keep no activations and run again in the backward pass: less memory, slower",
+    )
     deterministic: bool = option(
         False, shapes_result=False, help="the same weights bit for bit from the same command on a GPU too; slower"
     )

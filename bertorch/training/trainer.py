@@ -27,11 +27,14 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         dev: dev examples, the same on every process; None does not evaluate.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt` or `--precision` cannot be had, or a loss is not finite.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` cannot be had, or a
+            loss is not finite.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     rank, world_size, device = distributed.rank(), distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
+    if config.gradient_checkpointing:
+        task.model.recompute_activations()
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
