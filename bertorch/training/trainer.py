@@ -10,6 +10,7 @@ from bertorch import distributed, log
 from bertorch.config import TrainingConfig
 from bertorch.data.batching import Examples, TrainingSchedule, share
 from bertorch.training.interruption import Interruption
+from bertorch.training.memory import out_of_memory_told
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.results import Results
 from bertorch.training.step import OptimizationStep, Precision
@@ -27,8 +28,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         dev: dev examples, the same on every process; None does not evaluate.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` cannot be had, or a
-            loss is not finite.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` cannot be had, a loss
+            is not finite, or the memory is not enough.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     rank, world_size, device = distributed.rank(), distributed.world_size(), distributed.device()
@@ -56,7 +57,9 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
             labels = sum(map(train.labels_of, now.batches))
             taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
-            rate, sums = step.rates[0], step([train.batch(part) for part in taking_part], task.training_output, labels)
+            batches = [train.batch(part) for part in taking_part]
+            with out_of_memory_told(f"step {now.number}", config, task, precision, batches):
+                rate, sums = step.rates[0], step(batches, task.training_output, labels)
             training_log.step(sums, labels, now, rate=rate, overflows=step.overflows)
             is_due = now.number % config.save_steps == 0 or now.number == total_steps
             is_stopped = interruption.requested(now.number)
