@@ -102,6 +102,11 @@ class TrainingConfig:
         shapes_result=False,
         help="auto replays whole steps as CUDA graphs on one GPU where that is possible; off runs them eagerly",
     )
+    gradient_checkpointing: bool = option(
+        False,
+        shapes_result=False,
+        help="the encoder's layers keep no activations and run again in the backward pass: less memory, slower",
+    )
     deterministic: bool = option(
         False, shapes_result=False, help="the same weights bit for bit from the same command on a GPU too; slower"
     )

@@ -40,6 +40,7 @@ SHARED = {
     "keep_checkpoints": 1,
     "deterministic": False,
     "cache_dir": None,
+    "gradient_checkpointing": False,
 }
 CONTRASTIVE = {
     "margin": 0.2,

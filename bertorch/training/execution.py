@@ -9,7 +9,6 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.models.encoder import Encoder
 from bertorch.training.graphs import CudaCapture
 from bertorch.training.step import Precision
 from bertorch.training.tasks import Task
@@ -52,9 +51,7 @@ def graph_obstacle(config: TrainingConfig, task: Task[Any], precision: Precision
         f"{distributed.world_size()} processes": distributed.world_size() > 1,
         f"--gradient_accumulation_steps {config.gradient_accumulation_steps}": config.gradient_accumulation_steps > 1,
         "fp16": precision.name == "fp16",
-        "activations are recomputed": task.recomputes,
-        "the encoder does not run padding-free": not all(
-            module.packed for module in task.model.modules() if isinstance(module, Encoder)
-        ),
+        "activations are recomputed": task.recomputes or config.gradient_checkpointing,
+        "the encoder does not run padding-free": not all(encoder.packed for encoder in task.model.encoders),
     }
     return next((reason for reason, stands in obstacles.items() if stands), None)

@@ -11,6 +11,7 @@ from bertorch.data.batching import Examples
 from bertorch.errors import InterruptedRunError
 from bertorch.training import checkpoint
 from bertorch.training.evaluation import evaluate
+from bertorch.training.memory import out_of_memory_told
 from bertorch.training.run_folder import RunFolder, SavedState, describe_run
 from bertorch.training.step import OptimizationStep, Precision
 from bertorch.training.tasks import Task
@@ -81,11 +82,12 @@ class Results:
             evaluated: whether to evaluate; the best weights are not known otherwise.
 
         Raises:
-            UserError: the folder cannot be written to; on every process.
+            UserError: the folder cannot be written to, on every process; or the memory is not enough to evaluate.
         """
         improved = False
         if self._dev is not None and evaluated:
-            metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
+            with out_of_memory_told(f"evaluation after step {step}", self._config, self._task, self._precision):
+                metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
             logger.info(metric.line())
             improved = self._best is None or metric.value > self._best["value"]
             if improved:

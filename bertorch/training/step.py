@@ -102,7 +102,7 @@ class OptimizationStep:
         self._used: list[nn.Parameter] | None = None
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self._precision = precision
+        self.precision = precision
         self._scaler = precision.scaler()
         self._max_grad_norm = max_grad_norm
         self._overflowed = False
@@ -157,7 +157,7 @@ class OptimizationStep:
         """All that the device does."""
         sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         for batch in batches:
-            with self._precision.autocast():
+            with self.precision.autocast():
                 output = self._output_of(batch)
             loss = output.loss / labels
             self._scaler.scale(loss).backward()

@@ -14,6 +14,7 @@ from bertorch.data.batching import Examples, PackedBatch, ScheduledStep, Trainin
 from bertorch.data.prefetch import prefetched
 from bertorch.training import execution
 from bertorch.training.interruption import Interruption
+from bertorch.training.memory import out_of_memory_told
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.results import Results
 from bertorch.training.step import OptimizationStep, Precision
@@ -31,11 +32,14 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         dev: dev examples, the same on every process; None does not evaluate.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt` or `--precision` cannot be had, or a loss is not finite.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` cannot be had, a loss
+            is not finite, or the memory is not enough.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
+    if config.gradient_checkpointing:
+        task.model.recompute_activations()
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
@@ -82,7 +86,8 @@ def _run(
     ):
         for now, labels, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
-            rate, sums = step.rates[0], step(batches, labels)
+            with out_of_memory_told(f"step {now.number}", config, task, step.precision, batches):
+                rate, sums = step.rates[0], step(batches, labels)
             training_log.step(sums, labels, now, rate=rate, overflows=step.overflows)
             is_due = now.number % config.save_steps == 0 or now.number == total_steps
             is_stopped = interruption.requested(now.number)

@@ -66,6 +66,21 @@ def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, accumulation
     assert_equal(saved, whole)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_gradient_checkpointing_reaches_every_task_and_may_come_and_go(name, tmp_path, monkeypatch):
+    """It changes no bit of the weights, so a run goes on with it or without it."""
+    make_task, make_train = TASKS[name]
+    make_task = partial(make_task, **DROPOUT) if name != "pairs" else make_task
+    expected = trained(tmp_path / "whole", make_task, make_train())
+    stop_after(monkeypatch, 3)
+    task = make_task()
+    with pytest.raises(InterruptedRunError):
+        fit(config(tmp_path / "parts", gradient_checkpointing=True), task, make_train(), None)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in task.model.modules())
+    monkeypatch.undo()
+    assert_equal(trained(tmp_path / "parts", make_task, make_train()), expected)
+
+
 def test_the_best_metric_and_its_weights_outlive_a_stop(tmp_path, monkeypatch, log_lines):
     settings = {"save_best_model": True, "save_steps": 2, "learning_rate": 0.05, "epochs": 3}
     make_task, make_train = TASKS["classifier"]
