@@ -11,6 +11,7 @@ from bertorch.errors import UserError
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CUDA_GRAPHS = ("auto", "off")
+COMPILE = ("auto", "on", "off")
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
 
@@ -101,6 +102,12 @@ class TrainingConfig:
         choices=CUDA_GRAPHS,
         shapes_result=False,
         help="auto replays whole steps as CUDA graphs on one GPU where that is possible; off runs them eagerly",
+    )
+    compile: str = option(
+        "auto",
+        choices=COMPILE,
+        shapes_result=False,
+        help="run the encoder through torch.compile; auto does on a GPU if the run is long enough to earn its start",
     )
     gradient_checkpointing: bool = option(
         False,

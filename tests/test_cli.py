@@ -40,6 +40,8 @@ SHARED = {
     "keep_checkpoints": 1,
     "deterministic": False,
     "cache_dir": None,
+    "cuda_graphs": "auto",
+    "compile": "auto",
     "gradient_checkpointing": False,
 }
 CONTRASTIVE = {
@@ -74,6 +76,8 @@ OWN = {
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
+    "cuda_graphs": "off",
+    "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
     "dev_data_file": "d", "batch_size": 8, "scheduler": "cosine", "learning_rate": 0.01, "warmup_proportion": 0.1,
     "seed": 7, "save_steps": 5, "logging_steps": 6, "weight_decay": 0.2, "epochs": 2, "max_seq_length": 64,

@@ -69,9 +69,12 @@ class PackedBatch:
             has_filler=True,
         )
 
-    def pinned(self) -> Self:
-        """The batch in page-locked memory, from which a GPU can take it while the processor goes on."""
-        return self._mapped(Tensor.pin_memory)
+    def ready_for(self, device: torch.device) -> Self:
+        """The batch where the device can take it from while the processor goes on: page-locked memory for a GPU."""
+        if device.type != "cuda":
+            return self
+        with torch.cuda.device(device):  # also in a thread, which begins with the first GPU
+            return self._mapped(Tensor.pin_memory)
 
     def split(self, sentences: int) -> "Iterator[PackedBatch]":
         """Cut the batch into batches of at most this many sentences, in order; they have no labels."""
@@ -286,7 +289,9 @@ class TrainingSchedule:
             yield batches[start : start + self.accumulation]
 
 
-def evaluation_batches(lengths: np.ndarray, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
+def evaluation_batches(
+    lengths: np.ndarray, batch_size: int, rank: int, world_size: int, *, tokens: int = 0
+) -> Iterator[np.ndarray]:
     """This process's batches of an evaluation, each example on one process only.
 
     Examples of like length go together, which keeps the attention's blocks small, and the processes take turns, so
@@ -294,8 +299,15 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, rank: int, world_si
 
     Args:
         lengths: (N,) tokens of each example.
-        batch_size: examples of a batch on one process.
+        batch_size: examples of a batch on one process, or more:
         rank, world_size: this process and how many there are.
+        tokens: short examples fill a batch up to so many tokens.
     """
     mine = np.argsort(lengths, kind="stable")[rank::world_size]
-    yield from (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
+    start = 0
+    while start < len(mine):
+        most = max(batch_size, tokens // max(1, int(lengths[mine[start]])))
+        block = np.arange(1, 1 + len(mine[start : start + most])) * lengths[mine[start : start + most]]
+        end = start + max(batch_size, int(np.searchsorted(block, tokens, side="right")))
+        yield mine[start:end]
+        start = end

@@ -25,6 +25,11 @@ class EncoderModel(nn.Module):
         """The encoders inside, most often one."""
         return [module for module in self.modules() if isinstance(module, Encoder)]
 
+    def compile_encoders(self) -> None:
+        """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
+        for encoder in self.encoders:
+            encoder.model.compile(dynamic=True)
+
     def recompute_activations(self) -> None:
         """Keep only the input of each layer in training; the backward pass runs the layer again, with the same dropout.
 

@@ -125,12 +125,7 @@ class OptimizationStep:
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
         """The batch in the form in which the step takes it up fastest; may be called in another thread."""
-        if self._graphs is not None:
-            batch = batch.filled(MULTIPLE)
-        if self._device.type != "cuda":
-            return batch
-        with torch.cuda.device(self._device):
-            return batch.pinned()
+        return (batch if self._graphs is None else batch.filled(MULTIPLE)).ready_for(self._device)
 
     def __call__(self, batches: Sequence[PackedBatch], labels: int) -> Tensor:
         """Take the step.

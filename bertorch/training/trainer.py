@@ -13,6 +13,7 @@ from bertorch.config import TrainingConfig
 from bertorch.data.batching import Examples, PackedBatch, ScheduledStep, TrainingSchedule, share
 from bertorch.data.prefetch import prefetched
 from bertorch.training import execution
+from bertorch.training.graphs import CudaCapture
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import out_of_memory_told
 from bertorch.training.optimization import build_optimizer, build_scheduler
@@ -46,7 +47,12 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     total_steps = schedule.steps_per_epoch * config.epochs
     results = Results(config, task, dev, precision, total_steps)
     results.place_weights()
-    step = _build_step(config, task, precision, total_steps)
+    capture = execution.graph_capture(config, task, precision)
+    tokens = float(train.lengths.mean()) * config.batch_size
+    if execution.compiles(config, has_graphs=capture is not None, steps=total_steps, tokens=tokens):
+        logger.info("torch.compile: on; the first steps take longer")
+        task.model.compile_encoders()
+    step = _build_step(config, task, precision, total_steps, capture)
     results.follow(step)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
@@ -105,7 +111,9 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _build_step(config: TrainingConfig, task: Task[Any], precision: Precision, total_steps: int) -> OptimizationStep:
+def _build_step(
+    config: TrainingConfig, task: Task[Any], precision: Precision, total_steps: int, capture: CudaCapture | None
+) -> OptimizationStep:
     optimizer = build_optimizer(
         task.model,
         learning_rate=config.learning_rate,
@@ -123,5 +131,5 @@ def _build_step(config: TrainingConfig, task: Task[Any], precision: Precision, t
         scheduler,
         precision,
         max_grad_norm=config.max_grad_norm,
-        capture=execution.graph_capture(config, task, precision),
+        capture=capture,
     )

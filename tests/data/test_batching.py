@@ -126,3 +126,43 @@ def test_an_evaluation_counts_every_example_once(world_size, batch_size):
     ]
     assert all(0 < len(batch) <= batch_size for batch in batches)
     assert sorted(np.concatenate(batches)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("tokens", [0, 50, 1000, 10**6])
+def test_short_examples_fill_a_batch_up_to_so_many_tokens(world_size, tokens):
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    seen = []
+    for rank in range(world_size):
+        batches = list(evaluation_batches(lengths, 4, rank, world_size, tokens=tokens))
+        for batch, after in zip(batches, [*batches[1:], None], strict=True):
+            block = len(batch) * lengths[batch].max()
+            assert len(batch) == 4 or block <= tokens or after is None
+            if after is not None:
+                assert len(batch) >= 4
+                assert (len(batch) + 1) * lengths[after[0]] > tokens  # one more would have been too many
+        seen += batches
+    assert sorted(np.concatenate(seen)) == list(range(500))
+
+
+@pytest.mark.parametrize("multiple", [4, 8, 128])
+def test_filler_makes_a_round_number_of_tokens_and_belongs_to_no_sentence(dataset, multiple):
+    batch = dataset.batch(np.array([2, 0]))  # 8 tokens
+    filled = batch.filled(multiple)
+    assert len(filled.input_ids) == {4: 12, 8: 16, 128: 128}[multiple]  # one token of filler at least
+    assert filled.max_seqlen == {4: 8, 8: 8, 128: 128}[multiple]
+    for name in ("input_ids", "token_type_ids", "position_ids"):
+        tensor = getattr(filled, name)
+        assert tensor[:8].tolist() == getattr(batch, name).tolist()
+        assert not tensor[8:].any()
+    assert filled.cu_seqlens is batch.cu_seqlens
+    assert filled.labels is batch.labels
+    assert filled.size == 2
+    assert filled.bounds.tolist() == [0, 5, 8, len(filled.input_ids)]
+    assert filled.sentence_ids.tolist() == [0] * 5 + [1] * 3 + [2] * (len(filled.input_ids) - 8)
+    assert batch.bounds is batch.cu_seqlens
+
+
+def test_a_batch_is_ready_for_the_cpu_as_it_is(dataset):
+    batch = dataset.batch(np.array([2, 0]))
+    assert batch.ready_for(torch.device("cpu")) is batch
