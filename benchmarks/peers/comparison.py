@@ -50,7 +50,7 @@ class _Plan:
     """What all tasks have in common, with the defaults of the device filled in."""
 
     precision: str
-    peak: float  # floating-point operations a second of matrix products
+    matmul_flops: float  # a second
     warmup: int
     steps: int
     rounds: int
@@ -63,7 +63,7 @@ class _Plan:
         on_gpu = device.type == "cuda"
         return cls(
             precision=precision,
-            peak=matmul_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32),
+            matmul_flops=matmul_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32),
             warmup=options.warmup or (40 if on_gpu else 3),
             steps=options.steps or (200 if on_gpu else 20),
             rounds=options.rounds,
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, tasks: list[str]) -> None:
     device = distributed.device()
     plan = _Plan.of(options, device)
     header = {"hardware": hardware(device), "versions": versions(*PACKAGES), **asdict(plan)}
-    print(f"{header['hardware']}, {plan.precision}, {plan.peak / 1e12:.2f} TFLOP/s in a matrix product")
+    print(f"{header['hardware']}, {plan.precision}, {plan.matmul_flops / 1e12:.2f} TFLOP/s in a matrix product")
     print(", ".join(f"{package} {version}" for package, version in header["versions"].items()))
     print(f"batch {plan.batch_size}, medians of {plan.rounds} runs of {plan.steps} steps after {plan.warmup}")
     results = [_compare(task, options, plan) for task in tasks]
@@ -106,7 +106,7 @@ def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> dict[str, A
         )
         work = Work.of(ours.read(job, job.train_data_file), steps, job.model)
         runs = _take_turns(job, plan)
-    contenders = {name: _medians(taken, work, plan.peak) for name, taken in runs.items()}
+    contenders = {name: _medians(taken, work, plan.matmul_flops) for name, taken in runs.items()}
     ratios = {
         name: {key: contenders[OURS][key] / measured[key] for key in RATIOS if key in measured}
         for name, measured in contenders.items()
