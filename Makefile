@@ -31,8 +31,9 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, a CRF against a linear head and pytorch-crf, the token cache
+benchmark: $(SETUP)  ## packed against padded steps, whole runs against peers, a CRF against others, the token cache
 	$(BIN)/python -m benchmarks.classifier_step
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.tagger_step
 	$(BIN)/python -m benchmarks.crf
 	$(BIN)/python -m benchmarks.token_cache
@@ -42,5 +43,5 @@ clean:  ## remove the environment and the demo's weights
 
 $(SETUP): requirements.txt pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[dev,benchmarks]'
 	touch $@

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.measuring import WARMUP, hardware, timed, write_json
+from benchmarks.measuring import WARMUP, hardware, timed, versions, write_json
 from bertorch.models.crf import CRF
 
 OURS, THEIRS = "bertorch", "pytorch-crf"
@@ -39,7 +39,7 @@ def main() -> None:
         "labels": options.labels,
         "repeats": options.repeats,
         "hardware": hardware(device),
-        "versions": {"torch": torch.__version__, "pytorch-crf": options.torchcrf.__version__},
+        "versions": versions("torch", "pytorch-crf"),
         "batches": {
             "ragged": _compare(ours, theirs, lengths, options.repeats),
             "full": _compare(ours, theirs, torch.full_like(lengths, options.length), options.repeats),

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the comparison of training steps, timing, the hardware's name, the JSON file."""
+"""What the benchmarks share: the comparison of training steps, timing, hardware and versions, the JSON file."""
 
 import argparse
 import json
@@ -7,12 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import metadata
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from bertorch.data.batching import Examples, TrainingSchedule
@@ -73,7 +73,7 @@ def compare_steps(
         "tokens_per_step": statistics.mean(tokens[WARMUP:]),
         "precision": precision.name,
         "hardware": hardware(device),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": versions("torch", "transformers"),
         "seconds_per_step": medians,
         f"{first}_over_{second}": medians[first] / medians[second],
     }
@@ -94,11 +94,29 @@ def timed(job: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second that large matrix products reach on a device, the best of several tries."""
+    size, products = (8192, 10) if device.type == "cuda" else (1024, 3)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def multiply() -> None:
+        for _ in range(products):
+            left @ right
+
+    multiply()
+    return max(products * 2 * size**3 / timed(multiply, device) for _ in range(5))
+
+
 def hardware(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of packages."""
+    return {package: metadata.version(package) for package in packages}
 
 
 def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision) -> Callable[[Any, int], Tensor]:

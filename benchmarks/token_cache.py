@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
-import transformers
 from loguru import logger
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.measuring import DATA, hardware, write_json
+from benchmarks.measuring import DATA, hardware, versions, write_json
 from bertorch import distributed
 from bertorch.data import datasets
 from bertorch.data.batching import TrainingSchedule
@@ -74,7 +72,7 @@ def main() -> None:
             "megabytes": data.stat().st_size / 1e6,
             "processes": options.processes,
             "hardware": f"{hardware(torch.device('cpu'))}, {os.cpu_count()} cores",
-            "versions": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+            "versions": versions("transformers", "tokenizers"),
             "build": _measure(Path(folder), options),
             "open": _measure(Path(folder), options),
         }

@@ -1,0 +1,88 @@
+r"""Whole training runs: this project against what people would use instead, on the same data, model and precision.
+
+    pip install -e '.[benchmarks]'
+    python -m benchmarks.peers          # all tasks on the embedded samples
+    python -m benchmarks.peers --cpu    # the same on the CPU, also where a GPU is
+    python -m benchmarks.peers --task classifier --pretrained_model_name_or_path bert-base-chinese \
+        --train_data_file ChnSentiCorp/train.tsv --dev_data_file ChnSentiCorp/dev.tsv \
+        --label_file ChnSentiCorp/labels.txt --json result.json
+
+| task | peer |
+|---|---|
+| classifier | transformers Trainer; the same with torch_compile where a GPU is |
+| sentencebert | sentence-transformers, SoftmaxLoss |
+| batchneg | sentence-transformers, MultipleNegativesRankingLoss |
+
+Each contender trains through its own public entry, `fit` here and `Trainer.train()` there, with its own data loading,
+padding and shuffling, and the same clipping, AdamW and linear schedule. All see the same examples, drawn from the
+training file: as many as the run has steps for, each once unless the file has fewer. The contenders take turns, a run
+each, in one process; what a run leaves in memory, and what it compiled, is gone before the next.
+
+What is told is the median over the runs of each:
+- steps a second, of the steps after the first `--warmup`, timed as one piece until the device is done;
+- tokens a second: those of the texts after cutting at `--max_seq_length`; padding does not count;
+- model FLOP use: the arithmetic that these tokens need, a second, over what a large matrix product reaches on this
+  device in this precision. A token takes 6 FLOPs for each parameter of the encoder's layers, and a text of length n
+  another 12·layers·H·n² in attention; embeddings and heads are left out, and padding is no work;
+- the first step: seconds until it is done, from reading the file, tokenising and loading the model on;
+- memory, on a GPU, until the last step: the most that tensors took up at once, and the most that PyTorch held for
+  them, where the memory of CUDA graphs counts in any case;
+- with a dev file, the classifiers' examples a second in `evaluate` here and `Trainer.evaluate()` there, in the second
+  of two evaluations after training, and the accuracy.
+"""
+
+import argparse
+import os
+
+TASKS = ("classifier", "sentencebert", "batchneg")
+
+
+def main() -> None:
+    """Measure, print, write JSON on demand."""
+    parser = _parser()
+    options = parser.parse_args()
+    if options.task is None and (options.train_data_file or options.dev_data_file or options.label_file):
+        parser.error("a data file needs --task")
+    if not options.train_data_file and (options.dev_data_file or options.label_file):
+        parser.error("--dev_data_file and --label_file need --train_data_file")
+    if options.dev_data_file and options.task != "classifier":
+        parser.error("--dev_data_file is for --task classifier")
+    # Before anything asks for GPUs; of several, a Trainer would take all.
+    if options.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    try:
+        from benchmarks.peers.comparison import run  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        parser.error(f"{error.name} is missing: pip install -e '.[benchmarks]'")
+    run(options, [options.task] if options.task else list(TASKS))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, help="one task; by default all, on the embedded samples")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU, also where a GPU is")
+    parser.add_argument("--pretrained_model_name_or_path", help="by default the embedded checkpoint")
+    parser.add_argument("--train_data_file", help="by default the task's embedded sample")
+    parser.add_argument("--dev_data_file", help="of a classifier; no evaluation of --train_data_file without it")
+    parser.add_argument("--label_file", help="of --train_data_file; by default the labels are 0 and 1")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU")
+    parser.add_argument("--warmup", type=_positive, help="steps of a run that are not timed: 3, on a GPU 40")
+    parser.add_argument("--steps", type=_positive, help="steps of a run that are, after them: 20, on a GPU 200")
+    parser.add_argument("--rounds", type=_positive, default=3, help="runs of each contender")
+    parser.add_argument("--json", help="also write the result to this file")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {number}")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What the contenders of a comparison are given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bertorch.data.readers import read_labels
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of a comparison, the same for all contenders.
+
+    Attributes:
+        task: `classifier`, `sentencebert` or `batchneg`.
+        model: hub name or local folder of the encoder.
+        train_data_file: an example for each place in each batch of a run of one epoch.
+        dev_data_file: to evaluate on after training; None does not.
+        labels: the classes in the order of their ids; none where the task has no classes.
+        batch_size: examples of a step.
+        max_length: tokens kept of a text.
+        precision: `fp32` or `bf16`.
+    """
+
+    task: str
+    model: str
+    train_data_file: str
+    dev_data_file: str | None
+    labels: tuple[str, ...]
+    batch_size: int
+    max_length: int
+    precision: str
+
+
+def labels_of(task: str, label_file: str | None) -> tuple[str, ...]:
+    """The classes of a task, `0` and `1` without a label file."""
+    if task == "batchneg":
+        return ()
+    return ("0", "1") if label_file is None else tuple(read_labels(label_file))
+
+
+def write_sample(source: str, target: Path, examples: int) -> None:
+    """Draw so many lines from a file, always the same ones: all of them before any comes again."""
+    lines = Path(source).read_bytes().decode("utf-8-sig").rstrip("\r\n").split("\n")
+    generator = np.random.default_rng(0)
+    epochs = -(-examples // len(lines))
+    numbers = np.concatenate([generator.permutation(len(lines)) for _ in range(epochs)])[:examples]
+    target.write_text("".join(f"{lines[number]}\n" for number in numbers), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""This project's runs: `fit` and `evaluate`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.peers.job import Job
+from benchmarks.peers.watching import Evaluation, Stopwatch
+from bertorch import distributed
+from bertorch.config import TrainingConfig
+from bertorch.data.batching import Dataset
+from bertorch.data.datasets import anchors_with_positives, pairs_with_labels, texts_with_labels
+from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.encoder import load_tokenizer
+from bertorch.models.losses import in_batch_negatives_loss
+from bertorch.models.sentence_bert import SiameseClassifier
+from bertorch.models.sentence_encoder import SentenceEncoder
+from bertorch.training.contrastive import ContrastiveTask
+from bertorch.training.evaluation import evaluate
+from bertorch.training.step import Precision
+from bertorch.training.tasks import ClassificationTask, Task
+from bertorch.training.trainer import fit
+from bertorch.training.training_log import TrainingLog
+
+
+def train(job: Job, watch: Stopwatch, folder: Path) -> Evaluation | None:
+    """Train a task's model for an epoch, evaluate it if there are dev examples."""
+    examples = read(job, job.train_data_file)
+    task = _TASKS[job.task](job)
+    config = TrainingConfig(
+        train_data_file=job.train_data_file,
+        saved_dir=str(folder),
+        batch_size=job.batch_size,
+        epochs=1,
+        precision=job.precision,
+        save_steps=len(examples),  # once, after the last step
+        keep_checkpoints=0,
+    )
+    with _watched(watch):
+        fit(config, task, examples, None)
+    if job.dev_data_file is None:
+        return None
+    dev = read(job, job.dev_data_file)
+    device = distributed.device()
+    precision = Precision.resolve(job.precision, device)
+    return Evaluation.of(lambda: evaluate(task, dev, job.batch_size, precision).value, len(dev), device)
+
+
+def read(job: Job, path: str) -> Dataset:
+    """Read and tokenise a file of the job's task."""
+    labels = {"labels": job.labels} if job.labels else {}
+    tokenizer = load_tokenizer(job.model)
+    return _READERS[job.task](path, tokenizer=tokenizer, max_length=job.max_length, on_bad_line="stop", **labels)
+
+
+@contextmanager
+def _watched(watch: Stopwatch) -> Iterator[None]:
+    """The watch sees each step of `fit` in the block, after the train loop has handed it to the training log.
+
+    The loop does so once a step, whether the step ran from Python or was replayed on the device.
+    """
+    step = TrainingLog.step
+
+    def step_and_note(training_log: TrainingLog, *args: Any, **options: Any) -> None:
+        step(training_log, *args, **options)
+        watch.step()
+
+    with patch.object(TrainingLog, "step", step_and_note):
+        yield
+
+
+def _classifier(job: Job) -> Task[Any]:
+    return ClassificationTask(SequenceClassifier.from_pretrained(job.model, job.labels), [])
+
+
+def _sentence_bert(job: Job) -> Task[Any]:
+    embedder = SentenceEncoder.from_pretrained(job.model, "mean")
+    return ClassificationTask(SiameseClassifier(embedder, len(job.labels)), [])
+
+
+def _contrastive(job: Job) -> Task[Any]:
+    return ContrastiveTask(
+        SentenceEncoder.from_pretrained(job.model, "mean"),
+        [],
+        loss=partial(in_batch_negatives_loss, margin=0.0, scale=20.0),
+        gather_negatives=False,
+        keep_duplicates=True,
+        micro_batch_size=None,
+    )
+
+
+_TASKS: dict[str, Callable[[Job], Task[Any]]] = {
+    "classifier": _classifier,
+    "sentencebert": _sentence_bert,
+    "batchneg": _contrastive,
+}
+_READERS: dict[str, Callable[..., Dataset]] = {
+    "classifier": partial(texts_with_labels, texts=1),
+    "sentencebert": pairs_with_labels,
+    "batchneg": anchors_with_positives,
+}
