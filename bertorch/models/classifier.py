@@ -9,7 +9,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models import pooling
-from bertorch.models.attention import BlockLayout
 from bertorch.models.encoder import (
     Encoder,
     attempt,
@@ -22,6 +21,7 @@ from bertorch.models.encoder import (
 )
 from bertorch.models.encoder_model import EncoderModel
 from bertorch.models.heads import head_of
+from bertorch.models.layouts import BlockLayout
 
 
 class SequenceClassifier(EncoderModel):

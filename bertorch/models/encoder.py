@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertorch import distributed
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import MisshapenError, UserError
-from bertorch.models.attention import ATTENTION, BlockLayout, layout_of
+from bertorch.models.attention import ATTENTION
+from bertorch.models.dropout import with_fast_dropout
+from bertorch.models.layouts import BlockLayout, layout_of
 from bertorch.models.model_folder import explained, require_vocabulary, require_weights
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
@@ -135,6 +137,7 @@ class Encoder(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        with_fast_dropout(model)
         self._first_position, self.max_length = _positions(model)
         takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._token_types = getattr(model.config, "type_vocab_size", 2) if takes_token_types else 0

@@ -1,6 +1,6 @@
 import pytest
 
-from bertorch.models import attention
+from bertorch.models import layouts
 from tests.models import flash_stand_in
 
 
@@ -8,6 +8,12 @@ from tests.models import flash_stand_in
 def flash(monkeypatch):
     """Attention goes through PyTorch's flash attention, whose kernel has a stand-in on the CPU."""
     library = flash_stand_in.register()
-    monkeypatch.setattr(attention, "runs_flash", lambda *_: True)
+    monkeypatch.setattr(layouts, "runs_flash", lambda *_: True)
     yield
     library._destroy()
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """Attention cuts also the smallest block up."""
+    monkeypatch.setattr(layouts, "SMALL_BLOCK", 0)

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertorch.models.attention import BlockLayout, FlashLayout, layout_of, packed_attention, runs_flash
+from bertorch.models.attention import packed_attention
+from bertorch.models.layouts import BlockLayout, FlashLayout, GroupedLayout, layout_of, runs_flash
 from tests.architectures import random_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -80,15 +81,65 @@ def test_flash_attention_equals_plain_attention_within_each_sentence(flash, key_
     torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
 
 
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("window", [None, 3])
+def test_blocks_of_like_length_equal_plain_attention(groups, key_heads, window):
+    layout = layout_of(random_batch(LENGTHS), torch.float64, SIZE)
+    assert isinstance(layout, GroupedLayout)
+    assert [(block.sentences, block.length) for block in layout.blocks] == [(1, 7), (1, 3), (1, 1)]
+    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
+    got, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
+    )
+    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+
+
+def test_sentences_of_like_length_share_a_block():
+    layout = GroupedLayout.of(random_batch([50, 9, 100, 75, 100, 40, 76]))
+    assert [(block.sentences, block.length) for block in layout.blocks] == [(4, 100), (2, 50), (1, 9)]
+    assert layout.sizes == (351, 90, 9)
+
+
+def test_small_blocks_are_not_cut_up():
+    assert isinstance(layout_of(random_batch(LENGTHS), torch.float32, SIZE), BlockLayout)
+    assert isinstance(layout_of(random_batch([128] * 9), torch.float32, SIZE), GroupedLayout)
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout])
+def test_dropped_weights_are_scaled_so_that_the_mean_stays(kind, key_heads):
+    """Over many draws, attention with dropout is attention without it, and so is its gradient."""
+    draws, lengths = 3000, [3, 5]
+    batch = random_batch(lengths * draws)
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 8, SIZE, dtype=torch.float64, requires_grad=True)
+        for heads in (HEADS, key_heads, key_heads)
+    )
+    expected, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=kind.of(random_batch(lengths)), scaling=0.3
+    )
+    many = (tensor.repeat(1, 1, draws, 1) for tensor in (query, key, value))
+    got, _ = packed_attention(torch.nn.Identity(), *many, None, layout=kind.of(batch), scaling=0.3, dropout=0.25)
+    mean = got.view(draws, 8, HEADS, SIZE).mean(0)
+    torch.testing.assert_close(mean, expected[0], rtol=0, atol=0.08)
+    for of_mean, exact in zip(
+        torch.autograd.grad(mean.square().sum(), (query, key, value)),
+        torch.autograd.grad(expected.square().sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_mean, exact, rtol=0.1, atol=0.3)
+
+
 @pytest.mark.parametrize("multiple", [8, 128])
-@pytest.mark.parametrize("kind", [BlockLayout, FlashLayout])
+@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout, FlashLayout])
 def test_filler_attends_to_itself_only(flash, kind, multiple):
     batch = random_batch(LENGTHS)
     filled = batch.filled(multiple)
     query = torch.randn(1, HEADS, len(filled.input_ids), SIZE, generator=torch.Generator().manual_seed(0))
 
     def attended(batch):
-        layout = BlockLayout.of(batch) if kind is BlockLayout else layout_of(batch, query.dtype, SIZE)
+        layout = layout_of(batch, query.dtype, SIZE) if kind is FlashLayout else kind.of(batch)
         rows = query[:, :, : len(batch.input_ids)]
         return packed_attention(torch.nn.Identity(), rows, rows, rows, None, layout=layout)[0]
 

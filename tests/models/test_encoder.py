@@ -30,8 +30,10 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture)
     assert_same_gradients(encoder.model, reference)
 
 
+@pytest.mark.parametrize("kind", ["flash", "groups"])
 @pytest.mark.parametrize("architecture", PACKED)
-def test_also_through_flash_attention_and_with_filler(flash, architecture):
+def test_also_through_other_attention_and_with_filler(kind, architecture, request):
+    request.getfixturevalue(kind)
     encoder = Encoder(small_encoder(architecture)).double().eval()
     reference = small_encoder(architecture).double().eval()
     batch, inputs = batch_both_ways(reference, LENGTHS)
@@ -63,10 +65,10 @@ def test_a_padded_model_says_so_once(architecture, log_lines):
     assert len([line for line in log_lines if "padded inside" in line]) == 1
 
 
-@pytest.mark.parametrize("kind", ["block", "flash"])
+@pytest.mark.parametrize("kind", ["block", "groups", "flash"])
 def test_attention_dropout_acts_in_training_only(kind, request):
-    if kind == "flash":
-        request.getfixturevalue("flash")
+    if kind != "block":
+        request.getfixturevalue(kind)
     model = small_encoder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
     encoder, batch = Encoder(model), random_batch(LENGTHS)
     encoder.train()
