@@ -45,6 +45,8 @@ def session(local_rank: int = -1) -> Iterator[None]:
         )
     if cuda:
         torch.cuda.set_device(local_rank)
+    else:
+        _share_cores()
     dist.init_process_group(
         backend="nccl" if cuda else "gloo",
         timeout=TIMEOUT,
@@ -54,6 +56,18 @@ def session(local_rank: int = -1) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """Give each process of a machine without GPUs its share of the cores.
+
+    torchrun gives each of several processes one thread where `OMP_NUM_THREADS` says nothing. Any other number that it
+    says is kept.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes))
 
 
 def device() -> torch.device:

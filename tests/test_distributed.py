@@ -99,3 +99,26 @@ def test_more_processes_than_gpus(monkeypatch):
     expected = pytest.raises(UserError, match="got local rank 2 on a machine with 2 GPUs; lower --nproc_per_node")
     with expected, distributed.session(local_rank=2):
         pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, [4]),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}, [4]),  # as torchrun sets it
+        ({"LOCAL_WORLD_SIZE": "16"}, [1]),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}, []),
+        ({"LOCAL_WORLD_SIZE": "1"}, []),
+        ({}, []),
+    ],
+)
+def test_the_processes_of_a_machine_share_its_cores(environment, threads, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    distributed._share_cores()
+    assert chosen == threads
