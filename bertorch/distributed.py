@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from bertorch.errors import UserError
 
@@ -47,8 +49,14 @@ def session(local_rank: int = -1) -> Iterator[None]:
         torch.cuda.set_device(local_rank)
     else:
         _share_cores()
+    store, rank, world_size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    # With --master_port, torchrun keeps the store over its restarts, and in it where each process was before them.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         backend="nccl" if cuda else "gloo",
+        store=PrefixStore(f"restart {restarts}", store),
+        rank=rank,
+        world_size=world_size,
         timeout=TIMEOUT,
         device_id=torch.device("cuda", local_rank) if cuda else None,
     )

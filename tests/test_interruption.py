@@ -151,6 +151,30 @@ def test_a_killed_rank_is_restarted_by_torchrun_without_help(whole_of_two, tmp_p
     assert_same_weights(whole_of_two, tmp_path)
 
 
+RESTARTED = """
+import os, sys, time
+import torch
+from bertorch import distributed
+rank, restarts = os.environ["RANK"], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+if restarts and rank == "0":
+    time.sleep(3)  # the other process must not take the address that it had before the restart
+with distributed.session():
+    total = distributed.all_reduce_sum(torch.ones(1))
+    if not restarts:
+        sys.exit(1)
+    sys.stderr.write(f"{rank}: {int(total)} processes\\n")
+"""
+
+
+def test_processes_find_each_other_after_a_restart_whichever_is_first(tmp_path):
+    """With --master_port, torchrun keeps the store in which they leave their addresses."""
+    script = tmp_path / "script.py"
+    script.write_text(RESTARTED)
+    result = Script(script, launcher=(*launcher(), "--max-restarts=1")).finish(seconds=90)
+    assert "0: 2 processes" in result.stderr
+    assert "1: 2 processes" in result.stderr
+
+
 def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
     process = Script(*arguments(tmp_path), launcher=launcher())
     process.wait_for("global step: 3,")

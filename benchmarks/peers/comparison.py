@@ -132,7 +132,7 @@ def _take_turns(job: Job, plan: _Plan) -> dict[str, list[dict[str, float]]]:
     device = distributed.device()
     contenders: dict[str, Run] = {OURS: ours.train, **PEERS[job.task]}
     if device.type == "cuda":
-        contenders |= PEERS_ON_GPU.get(job.task, {})
+        contenders |= ours.VARIANTS_ON_GPU | PEERS_ON_GPU.get(job.task, {})
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(plan.rounds):
         for name, train in contenders.items():

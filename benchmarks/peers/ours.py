@@ -26,8 +26,8 @@ from bertorch.training.trainer import fit
 from bertorch.training.training_log import TrainingLog
 
 
-def train(job: Job, watch: Stopwatch, folder: Path) -> Evaluation | None:
-    """Train a task's model for an epoch, evaluate it if there are dev examples."""
+def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluation | None:
+    """Train a task's model for an epoch, evaluate it if there are dev examples; `options` of the run beside the job."""
     examples = read(job, job.train_data_file)
     task = _TASKS[job.task](job)
     config = TrainingConfig(
@@ -38,6 +38,7 @@ def train(job: Job, watch: Stopwatch, folder: Path) -> Evaluation | None:
         precision=job.precision,
         save_steps=len(examples),  # once, after the last step
         keep_checkpoints=0,
+        **options,
     )
     with _watched(watch):
         fit(config, task, examples, None)
@@ -70,6 +71,13 @@ def _watched(watch: Stopwatch) -> Iterator[None]:
 
     with patch.object(TrainingLog, "step", step_and_note):
         yield
+
+
+# What the product would not do by default in so short a run, to tell what each part gains.
+VARIANTS_ON_GPU: dict[str, Callable[[Job, Stopwatch, Path], Evaluation | None]] = {
+    "bertorch, compiled": partial(train, compile="on"),
+    "bertorch, eager": partial(train, cuda_graphs="off"),
+}
 
 
 def _classifier(job: Job) -> Task[Any]:

@@ -19,6 +19,7 @@ from bertorch.data.batching import PackedBatch
 
 MULTIPLE = 128  # tokens of a batch are filled up to a multiple of it, so that a run has some ten shapes
 MOST_GRAPHS = 64
+EAGER_STEPS = 2  # at the start of a run: libraries, optimiser state and memory are set up then
 
 Work = Callable[[], Tensor]
 Compute = Callable[[PackedBatch, Tensor], Tensor]
@@ -33,11 +34,17 @@ class CudaCapture:
     def __call__(self, work: Work) -> Work:
         """Capture the work, which does not run; the function returned replays it."""
         graph = torch.cuda.CUDAGraph()
-        # The prefetching thread goes on meanwhile, and allocates page-locked memory.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-        ):
-            output = work()
+        try:
+            # The prefetching thread goes on meanwhile, and allocates page-locked memory.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            ):
+                output = work()
+        except Exception:
+            # The random generator would believe for ever that it is captured; a copy of its state does not.
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
 
         def replay() -> Tensor:
             graph.replay()
@@ -65,8 +72,8 @@ class _Captured:
 class StepGraphs:
     """Does the device's work of a step by a graph for each shape of batch.
 
-    The first batch of a shape is worked on eagerly, so that whatever sets itself up at first use has done so; the
-    second is captured. If that fails, it and all later ones run eagerly, and the log says so once.
+    After a few eager steps, the first batch of each shape is captured and replayed. If that fails, it and all later
+    ones of new shapes run eagerly, and the log says so once.
 
     Args:
         compute: from a batch on the device and the count of labels, a tensor, to the sums of the step; it changes
@@ -74,10 +81,18 @@ class StepGraphs:
         optimizer: its learning rates are read anew in each replay.
         device: of all tensors.
         capture: as `CudaCapture`.
+        each_shape_first_eagerly: whether only the second batch of a shape is captured, as compiled code needs it, which
+            is tuned when it first meets a shape.
     """
 
     def __init__(
-        self, compute: Compute, optimizer: Optimizer, device: torch.device, capture: Callable[[Work], Work]
+        self,
+        compute: Compute,
+        optimizer: Optimizer,
+        device: torch.device,
+        capture: Callable[[Work], Work],
+        *,
+        each_shape_first_eagerly: bool = False,
     ) -> None:
         self._compute = compute
         self._optimizer = optimizer
@@ -85,7 +100,10 @@ class StepGraphs:
         self._capture = capture
         self._labels = torch.zeros((), device=device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
-        self._of_shape: dict[tuple[Any, ...], _Captured | None] = {}
+        self._each_shape_first_eagerly = each_shape_first_eagerly
+        self._seen: set[tuple[Any, ...]] = set()
+        self._of_shape: dict[tuple[Any, ...], _Captured] = {}
+        self._eager_steps = 0
         self.failed = False
 
     def __call__(self, batch: PackedBatch, labels: int) -> Tensor:
@@ -102,30 +120,36 @@ class StepGraphs:
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         shape = _shape_of(batch)
-        captured = self._of_shape.get(shape)
-        if captured is None and shape in self._of_shape and not self.failed and self._number() < MOST_GRAPHS:
-            captured = self._of_shape[shape] = self._captured(batch)
-        if captured is not None:
-            return captured(batch)
-        self._of_shape.setdefault(shape, None)
+        if shape not in self._of_shape and self._may_capture(shape):
+            self._try_to_capture(shape, batch)
+        if shape in self._of_shape:
+            return self._of_shape[shape](batch)
+        self._seen.add(shape)
+        self._eager_steps += 1
         return self._compute(batch.to(self._device), self._labels)
 
-    def _number(self) -> int:
-        return sum(captured is not None for captured in self._of_shape.values())
+    def _may_capture(self, shape: tuple[Any, ...]) -> bool:
+        return (
+            not self.failed
+            and self._eager_steps >= EAGER_STEPS
+            and len(self._of_shape) < MOST_GRAPHS
+            and (shape in self._seen or not self._each_shape_first_eagerly)
+        )
 
-    def _captured(self, batch: PackedBatch) -> _Captured | None:
+    def _try_to_capture(self, shape: tuple[Any, ...], batch: PackedBatch) -> None:
         groups = self._optimizer.param_groups
         own = [{"lr": group["lr"], "capturable": group.get("capturable")} for group in groups]
         for group, rate in zip(groups, self._rates, strict=True):
             group.update(lr=rate, capturable=True)
         try:
-            return _Captured(batch.to(self._device), lambda static: self._compute(static, self._labels), self._capture)
+            self._of_shape[shape] = _Captured(
+                batch.to(self._device), lambda static: self._compute(static, self._labels), self._capture
+            )
         except Exception as error:  # noqa: BLE001 - whatever cannot be captured runs eagerly
             reason = (str(error).splitlines() or [""])[0]
             logger.info("CUDA graphs: off, capture failed: {}: {}", type(error).__name__, reason)
             self.failed = True
             self._optimizer.zero_grad(set_to_none=True)
-            return None
         finally:
             for group, values in zip(groups, own, strict=True):
                 group.update(values)

@@ -82,6 +82,7 @@ class OptimizationStep:
         precision: of forward and backward.
         max_grad_norm: clip the gradient to this global norm; 0 does not clip.
         capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
+        compiled: whether the model is.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class OptimizationStep:
         *,
         max_grad_norm: float,
         capture: Callable[[Work], Work] | None = None,
+        compiled: bool = False,
     ) -> None:
         self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._parameters = list(self._named.values())
@@ -110,7 +112,11 @@ class OptimizationStep:
         self._graphs = None
         if capture is not None:
             self._graphs = StepGraphs(
-                lambda batch, labels: self._compute([batch], labels), optimizer, self._device, capture
+                lambda batch, labels: self._compute([batch], labels),
+                optimizer,
+                self._device,
+                capture,
+                each_shape_first_eagerly=compiled,
             )
 
     @property

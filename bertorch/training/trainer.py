@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
 from bertorch.data.batching import Examples, PackedBatch, ScheduledStep, TrainingSchedule, share
 from bertorch.data.prefetch import prefetched
 from bertorch.training import execution
-from bertorch.training.graphs import CudaCapture
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import out_of_memory_told
 from bertorch.training.optimization import build_optimizer, build_scheduler
@@ -49,10 +50,21 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     results.place_weights()
     capture = execution.graph_capture(config, task, precision)
     tokens = float(train.lengths.mean()) * config.batch_size
-    if execution.compiles(config, has_graphs=capture is not None, steps=total_steps, tokens=tokens):
+    compiled = execution.compiles(config, has_graphs=capture is not None, steps=total_steps, tokens=tokens)
+    if compiled:
         logger.info("torch.compile: on; the first steps take longer")
         task.model.compile_encoders()
-    step = _build_step(config, task, precision, total_steps, capture)
+    optimizer, scheduler = _build_optimizer(config, task, total_steps)
+    step = OptimizationStep(
+        task.model,
+        task.training_output,
+        optimizer,
+        scheduler,
+        precision,
+        max_grad_norm=config.max_grad_norm,
+        capture=capture,
+        compiled=compiled,
+    )
     results.follow(step)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
@@ -111,9 +123,7 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _build_step(
-    config: TrainingConfig, task: Task[Any], precision: Precision, total_steps: int, capture: CudaCapture | None
-) -> OptimizationStep:
+def _build_optimizer(config: TrainingConfig, task: Task[Any], total_steps: int) -> tuple[Optimizer, LRScheduler]:
     optimizer = build_optimizer(
         task.model,
         learning_rate=config.learning_rate,
@@ -124,12 +134,4 @@ def _build_step(
     scheduler = build_scheduler(
         config.scheduler, optimizer, warmup_proportion=config.warmup_proportion, total_steps=total_steps
     )
-    return OptimizationStep(
-        task.model,
-        task.training_output,
-        optimizer,
-        scheduler,
-        precision,
-        max_grad_norm=config.max_grad_norm,
-        capture=capture,
-    )
+    return optimizer, scheduler

@@ -89,7 +89,7 @@ TASKS = {
 }
 
 
-def make_step(task, capture, *, precision="fp32", device="cpu"):
+def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False):
     task.model.to(device).train()
     optimizer = build_optimizer(
         task.model,
@@ -101,7 +101,14 @@ def make_step(task, capture, *, precision="fp32", device="cpu"):
     scheduler = build_scheduler("linear", optimizer, warmup_proportion=0.2, total_steps=40)
     resolved = Precision.resolve(precision, torch.device(device))
     return OptimizationStep(
-        task.model, task.training_output, optimizer, scheduler, resolved, max_grad_norm=0.5, capture=capture
+        task.model,
+        task.training_output,
+        optimizer,
+        scheduler,
+        resolved,
+        max_grad_norm=0.5,
+        capture=capture,
+        compiled=compiled,
     )
 
 
@@ -153,21 +160,23 @@ def test_graphs_train_as_eager_steps_do(name):
     assert_same_training(task, reference, sums, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_each_shape_is_captured_once_when_it_comes_back(monkeypatch):
-    monkeypatch.setattr(graphs, "MULTIPLE", 32)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_each_shape_is_captured_once(compiled, monkeypatch):
     monkeypatch.setattr("bertorch.training.step.MULTIPLE", 32)
     capture, shapes = PretendedCapture(), []
-    task = classifier()
-    step = make_step(task, capture)
+    step = make_step(classifier(), capture, compiled=compiled)
     dataset = sentences()
     for now in TrainingSchedule(SIZE, 8, accumulation=1, seed=0).all_steps(4):
         batch = step.prepared(dataset.batch(now.batches[0]))
         assert len(batch.input_ids) % 32 == 0
         shapes.append((len(batch.input_ids), batch.max_seqlen))
         step([batch], labels=8)
-    assert len(set(shapes)) > 1
-    assert capture.captured == sum(shapes.count(shape) > 1 for shape in set(shapes))
-    assert capture.replayed == sum(shapes.count(shape) - 1 for shape in set(shapes))
+    later = shapes[graphs.EAGER_STEPS :]
+    assert len(set(later)) > 1
+    if compiled:  # what was seen once; a shape of the first steps is captured when it comes back
+        later = [shape for place, shape in enumerate(shapes) if place >= 2 and shape in shapes[:place]]
+    assert capture.captured == len(set(later))
+    assert capture.replayed == len(later)
 
 
 def test_a_run_of_many_shapes_keeps_few_graphs(monkeypatch):
@@ -223,7 +232,7 @@ def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
         for group in step._optimizer.param_groups:
             group["lr"] = 0.0
         batch = step.prepared(dataset.batch(np.arange(8)))
-        for seed in (1, 2, 3, 4, 3, None):
+        for seed in (1, 2, 3, 4, 3, None):  # the first two are eager
             if seed is not None:
                 torch.manual_seed(seed)
             losses.append(step._graphs(batch, 8)[0].item())
@@ -231,3 +240,18 @@ def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
     assert len(set(losses[:4])) == 4
     assert losses[4] == losses[2]
     assert losses[5] not in losses[:5]
+
+
+@needs_cuda
+def test_a_failed_capture_leaves_dropout_as_it_was():
+    def fails(work):
+        def in_vain():
+            work().item()  # waits for the device, which capture forbids
+
+        return CudaCapture()(in_vain)
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        step = make_step(classifier(), fails, precision="bf16", device="cuda")
+        sums = train(step, sentences())
+    assert step.graphs_failed
+    assert np.isfinite(sums).all()
