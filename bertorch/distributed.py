@@ -105,7 +105,7 @@ def launched_rank() -> int:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.barrier()
 
 
@@ -132,7 +132,7 @@ def _first(*, goes_first: bool) -> Iterator[None]:
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum a tensor over the processes, in place; returns it."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
@@ -149,7 +149,7 @@ def gather_rows(tensor: Tensor) -> tuple[Tensor, slice]:
     Returns:
         (rows of all processes, …), and which of them are this process's.
     """
-    if not dist.is_initialized():
+    if world_size() == 1:
         return tensor, slice(0, len(tensor))
     sizes = all_reduce_sum(
         torch.tensor([len(tensor) if rank() == other else 0 for other in range(world_size())], device=tensor.device)
@@ -176,14 +176,14 @@ class _GatherRows(torch.autograd.Function):
 
 def broadcast(tensor: Tensor) -> Tensor:
     """Give every process the first one's values, in place; returns the tensor."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.broadcast(tensor.data, src=0)
     return tensor
 
 
 def broadcast_json(value: Any) -> Any:
     """Give every process what the first one has: a value as JSON has it; what the others pass is not used."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return value
     text = json.dumps(value).encode()
     size = int(broadcast(torch.tensor(len(text), device=device())))
@@ -211,7 +211,7 @@ def on_main(function: Callable[[], Any]) -> Any:
 
 def any_process(wish: bool) -> bool:  # noqa: FBT001
     """Whether any process passes true; all must call it."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return wish
     return bool(all_reduce_sum(torch.tensor(int(wish), device=device())).item())
 
@@ -228,7 +228,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     A process that had no example in this step has no gradients; it adds zeros. Parameters that no process used must
     not be among `parameters`.
     """
-    if not dist.is_initialized():
+    if world_size() == 1:
         return
     bucket: list[Tensor] = []
     size = 0

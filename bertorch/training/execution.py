@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from loguru import logger
@@ -34,15 +34,39 @@ def own_stream() -> Iterator[None]:
     default.wait_stream(own)
 
 
-def graph_capture(config: TrainingConfig, task: Task[Any], precision: Precision) -> CudaCapture | None:
-    """What captures the steps of a run; None, with a log line on a GPU, where they must run eagerly."""
-    if precision.device_type != "cuda":
-        return None
+class Execution(NamedTuple):
+    """How the steps of a run are executed.
+
+    Attributes:
+        capture: makes CUDA graphs of them; None where they run eagerly.
+        compiled: whether the encoders are.
+    """
+
+    capture: CudaCapture | None
+    compiled: bool
+
+
+def choose_execution(
+    config: TrainingConfig, task: Task[Any], precision: Precision, *, steps: int, tokens: float
+) -> Execution:
+    """Choose CUDA graphs and `torch.compile` where they can be had and pay; the log tells what is not as usual.
+
+    Args:
+        config: the run's options.
+        task: its encoders are compiled if that is the choice.
+        precision: of forward and backward.
+        steps: of the run.
+        tokens: of a step.
+    """
     obstacle = graph_obstacle(config, task, precision)
-    if obstacle is not None:
+    has_graphs = precision.device_type == "cuda" and obstacle is None
+    if precision.device_type == "cuda" and obstacle is not None:
         logger.info("CUDA graphs: off, {}; steps run eagerly", obstacle)
-        return None
-    return CudaCapture()
+    compiled = compiles(config, has_graphs=has_graphs, steps=steps, tokens=tokens)
+    if compiled:
+        logger.info("torch.compile: on; the first steps take longer")
+        task.model.compile_encoders()
+    return Execution(CudaCapture() if has_graphs else None, compiled)
 
 
 def graph_obstacle(config: TrainingConfig, task: Task[Any], precision: Precision) -> str | None:

@@ -48,12 +48,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     total_steps = schedule.steps_per_epoch * config.epochs
     results = Results(config, task, dev, precision, total_steps)
     results.place_weights()
-    capture = execution.graph_capture(config, task, precision)
     tokens = float(train.lengths.mean()) * config.batch_size
-    compiled = execution.compiles(config, has_graphs=capture is not None, steps=total_steps, tokens=tokens)
-    if compiled:
-        logger.info("torch.compile: on; the first steps take longer")
-        task.model.compile_encoders()
+    chosen = execution.choose_execution(config, task, precision, steps=total_steps, tokens=tokens)
     optimizer, scheduler = _build_optimizer(config, task, total_steps)
     step = OptimizationStep(
         task.model,
@@ -62,8 +58,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         scheduler,
         precision,
         max_grad_norm=config.max_grad_norm,
-        capture=capture,
-        compiled=compiled,
+        capture=chosen.capture,
+        compiled=chosen.compiled,
     )
     results.follow(step)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")

@@ -46,13 +46,15 @@ def test_chunks_of_a_batch_stand_in_the_way_of_graphs(tmp_path):
 
 
 def test_the_cpu_has_no_graphs_and_says_nothing(log_lines, tmp_path):
-    assert execution.graph_capture(config(tmp_path), make_task(), Precision("fp32", "cpu")) is None
+    chosen = execution.choose_execution(config(tmp_path), make_task(), Precision("fp32", "cpu"), steps=10**6, tokens=1)
+    assert chosen == (None, False)
     assert log_lines == []
 
 
 def test_the_log_says_why_there_are_no_graphs(log_lines, tmp_path):
     options = config(tmp_path, cuda_graphs="off")
-    assert execution.graph_capture(options, make_task(), BF16_ON_A_GPU) is None
+    chosen = execution.choose_execution(options, make_task(), BF16_ON_A_GPU, steps=10**6, tokens=1)
+    assert chosen == (None, False)
     assert log_lines == ["CUDA graphs: off, --cuda_graphs off; steps run eagerly"]
 
 
