@@ -49,6 +49,25 @@ def test_also_through_other_attention_and_with_filler(kind, architecture, reques
     assert_same_gradients(encoder.model, reference)
 
 
+@pytest.mark.parametrize("kind", ["block", "flash"])
+def test_one_compiled_graph_serves_batches_of_all_sizes(kind, request):
+    """With a backend that only traces; what it cannot trace in one piece is an error."""
+    encoder, reference = (Encoder(small_encoder("bert")).eval() for _ in range(2))
+    if kind == "flash":
+        request.getfixturevalue("flash")
+    counters = torch._dynamo.utils.counters
+    torch.compiler.reset()
+    encoder.model.compile(dynamic=True, fullgraph=True, backend="aot_eager")
+    before = counters["stats"]["unique_graphs"]
+    for lengths in (LENGTHS, [5, 6, 7, 8, 20], [30, 2], [11] * 6):
+        batch = random_batch(lengths).filled(16)
+        hidden = encoder(batch)
+        torch.testing.assert_close(hidden, reference(batch))
+        hidden.sum().backward()
+    assert counters["stats"]["unique_graphs"] == before + 1
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
 def test_a_sentence_does_not_see_its_neighbours(architecture):
     encoder = Encoder(small_encoder(architecture)).eval()
