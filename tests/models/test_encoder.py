@@ -49,12 +49,9 @@ def test_also_through_other_attention_and_with_filler(kind, architecture, reques
     assert_same_gradients(encoder.model, reference)
 
 
-@pytest.mark.parametrize("kind", ["block", "flash"])
-def test_one_compiled_graph_serves_batches_of_all_sizes(kind, request):
+def test_one_compiled_graph_serves_batches_of_all_sizes(flash):
     """With a backend that only traces; what it cannot trace in one piece is an error."""
     encoder, reference = (Encoder(small_encoder("bert")).eval() for _ in range(2))
-    if kind == "flash":
-        request.getfixturevalue("flash")
     counters = torch._dynamo.utils.counters
     torch.compiler.reset()
     encoder.model.compile(dynamic=True, fullgraph=True, backend="aot_eager")
