@@ -13,6 +13,16 @@ from tests.conftest import TINY
 LENGTHS = [3, 17, 1, 9]  # 17 is more than ModernBERT's window here
 
 
+def assert_same_results(encoder, hidden, reference, inputs):
+    """Hidden states and gradients are those of transformers' own padded model."""
+    expected = reference(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
+    weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
+    (hidden * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert_same_gradients(encoder.model, reference)
+
+
 @pytest.mark.parametrize("architecture", PACKED + PADDED)
 def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture):
     encoder = Encoder(small_encoder(architecture)).double().eval()
@@ -20,14 +30,7 @@ def test_hidden_states_and_gradients_are_those_of_the_padded_model(architecture)
     batch, inputs = batch_both_ways(reference, LENGTHS)
     assert encoder.packed == (architecture in PACKED)
 
-    hidden = encoder(batch)
-    expected = reference(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
-    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
-
-    weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
-    (hidden * weights).sum().backward()
-    (expected * weights).sum().backward()
-    assert_same_gradients(encoder.model, reference)
+    assert_same_results(encoder, encoder(batch), reference, inputs)
 
 
 @pytest.mark.parametrize("kind", ["flash", "groups"])
@@ -39,14 +42,7 @@ def test_also_through_other_attention_and_with_filler(kind, architecture, reques
     batch, inputs = batch_both_ways(reference, LENGTHS)
     assert encoder.packed
 
-    hidden = encoder(batch.filled(16))[: sum(LENGTHS)]
-    expected = reference(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
-    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-12)
-
-    weights = torch.randn(hidden.shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
-    (hidden * weights).sum().backward()
-    (expected * weights).sum().backward()
-    assert_same_gradients(encoder.model, reference)
+    assert_same_results(encoder, encoder(batch.filled(16))[: sum(LENGTHS)], reference, inputs)
 
 
 def test_one_compiled_graph_serves_batches_of_all_sizes(flash):
