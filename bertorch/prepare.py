@@ -31,7 +31,7 @@ from bertorch.preparation.duplicates import overlap_report, report_lines, withou
 from bertorch.preparation.examples import collect_labels, read_examples
 from bertorch.preparation.splitting import split_examples
 from bertorch.preparation.tables import convert_table
-from bertorch.preparation.tag_columns import read_tag_columns, sentences_of, tagged_lines
+from bertorch.preparation.tag_columns import read_tag_columns, read_tag_json, tagged_lines
 
 Arguments = argparse.Namespace
 
@@ -85,7 +85,7 @@ def _columns(arguments: Arguments) -> None:
 
 def _tags(arguments: Arguments) -> None:
     path = arguments.input_file
-    _write(arguments.output_file, tagged_lines(path, sentences_of(read_examples(path), path), **_schemes(arguments)))
+    _write(arguments.output_file, tagged_lines(path, read_tag_json(path), **_schemes(arguments)))
 
 
 def _schemes(arguments: Arguments) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _labels(arguments: Arguments) -> None:
 
 def _split(arguments: Arguments) -> None:
     examples = read_examples(arguments.input_file, arguments.texts)
-    parts = split_examples(examples, _ratios(arguments), seed=arguments.seed)
+    parts = split_examples(examples, _ratios(arguments), seed=arguments.seed, source=arguments.input_file)
     for name, path in _part_files(arguments).items():
         _write(path, [example.line for example in parts[name]])
 

@@ -6,7 +6,7 @@ has no S- for a type, its entities of one token are B-.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,7 +143,7 @@ def scheme_of(tags: Iterable[str]) -> str:
     return "bioes" if prefixes & {"E", "M"} else "bios" if "S" in prefixes else "bio"
 
 
-def convert_tags(tags: Sequence[str], source: str, target: str) -> list[str]:
+def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collection[str]) -> list[str]:
     """Write the tags of a sentence in another scheme.
 
     Tags in order keep their entities. Those out of order, such as E- without B-, are written letter by letter too: they
@@ -153,16 +153,17 @@ def convert_tags(tags: Sequence[str], source: str, target: str) -> list[str]:
         tags: of a sentence, each of the form that `is_tag` wants.
         source: the scheme that they are in, a name of `SCHEMES`.
         target: the scheme to write, a name of `SPELLINGS`.
+        singles: the types that have S- in the file; the entities of one token of the others are B-, as in `TagSet`.
     """
     split = [tag.partition("-")[::2] for tag in tags]
-    prefixes = SCHEMES[source].prefixes
+    has_end = "E" in SCHEMES[source].prefixes
     converted = []
     for (prefix, type_), (next_prefix, next_type) in zip(split, [*split[1:], ("O", "")], strict=True):
         code = _CODES[prefix]
         is_last = next_type != type_ or _CODES[next_prefix] not in _WITHIN
-        if code == BEGIN and is_last and "S" not in prefixes:
+        if code == BEGIN and is_last and type_ not in singles:
             code = SINGLE
-        elif code == INSIDE and is_last and "E" not in prefixes:
+        elif code == INSIDE and is_last and not has_end:
             code = END
         converted.append(_spelled(code, type_, target))
     return converted

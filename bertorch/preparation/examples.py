@@ -1,5 +1,6 @@
 """Files in the scripts' own forms, line by line: what all that sorts, splits and compares such files shares."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
 
     Args:
         examples: of one or several files.
-        order: `sorted` (O first, numbers by their value), `first` (as they first come) or `frequency` (the most
+        order: `sorted` (O first, then numbers by their value), `first` (as they first come) or `frequency` (the most
             frequent first, of the equally frequent the one that comes first).
     """
     counts = Counter(label for example in examples for label in example.labels)
@@ -95,6 +96,6 @@ def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
     return sorted(counts, key=_place)
 
 
-def _place(label: str) -> tuple[bool, int, str]:
-    is_number = label.isascii() and label.isdigit() and len(label) < 10
-    return label != "O", int(label) if is_number else 0, label
+def _place(label: str) -> tuple[bool, float, str]:
+    is_number = label.isascii() and label.isdigit()
+    return label != "O", float(label) if is_number else math.inf, label

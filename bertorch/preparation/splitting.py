@@ -10,13 +10,16 @@ from bertorch.preparation.examples import Example
 REST = "train"
 
 
-def split_examples(examples: Sequence[Example], ratios: Mapping[str, float], *, seed: int) -> dict[str, list[Example]]:
+def split_examples(
+    examples: Sequence[Example], ratios: Mapping[str, float], *, seed: int, source: str
+) -> dict[str, list[Example]]:
     """Draw parts at random; examples of the same texts stay together, so that no part has another's texts.
 
     Args:
         examples: of a file.
         ratios: name of a part → its share of the examples; what is left over is `train`.
         seed: the same one draws the same parts.
+        source: the file, for errors.
 
     Returns:
         The parts, in the order of the file: train first, and without those of share 0. A part is as large as its share,
@@ -44,6 +47,6 @@ def split_examples(examples: Sequence[Example], ratios: Mapping[str, float], *, 
     for name, part in parts.items():
         if not part:
             raise UserError(
-                f"expected enough different texts for an example in {name}, got {len(groups)} in all; change the ratios"
+                f"{source}: expected enough different texts for an example in {name}, got {len(groups)} in all"
             )
     return parts

@@ -11,10 +11,10 @@ import numpy as np
 from loguru import logger
 
 from bertorch.data.lines import SHOWN_FLAWS, BadLineError, read_numbered_rows, shorten
-from bertorch.data.tagged_sentences import format_tagged
+from bertorch.data.tagged_sentences import format_tagged, parse_tagged
 from bertorch.data.tags import SCHEMES, TagSet, convert_tags, is_tag, scheme_of
 from bertorch.errors import UserError
-from bertorch.preparation.examples import MEND, Example
+from bertorch.preparation.examples import MEND
 
 LAYOUTS = ("auto", "rows", "sentences")
 
@@ -33,20 +33,19 @@ class Sentence:
     lines: list[int]
 
 
-def sentences_of(examples: Sequence[Example], path: str) -> list[Sentence]:
-    """The sentences of JSON lines.
+def read_tag_json(path: str) -> list[Sentence]:
+    """Read JSON lines, whatever the scheme of their tags is.
 
     Raises:
-        UserError: an example is none, or has tags of no scheme.
+        UserError: a missing file, or malformed lines: not of the form, or a tag of no scheme.
     """
-    for example in examples:
-        wrong = next((tag for tag in example.labels if not is_tag(tag)), None)
-        if wrong is not None:
-            raise UserError(f"{path}:{example.number}: expected a tag such as O or B-PER, got {shorten(wrong)}")
-    return [
-        Sentence(list(example.texts), list(example.labels), [example.number] * len(example.labels))
-        for example in examples
-    ]
+
+    def parse(line: str) -> tuple[list[str], list[str]]:
+        tokens, tags = parse_tagged(line)
+        return tokens, [_checked(tag) for tag in tags]
+
+    rows = read_numbered_rows(path, parse, on_bad_line="stop", remedy=MEND)
+    return [Sentence(tokens, tags, [number] * len(tokens)) for number, (tokens, tags) in rows]
 
 
 def read_tag_columns(path: str, layout: str, *, first_character: bool) -> list[Sentence]:
@@ -134,7 +133,8 @@ def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, targe
         logger.info("{}: the tags are in {}", path, scheme)
     _require_tags(path, sentences, scheme)
     _tell_offences(path, sentences, TagSet(tags, scheme, path), strict=strict)
-    return [format_tagged(each.tokens, convert_tags(each.tags, scheme, target)) for each in sentences]
+    singles = {tag.removeprefix("S-") for tag in tags if tag.startswith("S-")}
+    return [format_tagged(each.tokens, convert_tags(each.tags, scheme, target, singles)) for each in sentences]
 
 
 def _require_tags(path: str, sentences: Sequence[Sentence], scheme: str) -> None:
