@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertorch.data.readers import read_labels
+from bertorch.preparation.command_line import command_line
 from bertorch.prepare import main
 from tests.conftest import NER, REVIEWS, ROOT, run_script
 
@@ -144,6 +146,27 @@ def test_the_script_runs_from_a_clone(folder):
         check=True,
     ).stdout
     assert help_text.startswith("usage: prepare.py")
+
+
+def test_the_commands_of_the_readme(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "data").symlink_to(ROOT / "data")
+    [_, block, *_] = (ROOT / "data" / "README.md").read_text().split("```\n")
+    for command in block.splitlines():
+        python, script, *arguments = command.split()
+        assert (python, script) == ("python", "data/prepare.py")
+        main(arguments)
+    expected = ["dev.txt", "labels.txt", "matching.txt", "report.json", "test.txt", "train.bmes.json", "train.txt"]
+    assert sorted(file.name for file in (folder / "prepared").iterdir()) == expected
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.en.md", "data/README.md"])
+def test_the_commands_of_the_readmes_are_ones(readme):
+    """Also those that need files that are not here: their options are right."""
+    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / readme).read_text(), re.MULTILINE)
+    assert len(commands) >= 7
+    for command in commands:
+        command_line(None).parse_args(command.split())
 
 
 DATASETS = os.environ.get("BERTORCH_DATASETS")

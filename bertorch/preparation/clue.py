@@ -14,7 +14,7 @@ from bertorch.data.tagged_sentences import format_tagged
 from bertorch.data.tags import SPELLINGS, tag_entities
 from bertorch.preparation.examples import MEND, columns_line
 
-# What OCNLI and CMNLI write where the annotators did not agree; such lines are to be left out, as in SNLI and MNLI.
+# What OCNLI, as SNLI and MNLI, writes where the annotators did not agree; such lines are to be left out.
 NO_MAJORITY = "-"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # First character, character behind the last, type.
@@ -201,6 +201,8 @@ def _entities(label: Any, text: str) -> list[Entity]:
                     case [int(start), int(end)] if start >= 0 and surface and text[start : end + 1] == surface:
                         entities.append((start, end + 1, type_))
                     case _:
-                        flaw = f"expected the first and last character of {shorten(surface)} in the text, got {place!r}"
-                        raise BadLineError(flaw)
+                        raise BadLineError(
+                            f"expected the first and last character of {shorten(surface)} in the text, "
+                            f"got {shorten(str(place))}"
+                        )
     return entities

@@ -103,7 +103,7 @@ def _sentence(line: str) -> tuple[list[str], list[str]]:
     if len(tokens) != len(tags):
         raise BadLineError(f"expected a tag for each of the {len(tokens)} tokens, got {len(tags)} tags")
     if "" in tokens:
-        raise BadLineError(f"expected one space between tokens, got two behind token {tokens.index('')}")
+        raise BadLineError(f"expected one space between tokens, got an empty token, {tokens.index('') + 1}")
     return tokens, [_checked(tag) for tag in tags]
 
 
