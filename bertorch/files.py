@@ -1,10 +1,12 @@
-"""Files: can this one be read, is it whole, what did a library say of a broken one; and is it on the disk."""
+"""Files: can this one be read, is it whole, what did a library say of a broken one; written whole, and on the disk."""
 
 import os
 import pickle
 import re
 import stat
+import uuid
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from bertorch.errors import UserError
@@ -84,3 +86,47 @@ def to_disk(path: Path, *, deep: bool = True) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
+    """Make sure that a command replaces nothing unasked, before it has done its work.
+
+    Raises:
+        UserError: one of the files is there, or is a folder or the like, or two are the same.
+    """
+    seen = set()
+    for path in map(os.path.realpath, paths):
+        if path in seen:
+            raise UserError(f"{path}: expected another file for each output, got this one twice")
+        seen.add(path)
+        if os.path.exists(path):
+            require_file(path, "the name of a file")
+        if os.path.lexists(path) and not overwrite:
+            raise UserError(f"{path}: expected no file of this name, got one; name another, or add --overwrite")
+
+
+def write_lines(path: str, lines: Iterable[str]) -> None:
+    """Write a text file so that no reader ever sees half of it: under another name, and renamed when it is complete.
+
+    Args:
+        path: the file, which is replaced; its folder is made.
+        lines: without their ends.
+
+    Raises:
+        UserError: it cannot be written; what stood there is as it was.
+    """
+    final = Path(os.path.realpath(path))  # a link stays one
+    unfinished = final.with_name(f".{final.name}.unfinished-{uuid.uuid4().hex}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            to_disk(unfinished)
+            unfinished.replace(final)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: expected text to write, got half a surrogate pair, which is none") from error

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertorch.errors import UserError
-from bertorch.files import check_sums, reason, require_file
+from bertorch.files import check_sums, reason, refuse_existing, require_file, write_lines
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
@@ -73,3 +73,45 @@ def test_the_reason_does_not_advise_to_run_a_pickle():
     told = reason(error.value)
     assert "posix.getcwd" in told
     assert "weights_only" not in told
+
+
+def test_what_is_there_is_replaced_only_on_demand(tmp_path, special):
+    there, link, gone = (tmp_path / name for name in ("there", "link", "gone"))
+    there.touch()
+    link.symlink_to("gone")
+    refuse_existing([str(gone)], overwrite=False)
+    with pytest.raises(
+        UserError, match=f"{there}: expected no file of this name, got one; name another, or add --over"
+    ):
+        refuse_existing([str(gone), str(there)], overwrite=False)
+    refuse_existing([str(there), str(gone)], overwrite=True)
+    with pytest.raises(UserError, match=f"{gone}: expected another file for each output, got this one twice"):
+        refuse_existing([str(link), str(gone)], overwrite=True)
+    for kind, path in special.items():
+        with pytest.raises(UserError, match=f"expected the name of a file, got a {kind}"):
+            refuse_existing([str(path)], overwrite=True)
+
+
+def test_lines_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write_lines(str(path), ["一", "b\r"])
+    assert path.read_bytes() == "一\nb\r\n".encode()
+    link = path.with_name("link")
+    link.symlink_to("file")
+    write_lines(str(link), [])
+    assert link.is_symlink()
+    assert path.read_bytes() == b""
+
+    def broken():
+        yield "a"
+        raise KeyboardInterrupt
+
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        write_lines(str(path), broken())
+    with pytest.raises(UserError, match="file: expected text to write, got half a surrogate pair"):
+        write_lines(str(path), ["a", "\ud800"])
+    assert path.read_text() == "before"
+    with pytest.raises(UserError, match="file/x: expected a file that can be written, got: "):
+        write_lines(str(path / "x"), ["a"])
+    assert sorted(item.name for item in path.parent.iterdir()) == ["file", "link"]

@@ -44,6 +44,13 @@ def read_rows(
     on_bad_line: str,
     remedy: str = "Mend them, or drop them with --on_bad_line skip.",
 ) -> list[Row]:
+    """Parse every line of a file, see `read_numbered_rows`."""
+    return [row for _, row in read_numbered_rows(path, parse, on_bad_line=on_bad_line, remedy=remedy)]
+
+
+def read_numbered_rows(
+    path: str, parse: Callable[[str], Row], *, on_bad_line: str, remedy: str, blank_lines: bool = False
+) -> list[tuple[int, Row]]:
     """Parse every line of a file.
 
     Args:
@@ -51,16 +58,20 @@ def read_rows(
         parse: line → row; raises `BadLineError`.
         on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
         remedy: the last line of the error.
+        blank_lines: whether lines of white space mean something, and are parsed as an empty one; else they are flaws.
+
+    Returns:
+        Line numbers from 1 and rows.
 
     Raises:
         UserError: a missing file, what is no regular file, one without a good line, or malformed lines.
     """
-    rows: list[Row] = []
+    rows: list[tuple[int, Row]] = []
     flaws: list[str] = []
     bad_lines = 0
     for number, raw in _lines(path):
         try:
-            rows.append(parse(_decode(raw)))
+            rows.append((number, parse(_decode(raw, blank_lines=blank_lines))))
         except BadLineError as flaw:
             bad_lines += 1
             if len(flaws) < SHOWN_FLAWS:
@@ -88,7 +99,7 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     return ((number, line.removesuffix(b"\r")) for number, line in enumerate(lines[:kept], start=1))
 
 
-def _decode(raw: bytes) -> str:
+def _decode(raw: bytes, *, blank_lines: bool) -> str:
     if len(raw) > LONGEST_LINE:
         raise BadLineError(f"expected at most {LONGEST_LINE} bytes a line, got {len(raw)}; is a line break missing?")
     try:
@@ -97,9 +108,11 @@ def _decode(raw: bytes) -> str:
         raise BadLineError(
             f"expected UTF-8, got byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
         ) from error
-    if not line.strip():
-        raise BadLineError("expected an example, got an empty line")
-    return line
+    if line.strip():
+        return line
+    if blank_lines:
+        return ""
+    raise BadLineError("expected an example, got an empty line")
 
 
 def shorten(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -71,7 +72,7 @@ def read_tagged_sentences(
     ids = {tag: index for index, tag in enumerate(tags.tags)}
 
     def parse(line: str) -> tuple[list[str], np.ndarray]:
-        tokens, labels = _tokens_and_labels(line)
+        tokens, labels = parse_tagged(line)
         for place, label in enumerate(labels):
             if label not in ids:
                 flaw = f"expected one of the tags ({some(tags.tags)}), got {shorten(label)} for token {place + 1}"
@@ -104,7 +105,12 @@ def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None
         )
 
 
-def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
+def parse_tagged(line: str) -> tuple[list[str], list[str]]:
+    """The tokens of a line and a tag for each, whatever the tags are.
+
+    Raises:
+        BadLineError: it has not the form, see `read_tagged_sentences`.
+    """
     try:
         parsed = _JSON.decode(line)
     except json.JSONDecodeError as error:
@@ -125,6 +131,11 @@ def _tokens_and_labels(line: str) -> tuple[list[str], list[str]]:
                 flaw = f"expected text, got half a surrogate pair in token {place + 1}: {shorten(token)}"
                 raise BadLineError(flaw, _column_of(line, "text", place))
     return tokens, labels
+
+
+def format_tagged(tokens: Sequence[str], tags: Sequence[str]) -> str:
+    """The line that `parse_tagged` reads."""
+    return json.dumps({"text": tokens, "label": tags}, ensure_ascii=False)
 
 
 def _is_strings(value: Any) -> bool:

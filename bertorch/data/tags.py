@@ -5,7 +5,8 @@ several. bioes: besides, E- ends an entity of several tokens; M- is another spel
 has no S- for a type, its entities of one token are B-.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +36,9 @@ SCHEMES = {
     "bios": Scheme(prefixes=("B", "I", "S"), closing=(INSIDE, SINGLE)),
     "bioes": Scheme(prefixes=("B", "I", "M", "E", "S"), closing=(END, SINGLE)),
 }
+# The letter with which a scheme writes each code. bmes is bioes with another letter inside entities.
+SPELLINGS = {"bio": "OBIIB", "bios": "OBIIS", "bioes": "OBIES", "bmes": "OBMES"}
+_TAG = re.compile(r"O|[BIMES]-[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _CONTINUED = (BEGIN, INSIDE)
 _WITHIN = (INSIDE, END)
 
@@ -122,3 +126,63 @@ class TagSet:
         before = f"after {self.tags[ids[place - 1]]}" if place else "at the beginning"
         end = " at the end" if place == len(ids) - 1 else ""
         return f"{self.tags[ids[place]]} {before}{end} (token {place + 1})"
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text is a tag of any scheme."""
+    return _TAG.fullmatch(text) is not None
+
+
+def scheme_of(tags: Iterable[str]) -> str:
+    """The name in `SCHEMES` of the poorest scheme that has all these tags.
+
+    Of a whole file in order it is the scheme: bios without S- has no entity of one token, and is bio; bioes without E-
+    has no entity of several, and is bios.
+    """
+    prefixes = {tag.partition("-")[0] for tag in tags}
+    return "bioes" if prefixes & {"E", "M"} else "bios" if "S" in prefixes else "bio"
+
+
+def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collection[str]) -> list[str]:
+    """Write the tags of a sentence in another scheme.
+
+    Tags in order keep their entities. Those out of order, such as E- without B-, are written letter by letter too: they
+    are not in order afterwards either, and no entity is invented or lost in silence.
+
+    Args:
+        tags: of a sentence, each of the form that `is_tag` wants.
+        source: the scheme that they are in, a name of `SCHEMES`.
+        target: the scheme to write, a name of `SPELLINGS`.
+        singles: the types that have S- in the file; the entities of one token of the others are B-, as in `TagSet`.
+    """
+    split = [tag.partition("-")[::2] for tag in tags]
+    has_end = "E" in SCHEMES[source].prefixes
+    converted = []
+    for (prefix, type_), (next_prefix, next_type) in zip(split, [*split[1:], ("O", "")], strict=True):
+        code = _CODES[prefix]
+        is_last = next_type != type_ or _CODES[next_prefix] not in _WITHIN
+        if code == BEGIN and is_last and type_ not in singles:
+            code = SINGLE
+        elif code == INSIDE and is_last and not has_end:
+            code = END
+        converted.append(_spelled(code, type_, target))
+    return converted
+
+
+def tag_entities(length: int, entities: Iterable[tuple[int, int, str]], target: str) -> list[str]:
+    """The tags of a sentence with these entities.
+
+    Args:
+        length: tokens of the sentence.
+        entities: first token, token behind the last, type; none may overlap another.
+        target: the scheme to write, a name of `SPELLINGS`.
+    """
+    tags = ["O"] * length
+    for start, end, type_ in entities:
+        codes = [SINGLE] if end - start == 1 else [BEGIN, *[INSIDE] * (end - start - 2), END]
+        tags[start:end] = [_spelled(code, type_, target) for code in codes]
+    return tags
+
+
+def _spelled(code: int, type_: str, target: str) -> str:
+    return "O" if code == OUTSIDE else f"{SPELLINGS[target][code]}-{type_}"

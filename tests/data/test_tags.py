@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from bertorch.data.tags import TagSet
+from bertorch.data.tags import TagSet, convert_tags, is_tag, scheme_of, tag_entities
 from bertorch.errors import UserError
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -84,3 +84,75 @@ def test_how_an_offence_is_told():
     assert told("O", "I-PER", "O") == "I-PER after O (token 2)"
     assert told("E-LOC", "O") == "E-LOC at the beginning (token 1)"
     assert told("O", "B-PER") == "B-PER after O at the end (token 2)"
+
+
+SPELLED = {  # an entity of one, of two, of three tokens
+    "bio": ["B", "BI", "BII"],
+    "bios": ["S", "BI", "BII"],
+    "bioes": ["S", "BE", "BIE"],
+    "bmes": ["S", "BE", "BME"],
+}
+
+
+def sentences(length: int):
+    """All ways to divide tokens into O and entities of two types of up to three tokens: lists of (tokens, type)."""
+    if length == 0:
+        yield []
+    for size in range(1, min(length, 3) + 1):
+        for rest in sentences(length - size):
+            for type_ in ("PER", "LOC", "O") if size == 1 else ("PER", "LOC"):
+                yield [(size, type_), *rest]
+
+
+def spelled(parts, scheme: str) -> list[str]:
+    return [
+        "O" if type_ == "O" else f"{letter}-{type_}" for size, type_ in parts for letter in SPELLED[scheme][size - 1]
+    ]
+
+
+@pytest.mark.parametrize("source", SPELLED)
+@pytest.mark.parametrize("target", SPELLED)
+def test_another_scheme_has_the_same_entities(source, target):
+    """All sentences of up to five tokens, spelled from a table."""
+    singles = () if source == "bio" else ("PER", "LOC")
+    for length in range(1, 6):
+        for parts in sentences(length):
+            converted = convert_tags(spelled(parts, source), "bioes" if source == "bmes" else source, target, singles)
+            assert converted == spelled(parts, target), parts
+
+
+@pytest.mark.parametrize("target", SPELLED)
+def test_tags_from_entities(target):
+    for parts in sentences(5):
+        places = list(itertools.accumulate((size for size, _ in parts), initial=0))
+        entities = [(start, start + size, type_) for start, (size, type_) in zip(places, parts, strict=False)]
+        entities = [entity for entity in entities if entity[2] != "O"]
+        assert tag_entities(5, reversed(entities), target) == spelled(parts, target)
+
+
+@pytest.mark.parametrize(
+    ("tags", "source", "target", "expected"),
+    [
+        ("O E-PER M-PER O", "bioes", "bios", "O I-PER I-PER O"),
+        ("B-PER O B-PER E-LOC", "bioes", "bios", "B-PER O B-PER I-LOC"),
+        ("I-PER I-PER O", "bio", "bmes", "M-PER E-PER O"),
+        ("B-LOC B-PER", "bios", "bioes", "S-LOC B-PER"),  # of LOC no single was ever tagged
+        ("B-PER.NAM I-PER.NOM", "bios", "bioes", "S-PER.NAM E-PER.NOM"),
+    ],
+)
+def test_tags_out_of_order_keep_their_places(tags, source, target, expected):
+    assert convert_tags(tags.split(), source, target, {"PER"}) == expected.split()
+
+
+def test_the_scheme_of_tags():
+    assert scheme_of(["O"]) == scheme_of(BIO) == "bio"
+    assert scheme_of(BIOS) == "bios"
+    assert scheme_of(BIOES) == scheme_of(BMES) == scheme_of(["O", "B-EVE", "M-EVE"]) == "bioes"
+    assert scheme_of(["B-EVENT.S", "I-MES"]) == "bio"  # only what stands before the dash counts
+
+
+def test_what_is_a_tag():
+    assert all(map(is_tag, ["O", "B-PER", "M-a-b", "S-PER.NAM", "E-人名"]))
+    assert not any(
+        map(is_tag, ["", "o", "O-PER", "B", "B-", "PER", "X-PER", "b-PER", "B-A B", "B-\ud800", "B-A\n", "OO"])
+    )

@@ -1,0 +1,222 @@
+"""The command as a whole: on hand-written files, and on the published ones where they are.
+
+`BERTORCH_DATASETS` names a folder with the published files under `raw/`, and beside it what they have to become:
+`ner/*/*.json`, `TNEWS/*`. None of them is in this repository.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertorch.data.readers import read_labels
+from bertorch.preparation.command_line import command_line
+from bertorch.prepare import main
+from tests.conftest import NER, REVIEWS, ROOT, run_script
+
+BMES = "我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in.bmes").write_text(BMES)
+    return tmp_path
+
+
+def failure(log_lines, *arguments) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    assert ended.value.code == 2
+    return log_lines[-1]
+
+
+def test_columns_and_tags(folder):
+    main(f"columns --input_file {folder}/in.bmes --output_file {folder}/bios.json".split())
+    first, second = (folder / "bios.json").read_text().splitlines()
+    assert first == '{"text": ["我", "在", "北", "京"], "label": ["S-PER", "O", "B-LOC", "I-LOC"]}'
+    assert second == '{"text": ["好"], "label": ["O"]}'
+    main(f"tags --input_file {folder}/bios.json --output_file {folder}/bmes.json --to bmes --strict".split())
+    assert json.loads((folder / "bmes.json").read_text().splitlines()[0])["label"] == "S-PER O B-LOC E-LOC".split()  # noqa: SIM905
+    main(f"labels --input_file {folder}/bios.json {folder}/bmes.json --output_file {folder}/labels.txt".split())
+    assert read_labels(str(folder / "labels.txt")) == ["O", "B-LOC", "E-LOC", "I-LOC", "S-PER"]
+
+
+def test_clue_with_its_label_file(folder):
+    line = {"sentence1": "甲", "sentence2": "乙", "label": "neutral"}
+    (folder / "in.json").write_text(json.dumps(line) + "\n")
+    main(f"clue ocnli --input_file {folder}/in.json --output_file {folder}/a --label_file {folder}/b".split())
+    assert (folder / "a").read_text() == "甲\t乙\tneutral\n"
+    assert (folder / "b").read_text() == "entailment\nneutral\ncontradiction\n"
+    main(f"clue ocnli --input_file {folder}/in.json --output_file {folder}/c --unlabelled".split())
+    assert (folder / "c").read_text() == "甲\t乙\n"
+
+
+def test_csv(folder):
+    (folder / "in.csv").write_text("label,review\n1,好\n0,差\n")
+    options = "--columns review,label --map_label 0=negative --map_label 1=positive"
+    main(f"csv --input_file {folder}/in.csv --output_file {folder}/out.tsv {options}".split())
+    assert (folder / "out.tsv").read_text() == "好\tpositive\n差\tnegative\n"
+
+
+def test_the_labels_of_the_sample_data(folder):
+    """The label files of the repository are those that the command collects."""
+    main(["labels", "--input_file", str(REVIEWS / "train.txt"), "--output_file", str(folder / "reviews")])
+    assert (folder / "reviews").read_bytes() == (REVIEWS / "labels.txt").read_bytes()
+    main(["labels", "--input_file", str(NER / "train.json"), "--output_file", str(folder / "ner")])
+    assert set(read_labels(str(folder / "ner"))) == set(read_labels(str(NER / "labels.txt")))
+
+
+def test_split_then_dedupe(folder):
+    lines = [f"text {number % 90}\t{number % 2}" for number in range(100)]
+    (folder / "all.tsv").write_text("".join(f"{line}\n" for line in lines))
+    main(f"split --input_file {folder}/all.tsv --output_dir {folder}/parts --dev_ratio 0.2 --test_ratio 0.1".split())
+    parts = {name: (folder / "parts" / f"{name}.tsv").read_text().splitlines() for name in ("train", "dev", "test")}
+    assert sorted(sum(parts.values(), [])) == sorted(lines)  # noqa: RUF017
+    (folder / "train.tsv").write_text("".join(f"{line}\n" for line in parts["train"] + parts["dev"][:3]))
+    files = f"--train_file {folder}/train.tsv --dev_file {folder}/parts/dev.tsv --test_file {folder}/parts/test.tsv"
+    main(f"dedupe {files} --output_file {folder}/clean.tsv --report_file {folder}/report.json".split())
+    assert (folder / "clean.tsv").read_text().splitlines() == list(dict.fromkeys(parts["train"]))
+    report = json.loads((folder / "report.json").read_text())
+    assert [shared["lines"]["train"] for shared in report["shared"][:2]] == [3, 0]
+
+
+def test_nothing_is_replaced_unasked(folder, log_lines):
+    out = folder / "out.json"
+    out.write_text("mine")
+    columns = ["columns", "--input_file", folder / "in.bmes", "--output_file", out]
+    assert failure(log_lines, *columns).startswith(f"{out}: expected no file of this name, got one")
+    assert out.read_text() == "mine"
+    main([*map(str, columns), "--overwrite"])
+    assert out.read_text() != "mine"
+    (folder / "dev.bmes").touch()
+    split = ["split", "--input_file", folder / "in.bmes", "--output_dir", folder]
+    assert failure(log_lines, *split).startswith(f"{folder}/dev.bmes: expected no file of this name")
+    assert not (folder / "train.bmes").exists()
+
+
+def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
+    (folder / "bad.bmes").write_text("我 O\n们\n")
+    message = failure(log_lines, "columns", "--input_file", folder / "bad.bmes", "--output_file", folder / "out")
+    assert f"{folder}/bad.bmes:2: expected a token, a space or a tab, and its tag" in message
+    assert message.endswith("Mend them in the file; nothing was written.")
+    assert not (folder / "out").exists()
+    one = folder / "one.txt"
+    one.write_text("a\tb\n")
+    message = failure(log_lines, "labels", "--input_file", one, "--output_file", folder / "out")
+    assert message == f"{one}: expected at least two labels, got ['b']"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("csv --input_file a --output_file b --columns a --map_label x", "expected VALUE=LABEL, got 'x'"),
+        ("split --input_file a --output_dir b --dev_ratio 1", "expected a share from 0 to less than 1, got 1"),
+        ("clue tnew --input_file a --output_file b", "invalid choice: 'tnew'"),
+        ("", "the following arguments are required: COMMAND"),
+    ],
+)
+def test_wrong_options(options, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(options.split())
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_the_script_runs_from_a_clone(folder):
+    """From any folder: Python itself would look for modules in `data`, not in the folder above."""
+    out = folder / "out.json"
+    ended = run_script("data/prepare.py", "columns", "--input_file", folder / "in.bmes", "--output_file", out)
+    assert ended.stderr.endswith(f"{out}: 2 lines\n")
+    assert (
+        "expected no file"
+        in run_script(
+            "data/prepare.py", "columns", "--input_file", folder / "in.bmes", "--output_file", out, check=2
+        ).stderr
+    )
+    help_text = subprocess.run(
+        [sys.executable, ROOT / "data" / "prepare.py", "--help"],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert help_text.startswith("usage: prepare.py")
+
+
+def test_the_commands_of_the_readme(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "data").symlink_to(ROOT / "data")
+    [_, block, *_] = (ROOT / "data" / "README.md").read_text().split("```\n")
+    for command in block.splitlines():
+        python, script, *arguments = command.split()
+        assert (python, script) == ("python", "data/prepare.py")
+        main(arguments)
+    expected = ["dev.txt", "labels.txt", "matching.txt", "report.json", "test.txt", "train.bmes.json", "train.txt"]
+    assert sorted(file.name for file in (folder / "prepared").iterdir()) == expected
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.en.md", "data/README.md"])
+def test_the_commands_of_the_readmes_are_ones(readme):
+    """Also those that need files that are not here: their options are right."""
+    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / readme).read_text(), re.MULTILINE)
+    assert len(commands) >= 7
+    for command in commands:
+        command_line(None).parse_args(command.split())
+
+
+DATASETS = os.environ.get("BERTORCH_DATASETS")
+PUBLISHED = {
+    "raw/weibo/train.all.bmes": "ner/weibo/train.json",
+    "raw/weibo/dev.all.bmes": "ner/weibo/dev.json",
+    "raw/weibo/test.all.bmes": "ner/weibo/test.json",
+    "raw/resume/dev.char.bmes": "ner/resume/dev.json",
+    "raw/ontonote4/dev.char.bmes": "ner/ontonote4/dev.json",
+    "raw/msra/dev.ner": "ner/msra/dev.json",
+    "raw/tnews/dev.json": "TNEWS/dev.tsv",
+}
+
+
+def dataset(*names: str) -> list[Path]:
+    """Files of the datasets; the test is skipped without them."""
+    if not DATASETS:
+        pytest.skip("BERTORCH_DATASETS names no folder")
+    files = [Path(DATASETS) / name for name in names]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        pytest.skip(f"not there: {', '.join(missing)}")
+    return files
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_published_files_become_ours_byte_for_byte(published, tmp_path):
+    raw, ours = dataset(published, PUBLISHED[published])
+    command = ["clue", "tnews"] if "tnews" in published else ["columns"]
+    main([*command, "--input_file", str(raw), "--output_file", str(tmp_path / "out")])
+    assert (tmp_path / "out").read_bytes() == ours.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["weibo", "resume", "ontonote4", "msra"])
+def test_published_tags_become_our_label_files(name, tmp_path):
+    *files, labels = dataset(*(f"ner/{name}/{file}" for file in ("train.json", "dev.json", "test.json", "labels.txt")))
+    main(["labels", "--input_file", *map(str, files), "--output_file", str(tmp_path / "out")])
+    assert (tmp_path / "out").read_bytes() == labels.read_bytes()
+
+
+def test_the_labels_of_tnews(tmp_path):
+    raw, labels = dataset("raw/tnews/dev.json", "TNEWS/labels.txt")
+    files = ["--output_file", str(tmp_path / "out"), "--label_file", str(tmp_path / "labels")]
+    main(["clue", "tnews", "--input_file", str(raw), *files])
+    assert (tmp_path / "labels").read_bytes() == labels.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "shared"), [("ChnSentiCorp", 338), ("TNEWS", 1099)])
+def test_known_overlaps_of_published_splits(name, shared, tmp_path):
+    train, dev = dataset(f"{name}/train.tsv", f"{name}/dev.tsv")
+    report = tmp_path / "report.json"
+    main(["dedupe", "--train_file", str(train), "--dev_file", str(dev), "--report_file", str(report)])
+    assert json.loads(report.read_text())["shared"][0]["lines"]["dev"] == shared
