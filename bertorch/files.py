@@ -1,10 +1,12 @@
-"""Files: can this one be read, is it whole, what did a library say of a broken one; and is it on the disk."""
+"""Files: can this one be read, is it whole, what did a library say of a broken one; and is it on the disk, whole."""
 
 import os
 import pickle
 import re
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bertorch.errors import UserError
@@ -72,6 +74,28 @@ def reason(error: Exception) -> str:
         text = f"a damaged pickle, or one that asks for more than tensors{wanted}; none of its code was run"
     line = " ".join([type(error).__name__ + (":" if text else ""), *text.split()])
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that no reader ever sees half of it: it takes its place, or that of an older one, at the end.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        Where to write it, in the same folder.
+
+    Raises:
+        OSError: it cannot be written; an older one is still there.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        to_disk(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def to_disk(path: Path, *, deep: bool = True) -> None:

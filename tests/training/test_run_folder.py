@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from bertorch.config import TrainingConfig
 from bertorch.errors import UserError
 from bertorch.training.checkpoint import WEIGHTS
+from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
 
 OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
@@ -112,7 +113,7 @@ def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path
     assert names(tmp_path) == before
     save(folder, 3, companions=[Note("config.json")])
     checkpoint = {"config.json", "model.safetensors", "optimizer.safetensors", "training_state.json"}
-    own = {WEIGHTS, RECORD, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
+    own = {WEIGHTS, RECORD, METRICS, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
     assert names(tmp_path) == own | {"my notes.txt"}
     assert not (tmp_path / "2_Dense").exists()
     assert opened(tmp_path, other)[1].values["step"] == 3
