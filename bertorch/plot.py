@@ -81,10 +81,11 @@ def draw(runs: Sequence[Run]) -> "Figure":
     figure = Figure(figsize=(WIDTH, HEIGHT_OF_PANEL * panels + HEIGHT_OF_NAME * len(runs)), layout="constrained")
     loss, rate, *dev = figure.subplots(panels, 1, sharex=True)
     colours = _colours(len(runs))
-    for run, colour in zip(runs, colours, strict=True):
+    for number, (run, colour) in enumerate(zip(runs, colours, strict=True)):
         _line(loss, run, "loss", color=colour)
         _line(loss, run, "dev_loss", color=colour, linestyle="dashed", marker="o")
-        _line(rate, run, "rate", color=colour)
+        # Runs often have the same rates: of those drawn over each other the first is the widest.
+        _line(rate, run, "rate", color=colour, linewidth=1.3 + 3 * (1 - (number + 1) / len(runs)))
         _line(rate, run, "head_rate", color=colour, linestyle="dashed")
         for axes in dev:
             _line(axes, run, *metrics, color=colour, marker="o")
@@ -107,7 +108,7 @@ def _line(axes: "Axes", run: Run, *keys: str, marker: str | None = None, **style
     steps, numbers = run.series(*keys)
     if len(steps) <= FEW_POINTS:
         style["marker"] = marker or "."
-    axes.plot(steps, numbers, linewidth=1.3, markersize=4, **style)
+    axes.plot(steps, numbers, **({"linewidth": 1.3, "markersize": 4} | style))
 
 
 def _colours(count: int) -> list[Any]:

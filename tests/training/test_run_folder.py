@@ -204,5 +204,18 @@ def test_what_makes_a_run_another(tmp_path):
         described(tmp_path, learning_rate=1e-4),
         described(tmp_path, seed=7),
         described(tmp_path, save_best_model=True, dev_data_file="dev.txt"),
+        described(tmp_path, patience=2, dev_data_file="dev.txt"),
+        described(tmp_path, max_steps=2),
+        described(tmp_path, dev_ratio=0.1),
     ):
         assert other != one
+
+
+@pytest.mark.parametrize("choice", [{"patience": 2}, {"save_best_model": True}, {}], ids=str)
+def test_where_evaluations_decide_their_steps_make_a_run_another(choice, tmp_path):
+    every_hundred, same, every_ten = (
+        described(tmp_path, dev_ratio=0.1, **choice, **steps)
+        for steps in ({}, {"save_steps": 7, "eval_steps": 100}, {"eval_steps": 10})
+    )
+    assert same == every_hundred
+    assert (every_ten == every_hundred) == (not choice)
