@@ -134,7 +134,10 @@ class TrainingConfig:
         help="also write what metrics.jsonl in --saved_dir gets into this folder, for TensorBoard",
     )
     save_steps: int = option(
-        100, minimum=1, shapes_result=False, help="evaluate and save every so many steps, and after the last"
+        100,
+        minimum=1,
+        shapes_result=False,
+        help="save every so many steps, and evaluate unless --eval_steps says otherwise; also after the last",
     )
     eval_steps: int | None = option(
         None,
@@ -143,7 +146,10 @@ class TrainingConfig:
         help="evaluate every so many steps, and after the last; by default as --save_steps",
     )
     patience: int | None = option(
-        None, minimum=1, help="end the run after so many evaluations in a row without a better dev metric"
+        None,
+        minimum=1,
+        help="end after so many evaluations in a row without a better dev metric; the last weights are saved, or the "
+        "best with --save_best_model",
     )
     save_best_model: bool = option(False, help="save only when the dev metric improves")
     local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")

@@ -98,7 +98,7 @@ class Results:
         """
         improved = evaluates and self._evaluate(step)
         if self._unimproved == self._config.patience and step.number < self.last_step:
-            logger.info("ends early: {} evaluations without a better dev metric", self._unimproved)
+            logger.info("ends early: evaluations without a better dev metric: {}", self._unimproved)
             self.last_step = step.number
         saves = saves or step.number == self.last_step
         publishes = improved if self._config.save_best_model else saves

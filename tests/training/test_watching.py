@@ -138,7 +138,7 @@ def test_patience_counts_evaluations_in_a_row(tmp_path, scripted, log_lines):
     trained(tmp_path, eval_steps=1, save_steps=100, patience=2)
     assert evaluated == [1, 2, 3, 4, 5]
     assert log_lines[-3:] == [
-        "ends early: 2 evaluations without a better dev metric",
+        "ends early: evaluations without a better dev metric: 2",
         "best dev accuracy: 0.60000 at step 3",
         f"weights of step 5: {tmp_path}/pytorch_model.bin",
     ]
