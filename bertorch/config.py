@@ -60,6 +60,9 @@ class TrainingConfig:
 
     train_data_file: str = option(is_input=True, help="training examples")
     dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")
+    dev_ratio: float | None = option(
+        None, help="without a dev file: this share of the training examples, drawn by --seed, is for evaluation instead"
+    )
     pretrained_model_name_or_path: str = option("bert-base-chinese", help="hub name or local folder of the encoder")
     init_from_ckpt: str | None = option(
         None, help="weights to warm-start from: a .bin or .safetensors file, or the folder of one"
@@ -87,6 +90,11 @@ class TrainingConfig:
     batch_size: int = option(32, minimum=1, help="examples a step, per process")
     gradient_accumulation_steps: int = option(1, minimum=1, help="batches of one optimisation step")
     epochs: int = option(3, minimum=1, help="passes over the training examples")
+    max_steps: int | None = option(
+        None,
+        minimum=1,
+        help="end after so many steps if the epochs have more; the learning-rate schedule then spans these steps",
+    )
     learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of AdamW")
     scheduler: str = option("linear", choices=SCHEDULERS, help="how the rate goes after the warm-up")
     warmup_proportion: float = option(
@@ -120,8 +128,28 @@ class TrainingConfig:
     seed: int = option(1000, minimum=0, help="of the fresh weights, the order of the examples and the dropout")
 
     logging_steps: int = option(20, minimum=1, shapes_result=False, help="a log line every so many steps")
+    tensorboard_dir: str | None = option(
+        None,
+        shapes_result=False,
+        help="also write what metrics.jsonl in --saved_dir gets into this folder, for TensorBoard",
+    )
     save_steps: int = option(
-        100, minimum=1, shapes_result=False, help="evaluate and save every so many steps, and after the last"
+        100,
+        minimum=1,
+        shapes_result=False,
+        help="save every so many steps, and evaluate unless --eval_steps says otherwise; also after the last",
+    )
+    eval_steps: int | None = option(
+        None,
+        minimum=1,
+        shapes_result=False,
+        help="evaluate every so many steps, and after the last; by default as --save_steps",
+    )
+    patience: int | None = option(
+        None,
+        minimum=1,
+        help="end after so many evaluations in a row without a better dev metric; the last weights are saved, or the "
+        "best with --save_best_model",
     )
     save_best_model: bool = option(False, help="save only when the dev metric improves")
     local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")
@@ -129,10 +157,32 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UserError("--resume goes on with what --overwrite replaces; choose one of them")
-        if self.save_best_model and self.dev_data_file is None:
-            raise UserError(
-                "--save_best_model compares dev metrics and needs --dev_data_file; without it nothing saves"
-            )
+        if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:
+            raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
+        if self.dev_ratio is not None and self.dev_data_file is not None:
+            raise UserError("--dev_ratio makes the dev examples that --dev_data_file has; choose one of them")
+        if not self.has_dev_examples:
+            self._refuse_evaluation()
+
+    @property
+    def has_dev_examples(self) -> bool:
+        """Whether the run evaluates."""
+        return self.dev_data_file is not None or self.dev_ratio is not None
+
+    @property
+    def evaluation_steps(self) -> int:
+        """It does so every so many steps."""
+        return self.save_steps if self.eval_steps is None else self.eval_steps
+
+    def _refuse_evaluation(self) -> None:
+        """Raise a UserError if an option needs dev examples, which this run has none of."""
+        for is_set, uses in (
+            (self.save_best_model, "--save_best_model compares dev metrics"),
+            (self.patience is not None, "--patience counts evaluations"),
+            (self.eval_steps is not None, "--eval_steps is for evaluations"),
+        ):
+            if is_set:
+                raise UserError(f"{uses} and needs --dev_data_file or --dev_ratio; without dev examples there are none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +208,11 @@ class ContrastiveConfig(EmbeddingConfig):
     micro_batch_size: int | None = option(
         None, minimum=1, help="encode this many examples at once: a large batch in the memory of a small one"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio splits off training examples, but this script is evaluated on pairs with a score, which "
+                "its training examples do not have; name a file of them with --dev_data_file"
+            )

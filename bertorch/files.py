@@ -4,9 +4,9 @@ import os
 import pickle
 import re
 import stat
-import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bertorch.errors import UserError
@@ -76,6 +76,28 @@ def reason(error: Exception) -> str:
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that no reader ever sees half of it: it takes its place, or that of an older one, at the end.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        Where to write it, in the same folder.
+
+    Raises:
+        OSError: it cannot be written; an older one is still there.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    try:
+        yield unfinished
+        to_disk(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def to_disk(path: Path, *, deep: bool = True) -> None:
     """Wait until a file, or a folder with all that is in it, is on the disk."""
     if deep and path.is_dir():
@@ -116,16 +138,10 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
         UserError: it cannot be written; what stood there is as it was.
     """
     final = Path(os.path.realpath(path))  # a link stays one
-    unfinished = final.with_name(f".{final.name}.unfinished-{uuid.uuid4().hex}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(f"{line}\n" for line in lines)
-            to_disk(unfinished)
-            unfinished.replace(final)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(final) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(f"{line}\n" for line in lines)
     except OSError as error:
         raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
     except UnicodeEncodeError as error:

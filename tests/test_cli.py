@@ -43,6 +43,11 @@ SHARED = {
     "cuda_graphs": "auto",
     "compile": "auto",
     "gradient_checkpointing": False,
+    "dev_ratio": None,
+    "eval_steps": None,
+    "max_steps": None,
+    "patience": None,
+    "tensorboard_dir": None,
 }
 CONTRASTIVE = {
     "margin": 0.2,
@@ -84,7 +89,7 @@ VALUES = {
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
-    "keep_checkpoints": 2, "cache_dir": "c",
+    "keep_checkpoints": 2, "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b",
 }  # fmt: skip
 
 
@@ -102,7 +107,7 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        if name == "overwrite":  # contradicts --resume
+        if name in ("overwrite", "dev_ratio"):  # contradict --resume and --dev_data_file
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -170,6 +175,16 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
         ([*REQUIRED, "--resume", "--overwrite"], "--resume goes on with what --overwrite replaces; choose one of them"),
         ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
+        ([*REQUIRED, "--patience", "2"], "--patience counts evaluations and needs --dev_data_file or --dev_ratio"),
+        ([*REQUIRED, "--eval_steps", "2"], "--eval_steps is for evaluations and needs --dev_data_file or --dev_ratio"),
+        ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
+        ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
+        ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
+        ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got nan"),
+        (
+            [*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"],
+            "--dev_ratio makes the dev examples that --dev_dat",
+        ),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
@@ -177,6 +192,19 @@ def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
         cli.parse(ClassifierConfig, arguments)
     assert exit_.value.code == 2
     assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("script", [ClassifierConfig, SentenceBertConfig, NERConfig])
+def test_a_share_of_the_training_examples_is_enough_to_evaluate(script):
+    config = cli.parse(script, [*required(script), "--dev_ratio", "0.1", "--patience", "2", "--eval_steps", "5"])
+    assert (config.dev_ratio, config.has_dev_examples, config.evaluation_steps) == (0.1, True, 5)
+
+
+@pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])
+def test_training_examples_without_a_score_do_not_evaluate(script, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*REQUIRED[:2], "--dev_ratio", "0.1"])
+    assert "evaluated on pairs with a score, which its training examples do not have" in capsys.readouterr().err
 
 
 def test_help_tells_options_defaults_and_the_docstring(capsys):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bertorch.cli import INTERRUPTED
+from bertorch.training.metrics_file import METRICS, read_metrics
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, Script, launcher, run_script
 from tests.log_lines import command
 
@@ -30,6 +31,11 @@ def arguments(saved_dir: Path, *extra: object, **settings: object) -> list[objec
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "pytorch_model.bin", weights_only=True)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = read_metrics(folder / METRICS)
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -65,6 +71,7 @@ def kill_and_go_on(again: list[object], kills: int) -> None:
 def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
     kill_and_go_on(arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1), KILLS)
     assert_same_weights(whole, tmp_path)
+    assert losses(whole) == losses(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 
+from bertorch.training.metrics_file import METRICS, read_metrics
 from bertorch.training.tagging import load_tagger
-from tests.conftest import NER, launcher, run_script
+from tests.conftest import NER, TINY, launcher, run_script
 from tests.log_lines import F1_LINE, TRAINING_LINE, command, last_result, matches
 
 
@@ -57,6 +58,21 @@ def test_short_windows_on_two_processes(tmp_path):
     lines = (NER / "dev.json").read_text().splitlines()
     gold = sum(tag[0] in "BS" for line in lines for tag in json.loads(line)["label"])
     assert re.search(rf"micro average .* {gold}\n", done.stderr)
+
+
+def test_part_of_the_training_sentences_is_enough_to_evaluate_on_two_processes(tmp_path):
+    options = {"train_data_file": NER / "train.json", "label_file": NER / "labels.txt", "dev_ratio": 0.2}
+    options |= {"pretrained_model_name_or_path": TINY, "saved_dir": tmp_path, "max_seq_length": 32}
+    options |= {"max_steps": 3, "eval_steps": 1, "logging_steps": 1, "patience": 9}
+    flat = [part for name, value in options.items() for part in (f"--{name}", value)]
+    done = run_script("run_ner.py", *flat, launcher=launcher())
+    assert "train: 256 examples, dev: 64, 3 optimisation steps" in done.stderr
+    lines = read_metrics(tmp_path / METRICS)
+    assert [(line["step"], "dev_F1" in line) for line in lines] == [
+        (s, dev) for s in (1, 2, 3) for dev in (False, True)
+    ]
+    told = [f"{line['dev_F1']:.5f}" for line in lines if "dev_F1" in line]
+    assert told == [line.group(1) for line in matches(F1_LINE, done)]
 
 
 @pytest.mark.parametrize(

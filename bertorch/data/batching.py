@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -41,6 +41,11 @@ class PackedBatch:
     def size(self) -> int:
         """N, the number of sentences."""
         return len(self.cu_seqlens) - 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the sentences have, filler not counted; a batch on a GPU is waited for."""
+        return int(self.cu_seqlens[-1])
 
     @property
     def bounds(self) -> Tensor:
@@ -272,14 +277,14 @@ class TrainingSchedule:
         """Optimisation steps of an epoch; the last one may have fewer examples."""
         return -(-self.size // (self.batch_size * self.accumulation))
 
-    def all_steps(self, epochs: int, *, after: int = 0) -> Iterator[ScheduledStep]:
-        """The steps of a run of so many epochs, those up to the number `after` left out."""
-        done_epochs, done_steps = divmod(after, self.steps_per_epoch)
-        for epoch in range(done_epochs + 1, epochs + 1):
-            for place, batches in islice(enumerate(self.steps(epoch)), done_steps, None):
-                number = (epoch - 1) * self.steps_per_epoch + place + 1
-                yield ScheduledStep(number, epoch, place * self.accumulation + len(batches), batches)
-            done_steps = 0
+    def all_steps(self, last: int, *, after: int = 0) -> Iterator[ScheduledStep]:
+        """The steps of a run up to the number `last`, those up to the number `after` left out."""
+        for epoch in count(after // self.steps_per_epoch + 1):
+            before = (epoch - 1) * self.steps_per_epoch
+            if before >= last:
+                return
+            for place, batches in islice(enumerate(self.steps(epoch)), max(0, after - before), last - before):
+                yield ScheduledStep(before + place + 1, epoch, place * self.accumulation + len(batches), batches)
 
     def steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         """For each optimisation step of the epoch its batches: arrays of at most `batch_size` example numbers."""

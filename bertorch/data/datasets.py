@@ -6,7 +6,6 @@ A reading function takes the path of a file, and as keywords everything else tha
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,21 +13,19 @@ from bertorch.config import TrainingConfig
 from bertorch.data.batching import Dataset, Examples
 from bertorch.data.cache import open_dataset
 from bertorch.data.readers import read_labelled_texts, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.splitting import split_off
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tagging import TaggedDataset
 from bertorch.data.tags import TagSet
-
-Train = TypeVar("Train", bound=Examples)
-Dev = TypeVar("Dev", bound=Examples)
 
 
 def training_and_dev(
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
-    train: Callable[..., Train],
-    dev: Callable[..., Dev],
-) -> tuple[Train, Dev | None]:
-    """Read and tokenise both files of a run, or open them from the folder of `--cache_dir`.
+    train: Callable[..., Examples],
+    dev: Callable[..., Examples],
+) -> tuple[Examples, Examples | None]:
+    """Read and tokenise the files of a run, or open them from the folder of `--cache_dir`.
 
     Args:
         config: the run's options.
@@ -36,13 +33,16 @@ def training_and_dev(
         train, dev: reading functions of this module, with the options bound that only they have.
 
     Returns:
-        The training examples, and the dev examples or None without `--dev_data_file`.
+        The training examples, and the dev examples: those of `--dev_data_file`, those that `--dev_ratio` splits off, or
+        None without either.
 
     Raises:
         UserError: a file, an option or the folder is at fault.
     """
     shared = {"tokenizer": tokenizer, "max_length": config.max_seq_length, "on_bad_line": config.on_bad_line}
     examples = open_dataset(partial(train, **shared), config.train_data_file, config.cache_dir)
+    if config.dev_ratio is not None:
+        return split_off(examples, config.dev_ratio, seed=config.seed)
     if config.dev_data_file is None:
         return examples, None
     return examples, open_dataset(partial(dev, **shared), config.dev_data_file, config.cache_dir)

@@ -42,20 +42,32 @@ def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
     """
     path = Path(folder)
     staging = path / _STAGING
+    with written_to(folder):
+        try:
+            if make:
+                path.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)  # what an interrupted save left
+            staging.mkdir()
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def written_to(folder: str) -> Iterator[None]:
+    """Around writing into `--saved_dir`.
+
+    Raises:
+        UserError: something in the block could not be written.
+    """
     try:
-        if make:
-            path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)  # what an interrupted save left
-        staging.mkdir()
-        yield staging
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "
             "before is as it was; once there is room, the same command with --resume goes on from it"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def publish(
@@ -86,14 +98,14 @@ def publish(
         for companion in companions:
             companion.save_pretrained(staging)
         torch.save(on_cpu(weights), staging / WEIGHTS)
-        written = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
+        files = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
         to_disk(staging)
-        before(staging, set(map(str, written)))
-        for file in sorted(written, key=lambda file: file == Path(WEIGHTS)):
+        before(staging, set(map(str, files)))
+        for file in sorted(files, key=lambda file: file == Path(WEIGHTS)):
             (path / file).parent.mkdir(exist_ok=True)
             (staging / file).replace(path / file)
         to_disk(path, deep=False)
-    return set(map(str, written))
+    return set(map(str, files))
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Entity F1 as seqeval counts it in its strict mode, on packed tags."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -100,6 +100,11 @@ class EntityMetric:
     def value(self) -> float:
         """Micro F1 in [0, 1]."""
         return _scores(*self._counts.sum(1).tolist())[2]
+
+    def numbers(self) -> Mapping[str, float]:
+        """F1, precision and recall over all entities, and the mean loss of a word."""
+        precision, recall, f1 = _scores(*self._counts.sum(1).tolist())
+        return {"F1": f1, "precision": precision, "recall": recall, "loss": (self._loss[0] / self._loss[1]).item()}
 
     def line(self) -> str:
         """The message of the log line."""

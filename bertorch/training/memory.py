@@ -1,5 +1,7 @@
-"""Running out of memory: an error that says where, with how large a batch, and what to lower."""
+"""How much memory a run takes; running out of it: an error that says where, with how large a batch, what to lower."""
 
+import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,14 @@ from bertorch.training.tasks import Task
 
 # Only the allocator on the GPU has an exception of its own; the others are known by what they say.
 _SIGNS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most that this process has held so far, in bytes: on its GPU, or of the machine where it has none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)  # the allocator's own count, which asks nothing of the GPU
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
 
 
 @contextmanager

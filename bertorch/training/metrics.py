@@ -1,7 +1,7 @@
 """Dev metrics: running sums, added up over the processes, so that each example counts once on any number of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +32,10 @@ class Metric(Protocol[B_contra]):
     @property
     def value(self) -> float:
         """The number by which the best model is chosen; higher is better."""
+        ...
+
+    def numbers(self) -> Mapping[str, float]:
+        """What is recorded of an evaluation by name, `value` first."""
         ...
 
     def line(self) -> str:
@@ -70,6 +74,10 @@ class ClassificationMetric:
     def value(self) -> float:
         """Accuracy in [0, 1]."""
         return self._mean(1)
+
+    def numbers(self) -> Mapping[str, float]:
+        """Accuracy and mean cross-entropy."""
+        return {"accuracy": self.value, "loss": self._mean(0)}
 
     def line(self) -> str:
         """The message of the log line."""
@@ -115,6 +123,10 @@ class CorrelationMetric:
     def value(self) -> float:
         """Spearman correlation in [-1, 1]; 0 where all cosines are the same."""
         return self._spearman
+
+    def numbers(self) -> Mapping[str, float]:
+        """Both correlations."""
+        return {"spearman": self._spearman, "pearson": self._pearson}
 
     def line(self) -> str:
         """The message of the log line."""

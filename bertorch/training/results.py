@@ -7,7 +7,7 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Examples
+from bertorch.data.batching import Examples, ScheduledStep
 from bertorch.errors import InterruptedRunError
 from bertorch.training import checkpoint
 from bertorch.training.evaluation import evaluate
@@ -15,23 +15,25 @@ from bertorch.training.memory import out_of_memory_told
 from bertorch.training.run_folder import RunFolder, SavedState, describe_run
 from bertorch.training.step import OptimizationStep, Precision
 from bertorch.training.tasks import Task
+from bertorch.training.tensorboard import TensorBoardFolder
 
 
 class Results:
-    """Evaluates and saves; remembers the best dev metric and which step's weights are for use.
+    """Evaluates and saves; remembers the best dev metric and which step's weights are for use; ends a run early.
 
     Args:
         config: the run's options.
         task: model, metric, companions.
         dev: dev examples; None does not evaluate.
         precision: of the evaluation.
-        total_steps: of the run.
+        total_steps: of the run, unless `--patience` ends it before.
 
     Attributes:
         steps_done: by the run that this one goes on with, else 0.
+        last_step: of the run, as far as is known.
 
     Raises:
-        UserError: `--saved_dir` cannot be written to or is another run's.
+        UserError: `--saved_dir` cannot be written to or is another run's, or `--tensorboard_dir` cannot be had.
     """
 
     def __init__(
@@ -41,7 +43,6 @@ class Results:
         self._task = task
         self._dev = dev
         self._precision = precision
-        self._total_steps = total_steps
         self._state: SavedState | None = None
         saved: Mapping[str, Any] | None = distributed.on_main(self._open_folder)
         if saved and saved["processes"] != distributed.world_size():
@@ -52,9 +53,12 @@ class Results:
             )
         self._resumed = None if saved is None else saved["optimization"]
         self.steps_done: int = saved["step"] if saved else 0
-        self._last_step = self.steps_done
+        self.last_step: int = saved["steps"] if saved else total_steps
+        self._saved_step = self.steps_done
         self._best: dict[str, Any] | None = saved["best"] if saved else None
+        self._unimproved: int = saved["unimproved"] if saved else 0  # evaluations since the best one
         self._weights_step: int = saved["weights_step"] if saved else 0
+        distributed.on_main(self._open_tensorboard)
 
     def place_weights(self) -> None:
         """Take the weights of the checkpoint, or those to warm-start from, on all processes and their devices."""
@@ -74,30 +78,44 @@ class Results:
             step.restore(self._resumed, self._state.optimizer if self._state is not None else None)
         self._state = None
 
-    def save(self, step: int, *, evaluated: bool) -> None:
-        """Evaluate if there are dev examples; save weights, with `--save_best_model` the best only; and a checkpoint.
+    def due(self, step: int) -> tuple[bool, bool]:
+        """Whether to evaluate and whether to save after a step."""
+        is_last = step == self.last_step
+        evaluates = self._dev is not None and (is_last or step % self._config.evaluation_steps == 0)
+        return evaluates, is_last or step % self._config.save_steps == 0
+
+    def take(self, step: ScheduledStep, *, evaluates: bool, saves: bool) -> None:
+        """Evaluate, end the run here if that is what `--patience` asks for, and save what is to be saved.
 
         Args:
-            step: steps taken.
-            evaluated: whether to evaluate; the best weights are not known otherwise.
+            step: the last one taken.
+            evaluates: whether to evaluate; with `--save_best_model`, weights that are better are then saved.
+            saves: whether to save a checkpoint, and the weights unless only the best are wanted. The last step of a run
+                is always saved.
 
         Raises:
             UserError: the folder cannot be written to, on every process; or the memory is not enough to evaluate.
         """
-        improved = False
-        if self._dev is not None and evaluated:
-            with out_of_memory_told(f"evaluation after step {step}", self._config, self._task, self._precision):
-                metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
-            logger.info(metric.line())
-            improved = self._best is None or metric.value > self._best["value"]
-            if improved:
-                report = list(metric.report())
-                self._best = {"name": metric.name, "value": metric.value, "step": step, "report": report}
-        publishes = improved or not self._config.save_best_model
+        improved = evaluates and self._evaluate(step)
+        if self._unimproved == self._config.patience and step.number < self.last_step:
+            logger.info("ends early: evaluations without a better dev metric: {}", self._unimproved)
+            self.last_step = step.number
+        saves = saves or step.number == self.last_step
+        publishes = improved if self._config.save_best_model else saves
         if publishes:
-            self._weights_step = step
-        self._last_step = step
-        distributed.on_main(lambda: self._write(publishes=publishes))
+            self._weights_step = step.number
+        if saves:
+            self._saved_step = step.number
+        if publishes or saves:
+            distributed.on_main(lambda: self._write(publishes=publishes, saves=saves))
+
+    def record(self, step: ScheduledStep, numbers: Mapping[str, float | str]) -> None:
+        """Write numbers of a step into `metrics.jsonl`, and for TensorBoard.
+
+        Raises:
+            UserError: the folder cannot be written to, on every process.
+        """
+        distributed.on_main(lambda: self._write_numbers({"step": step.number, "epoch": step.epoch, **numbers}))
 
     def stop(self) -> None:
         """End the run after its last save.
@@ -105,7 +123,7 @@ class Results:
         Raises:
             InterruptedRunError: always.
         """
-        raise InterruptedRunError(self._last_step, self._config.saved_dir if self._config.keep_checkpoints else None)
+        raise InterruptedRunError(self._saved_step, self._config.saved_dir if self._config.keep_checkpoints else None)
 
     def tell(self) -> None:
         """Say what the best dev metric was, at which step, and where the weights are."""
@@ -126,17 +144,45 @@ class Results:
         self._state = self._folder.open(resume=self._config.resume, overwrite=self._config.overwrite)
         return None if self._state is None else dict(self._state.values)
 
-    def _write(self, *, publishes: bool) -> None:
+    def _open_tensorboard(self) -> None:
+        folder = self._config.tensorboard_dir
+        self._tensorboard = None if folder is None else TensorBoardFolder(folder, after=self.steps_done)
+
+    def _evaluate(self, step: ScheduledStep) -> bool:
+        """Evaluate; returns whether the dev metric is better than ever, the same on every process."""
+        assert self._dev is not None
+        with out_of_memory_told(f"evaluation after step {step.number}", self._config, self._task, self._precision):
+            metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
+        logger.info(metric.line())
+        numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
+        self.record(step, {"metric": next(iter(numbers)), **numbers})
+        # On unlike machines the last bit of a metric may differ; all must end a run at the same step.
+        improved: bool = distributed.broadcast_json(self._best is None or metric.value > self._best["value"])
+        if improved:
+            report = list(metric.report())
+            self._best = {"name": metric.name, "value": metric.value, "step": step.number, "report": report}
+        self._unimproved = 0 if improved else self._unimproved + 1
+        return improved
+
+    def _write_numbers(self, line: Mapping[str, Any]) -> None:
+        self._folder.write_metrics(line)
+        if self._tensorboard is not None:
+            self._tensorboard.write(line)
+
+    def _write(self, *, publishes: bool, saves: bool) -> None:
         weights = self._task.model.weights.state_dict()
         if publishes:
             self._folder.save_weights(weights, self._task.companions)
+        if not saves:
+            return
         values = {
-            "step": self._last_step,
-            "steps": self._total_steps,
+            "step": self._saved_step,
+            "steps": self.last_step,
             "processes": distributed.world_size(),
             "best": self._best,
+            "unimproved": self._unimproved,
             "weights_step": self._weights_step,
             "optimization": self._step.values(),
         }
         state = SavedState(weights, self._step.tensors(), values)
-        self._folder.save_state(self._last_step, state, self._task.companions)
+        self._folder.save_state(self._saved_step, state, self._task.companions)

@@ -2,6 +2,7 @@
 
     saved_dir/
         pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
+        metrics.jsonl                       the numbers of its log, see bertorch.training.metrics_file
         run.json                            whose they are: the run's options and the content of its files
         checkpoint-200/                     everything that the run needs to go on after step 200
             model.safetensors, config.json, …, optimizer.safetensors, training_state.json
@@ -28,7 +29,8 @@ from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
 from bertorch.files import to_disk
-from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged
+from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
+from bertorch.training.metrics_file import METRICS, Line, MetricsFile
 
 RECORD = "run.json"
 _STATE = "training_state.json"
@@ -73,6 +75,8 @@ def describe_run(config: TrainingConfig, *, precision: str, processes: int, own_
     described["--batch_size times processes"] = described.pop("--batch_size") * processes
     if own_negatives:
         described["processes, without --gather_negatives"] = processes
+    if config.patience is not None or config.save_best_model:  # which choose among what is evaluated
+        described["steps between evaluations"] = config.evaluation_steps
     return described
 
 
@@ -93,6 +97,7 @@ class RunFolder:
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # that this run, or one before it, put there
         self._is_known = False  # whether the folder already says that it is this run's
+        self._metrics = MetricsFile(self._path)
 
     def open(self, *, resume: bool, overwrite: bool) -> SavedState | None:
         """Look at what is there before training; returns the state to go on from, None to start from the beginning.
@@ -122,12 +127,28 @@ class RunFolder:
                 else ("{}: goes on after step {}; --overwrite would start from the beginning")
             )
             logger.info(done, self._name, state.values["step"])
+            with written_to(self._name):
+                self._metrics.go_on(state.values["step"])
             return state
         if resume:
             logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
-        elif (self._path / WEIGHTS).exists():
+        if (self._path / WEIGHTS).exists():
             logger.warning("{} is from an earlier run; the first save of this one replaces it", self._path / WEIGHTS)
+        elif record is None:  # else the numbers are those of the results that are still there
+            if (self._path / METRICS).exists():
+                logger.warning("{} is from a run that saved nothing; this one replaces it", self._path / METRICS)
+            with written_to(self._name):
+                self._metrics.start()
         return None
+
+    def write_metrics(self, line: Line) -> None:
+        """Add a line to `metrics.jsonl`, which takes the place of an earlier run's with the first save.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with written_to(self._name):
+            self._metrics.append(line)
 
     def save_weights(self, weights: Mapping[str, Tensor], companions: Sequence[Companion]) -> None:
         """Put weights for use in their place; the run's first save also clears away what is not its own.
@@ -135,7 +156,7 @@ class RunFolder:
         Raises:
             UserError: they cannot be written; those of the save before are still there.
         """
-        written = publish(self._name, weights, companions, before=self._claim)
+        written = publish(self._name, weights, companions, before=self._claim) | {METRICS}
         for name in self._files - written:
             _remove(self._path / name)
         self._files = written
@@ -160,6 +181,7 @@ class RunFolder:
             values = {"run": self._id, "options": self._options, **state.values}
             (new / _STATE).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
             to_disk(new)
+            self._metrics.to_disk()
             if target.exists():  # of an earlier run
                 shutil.rmtree(target)
             new.rename(target)
@@ -169,6 +191,7 @@ class RunFolder:
 
     def _claim(self, staging: Path, files: set[str]) -> None:
         """Before a run's first file takes its place, say whose folder this is; other runs' checkpoints go."""
+        files = files | {METRICS}
         if self._is_known and files <= self._files:
             return
         self._files |= files
@@ -178,6 +201,7 @@ class RunFolder:
         (staging / RECORD).replace(self._path / RECORD)
         for old in [] if self._is_known else self._checkpoints():
             shutil.rmtree(old)
+        self._metrics.release()
         self._is_known = True
 
     def _record(self) -> dict[str, Any] | None:

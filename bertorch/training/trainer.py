@@ -25,7 +25,7 @@ from bertorch.training.training_log import TrainingLog
 
 
 def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
-    """Train a task's model; evaluate and save it every `--save_steps` steps and after the last.
+    """Train a task's model; evaluate it every `--eval_steps`, save it every `--save_steps` steps, and after the last.
 
     Args:
         config: the run's options.
@@ -46,6 +46,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
     total_steps = schedule.steps_per_epoch * config.epochs
+    if config.max_steps is not None:
+        total_steps = min(config.max_steps, total_steps)
     results = Results(config, task, dev, precision, total_steps)
     results.place_weights()
     tokens = float(train.lengths.mean()) * config.batch_size
@@ -67,8 +69,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
     with execution.own_stream():
-        steps = schedule.all_steps(config.epochs, after=results.steps_done)
-        _run(config, task, train, step=step, schedule=steps, total_steps=total_steps, results=results)
+        steps = schedule.all_steps(results.last_step, after=results.steps_done)
+        _run(config, task, train, step=step, schedule=steps, results=results)
     results.tell()
 
 
@@ -79,10 +81,9 @@ def _run(
     *,
     step: OptimizationStep,
     schedule: Iterator[ScheduledStep],
-    total_steps: int,
     results: Results,
 ) -> None:
-    """Take the steps that are scheduled."""
+    """Take the steps that are scheduled, or fewer if the results say so."""
     rank, world_size = distributed.rank(), distributed.world_size()
 
     def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, list[PackedBatch]]:
@@ -92,26 +93,38 @@ def _run(
         return now, labels, [step.prepared(train.batch(examples)) for examples in taking_part]
 
     task.model.train()
-    training_log = TrainingLog(config.logging_steps, with_accuracy=task.counts_correct, saved_dir=config.saved_dir)
+    training_log = TrainingLog(
+        config.logging_steps, with_accuracy=task.counts_correct, saved_dir=config.saved_dir, record=results.record
+    )
     with (
         Interruption() as interruption,
-        log.progress_bar(total_steps, done=results.steps_done) as progress,
+        log.progress_bar(results.last_step, done=results.steps_done) as progress,
         closing(prefetched(prepared, schedule)) as steps,
     ):
         for now, labels, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
+            rates = _rates(step, task)
+            tokens = sum(batch.tokens for batch in batches)
             with out_of_memory_told(f"step {now.number}", config, task, step.precision, batches):
-                rate, sums = step.rates[0], step(batches, labels)
-            training_log.step(sums, labels, now, rate=rate, overflows=step.overflows)
-            is_due = now.number % config.save_steps == 0 or now.number == total_steps
+                sums = step(batches, labels)
+            training_log.step(sums, now, labels=labels, tokens=tokens, rates=rates, overflows=step.overflows)
+            evaluates, saves = results.due(now.number)
             is_stopped = interruption.requested(now.number)
-            if is_due or is_stopped:
+            if evaluates or saves or is_stopped:
                 with training_log.speedometer.paused():
                     training_log.check()
-                    results.save(now.number, evaluated=is_due)
+                    results.take(now, evaluates=evaluates, saves=saves or is_stopped)
             progress.update()
             if is_stopped:
                 results.stop()
+            if now.number == results.last_step:
+                break
+
+
+def _rates(step: OptimizationStep, task: Task[Any]) -> dict[str, float]:
+    """The learning rates of the next step, by the names that they have in `metrics.jsonl`."""
+    rates = {"rate": step.rates[0]}
+    return rates if task.head_learning_rate is None else rates | {"head_rate": step.rates[-1]}
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

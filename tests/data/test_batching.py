@@ -110,6 +110,18 @@ def test_every_example_comes_once_an_epoch(size, batch_size, accumulation):
     assert sorted(np.concatenate(batches)) == list(range(size))
 
 
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 4, 6, 7, 9])
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
+def test_the_steps_of_a_run_go_on_over_its_epochs_up_to_the_last(last, after):
+    schedule = TrainingSchedule(21, 4, 2, seed=1)  # 3 steps an epoch: batches 1-2, 3-4, 5-6
+    steps = list(schedule.all_steps(last, after=after))
+    expected = [(number, (number - 1) // 3 + 1, 2 * ((number - 1) % 3) + 2) for number in range(after + 1, last + 1)]
+    assert [step[:3] for step in steps] == expected
+    for step in steps:
+        batches = list(schedule.steps(step.epoch))[(step.number - 1) % 3]
+        assert all(np.array_equal(*pair) for pair in zip(step.batches, batches, strict=True))
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_shares_are_even_slices(world_size):
     shares = [share(np.arange(10, 17), rank, world_size).tolist() for rank in range(world_size)]

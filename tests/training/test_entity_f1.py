@@ -137,6 +137,11 @@ def test_f1_is_that_of_seqeval(scheme, batch_size):
     assert metric.value == pytest.approx(f1_score(*texts, **options), abs=1e-12)
     assert 0.2 < metric.value < 0.9
     assert metric.line() == f"eval loss: 2.00000, F1: {metric.value:.5f}"
+    numbers = metric.numbers()
+    assert (next(iter(numbers)), numbers["F1"], numbers["loss"]) == (metric.name, metric.value, 2.0)
+    assert numbers["F1"] == pytest.approx(
+        2 * numbers["precision"] * numbers["recall"] / (numbers["precision"] + numbers["recall"])
+    )
 
     header, *rows, total = metric.report()
     assert header.split() == ["precision", "recall", "F1", "support"]

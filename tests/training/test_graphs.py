@@ -116,7 +116,7 @@ def train(step, dataset: Dataset | TaggedDataset, epochs=3) -> list[list[float]]
     """Take steps of 8 examples, and one of 4 in the end of each epoch; the sums of each."""
     schedule = TrainingSchedule(len(dataset) - 4, 8, accumulation=1, seed=0)
     sums = []
-    for now in schedule.all_steps(epochs):
+    for now in schedule.all_steps(epochs * schedule.steps_per_epoch):
         (examples,) = now.batches
         torch.manual_seed(now.number)
         sums.append(step([step.prepared(dataset.batch(examples))], labels=dataset.labels_of(examples)))
@@ -166,7 +166,8 @@ def test_each_shape_is_captured_once(compiled, monkeypatch):
     capture, shapes = PretendedCapture(), []
     step = make_step(classifier(), capture, compiled=compiled)
     dataset = sentences()
-    for now in TrainingSchedule(SIZE, 8, accumulation=1, seed=0).all_steps(4):
+    schedule = TrainingSchedule(SIZE, 8, accumulation=1, seed=0)
+    for now in schedule.all_steps(4 * schedule.steps_per_epoch):
         batch = step.prepared(dataset.batch(now.batches[0]))
         assert len(batch.input_ids) % 32 == 0
         shapes.append((len(batch.input_ids), batch.max_seqlen))

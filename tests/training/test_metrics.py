@@ -37,6 +37,8 @@ def test_loss_and_accuracy_do_not_depend_on_the_batch_size(batch_size):
     metric.reduce()
     assert metric.value == 3 / 5
     assert metric.line() == f"eval loss: {expected_loss():.5f}, accuracy: 0.60000"
+    assert metric.numbers() == {"accuracy": 3 / 5, "loss": pytest.approx(expected_loss())}
+    assert next(iter(metric.numbers())) == metric.name
 
 
 CPU = torch.device("cpu")
@@ -86,6 +88,7 @@ def test_correlations_do_not_depend_on_order_or_batch_size(order, batch_size):
     spearman, pearson_ = expected_correlations()
     assert metric.value == pytest.approx(spearman, abs=1e-9)
     assert metric.line() == f"spearman corr: {spearman:.4f}, pearson corr: {pearson_:.4f}"
+    assert list(metric.numbers().items()) == [("spearman", metric.value), ("pearson", pytest.approx(pearson_))]
     assert metric.value == correlate(list(range(7)), 7).value
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from bertorch.config import TrainingConfig
 from bertorch.errors import UserError
 from bertorch.training.checkpoint import WEIGHTS
+from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
 
 OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
@@ -112,7 +113,7 @@ def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path
     assert names(tmp_path) == before
     save(folder, 3, companions=[Note("config.json")])
     checkpoint = {"config.json", "model.safetensors", "optimizer.safetensors", "training_state.json"}
-    own = {WEIGHTS, RECORD, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
+    own = {WEIGHTS, RECORD, METRICS, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
     assert names(tmp_path) == own | {"my notes.txt"}
     assert not (tmp_path / "2_Dense").exists()
     assert opened(tmp_path, other)[1].values["step"] == 3
@@ -203,5 +204,18 @@ def test_what_makes_a_run_another(tmp_path):
         described(tmp_path, learning_rate=1e-4),
         described(tmp_path, seed=7),
         described(tmp_path, save_best_model=True, dev_data_file="dev.txt"),
+        described(tmp_path, patience=2, dev_data_file="dev.txt"),
+        described(tmp_path, max_steps=2),
+        described(tmp_path, dev_ratio=0.1),
     ):
         assert other != one
+
+
+@pytest.mark.parametrize("choice", [{"patience": 2}, {"save_best_model": True}, {}], ids=str)
+def test_where_evaluations_decide_their_steps_make_a_run_another(choice, tmp_path):
+    every_hundred, same, every_ten = (
+        described(tmp_path, dev_ratio=0.1, **choice, **steps)
+        for steps in ({}, {"save_steps": 7, "eval_steps": 100}, {"eval_steps": 10})
+    )
+    assert same == every_hundred
+    assert (every_ten == every_hundred) == (not choice)

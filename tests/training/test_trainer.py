@@ -121,6 +121,9 @@ class ScriptedMetric:
     def __init__(self, value: float) -> None:
         self.value = value
 
+    def numbers(self) -> dict[str, float]:
+        return {"accuracy": self.value}
+
     def line(self) -> str:
         return f"eval: {self.value}"
 

@@ -1,0 +1,102 @@
+"""`metrics.jsonl` in `--saved_dir`: the numbers of a run, a JSON object a line, for other programs to draw and compare.
+
+A training line is written with each log line, and one of each evaluation:
+
+    {"step": 20, "epoch": 1, "loss": 0.68, "accuracy": 0.56, "rate": 4.2e-05, "speed": 2.4, "tokens_per_second": 2300.1,
+     "memory": 913612800}
+    {"step": 100, "epoch": 2, "metric": "dev_accuracy", "dev_accuracy": 0.61, "dev_loss": 0.66}
+
+`loss` and `accuracy` are those of the step's batch. `rate` is the learning rate that the step was taken with,
+`head_rate` that of a head with its own. `speed` is in steps a second, and `tokens_per_second` counts the real tokens of
+all processes. `memory` is the most that the first process has held so far, in bytes: on its GPU, or of the machine
+where it has none. `metric` names the number by which the best weights are chosen.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bertorch.errors import UserError
+from bertorch.files import replacing, require_file, to_disk
+
+METRICS = "metrics.jsonl"
+
+Line = Mapping[str, Any]
+
+
+class MetricsFile:
+    """Writes the file of one run. Only the first process uses it.
+
+    Args:
+        folder: `--saved_dir`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS
+        self._held: list[Line] | None = []
+
+    def start(self) -> None:
+        """Begin a new file, in place of one that may be there."""
+        self._path.unlink(missing_ok=True)
+        self._held = None
+
+    def go_on(self, step: int) -> None:
+        """Keep the lines up to a step: a run that was killed has written lines of steps that are now taken again.
+
+        Raises:
+            UserError: the file has something else in it.
+        """
+        lines = read_metrics(self._path) if self._path.exists() else []
+        self._replace([line for line in lines if line["step"] <= step])
+        self._held = None
+
+    def append(self, line: Line) -> None:
+        """Add a line; before `start`, `go_on` or `release` it is held back."""
+        if self._held is not None:
+            self._held.append(line)
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_text([line]))
+
+    def release(self) -> None:
+        """Put a file with the lines held back in the place of the earlier run's."""
+        if self._held is not None:
+            self._replace(self._held)
+            self._held = None
+
+    def to_disk(self) -> None:
+        """Wait until the lines are on the disk, as far as there are any."""
+        if self._held is None and self._path.exists():
+            to_disk(self._path)
+
+    def _replace(self, lines: list[Line]) -> None:
+        with replacing(self._path) as unfinished:
+            unfinished.write_text(_text(lines), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file. The last one is left out if it was not written to its end: its run goes on, or was killed.
+
+    Raises:
+        UserError: there is no such file, or a line has another form.
+    """
+    require_file(path, f"the {METRICS} of a run")
+    *texts, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
+        except ValueError:
+            is_line = False
+        if not is_line:
+            raise UserError(
+                f"{path}:{number}: expected a JSON object with a step, got {text[:60]!r}; remove that line, or the file"
+            )
+        lines.append(line)
+    return lines
+
+
+def _text(lines: list[Line]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

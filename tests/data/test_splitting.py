@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+
+from bertorch.data.splitting import Subset, split_off
+from bertorch.errors import UserError
+from tests.training.test_tagging import random_sentences
+from tests.training.test_trainer import random_dataset
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected"), [(10, 0.3, 3), (10, 0.01, 1), (2, 0.5, 1), (97, 0.25, 24), (10, 0.9, 9)]
+)
+def test_both_parts_are_the_whole_each_in_its_order(size, ratio, expected):
+    train, dev = split_off(random_dataset(size), ratio, seed=1)
+    assert (len(train), len(dev)) == (size - expected, expected)
+    assert sorted([*train.numbers, *dev.numbers]) == list(range(size))
+    for part in (train, dev):
+        assert (np.diff(part.numbers) > 0).all()
+
+
+def test_the_seed_alone_decides():
+    draws = [
+        split_off(random_dataset(50, seed=content), 0.2, seed=seed)[1] for content, seed in ((0, 1), (5, 1), (0, 2))
+    ]
+    assert np.array_equal(draws[0].numbers, draws[1].numbers)
+    assert not np.array_equal(draws[0].numbers, draws[2].numbers)
+
+
+@pytest.mark.parametrize("make", [random_dataset, random_sentences], ids=["texts", "tagged"])
+def test_examples_of_a_part_are_those_of_the_whole(make):
+    whole = make(12)
+    part = Subset(whole, np.array([1, 4, 5, 11]))
+    chosen, numbers = np.array([3, 0]), np.array([11, 1])
+    assert np.array_equal(part.lengths, whole.lengths[[1, 4, 5, 11]])
+    assert part.labels_of(chosen) == whole.labels_of(numbers)
+    ours, theirs = vars(part.batch(chosen)), vars(whole.batch(numbers))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(1, 0.1), (4, 0.9)])
+def test_a_part_without_examples_is_refused(size, ratio):
+    with pytest.raises(UserError, match=f"--dev_ratio {ratio}: expected more training examples .* got {size}"):
+        split_off(random_dataset(size), ratio, seed=0)

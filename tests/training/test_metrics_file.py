@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from bertorch.errors import UserError
+from bertorch.training.metrics_file import METRICS, MetricsFile, read_metrics
+
+
+def line(step: int) -> dict:
+    return {"step": step, "loss": step / 7, "metric": "准确率"}
+
+
+def started(folder, *steps: int) -> MetricsFile:
+    file = MetricsFile(folder)
+    file.start()
+    for step in steps:
+        file.append(line(step))
+    return file
+
+
+def test_each_line_is_there_at_once(tmp_path):
+    file = started(tmp_path)
+    for step in (2, 4, 6):
+        file.append(line(step))
+        text = (tmp_path / METRICS).read_text(encoding="utf-8")
+        assert [json.loads(row) for row in text.splitlines()] == [line(number) for number in range(2, step + 1, 2)]
+    assert "准确率" in text
+
+
+def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
+    started(tmp_path, 2, 4, 4, 6)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 8, "lo')  # killed in the middle
+    again = MetricsFile(tmp_path)
+    again.go_on(4)
+    again.append(line(6))
+    assert read_metrics(tmp_path / METRICS) == [line(2), line(4), line(4), line(6)]
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS]
+
+
+def test_a_run_that_goes_on_without_its_file_starts_one(tmp_path):
+    file = MetricsFile(tmp_path)
+    file.go_on(4)
+    file.append(line(6))
+    assert read_metrics(tmp_path / METRICS) == [line(6)]
+
+
+def test_lines_are_held_back_until_the_results_of_the_earlier_run_go(tmp_path):
+    started(tmp_path, 2, 4)
+    file = MetricsFile(tmp_path)
+    file.append(line(1))
+    assert read_metrics(tmp_path / METRICS) == [line(2), line(4)]
+    file.release()
+    assert read_metrics(tmp_path / METRICS) == [line(1)]
+    file.append(line(3))
+    file.release()
+    assert read_metrics(tmp_path / METRICS) == [line(1), line(3)]
+
+
+def test_an_unfinished_last_line_is_left_out(tmp_path):
+    started(tmp_path, 2)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4}')
+    assert read_metrics(tmp_path / METRICS) == [line(2)]
+
+
+@pytest.mark.parametrize("content", ["step 1\n", "[1]\n", '{"loss": 1}\n', '{"step": "a"}\n', "\udcff\n"])
+def test_another_line_is_named(content, tmp_path):
+    (tmp_path / METRICS).write_bytes(b'{"step": 1}\n' + content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=f"{METRICS}:2: expected a JSON object with a step, got "):
+        read_metrics(tmp_path / METRICS)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=f"{METRICS}: expected the {METRICS} of a run, got: No such file"):
+        read_metrics(tmp_path / METRICS)
