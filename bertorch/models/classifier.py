@@ -41,6 +41,8 @@ class SequenceClassifier(EncoderModel):
         UserError: an architecture whose head cannot be run apart from its encoder.
     """
 
+    pipeline_tag = "text-classification"
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model

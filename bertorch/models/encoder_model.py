@@ -8,7 +8,13 @@ from bertorch.models.encoder import Encoder
 
 
 class EncoderModel(nn.Module):
-    """A model on packed batches with an encoder inside."""
+    """A model on packed batches with an encoder inside.
+
+    Attributes:
+        pipeline_tag: what it is for, by the name that the hub has for it.
+    """
+
+    pipeline_tag: str
 
     @property
     def weights(self) -> nn.Module:

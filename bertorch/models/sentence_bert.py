@@ -22,6 +22,8 @@ class SiameseClassifier(EncoderModel):
         concat_multiply: whether the classifier also sees u·v.
     """
 
+    pipeline_tag = "sentence-similarity"
+
     def __init__(self, embedder: SentenceEncoder, labels: int, *, concat_multiply: bool = False) -> None:
         super().__init__()
         self.embedder = embedder

@@ -42,6 +42,8 @@ class Tagger(EncoderModel):
         UserError: an architecture whose head cannot be run apart from its encoder.
     """
 
+    pipeline_tag = "token-classification"
+
     def __init__(self, model: PreTrainedModel, crf: CRF | None = None) -> None:
         super().__init__()
         self.model = model

@@ -12,6 +12,7 @@ from bertorch.errors import InterruptedRunError
 from bertorch.training import checkpoint
 from bertorch.training.evaluation import evaluate
 from bertorch.training.memory import out_of_memory_told
+from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import RunFolder, SavedState, describe_run
 from bertorch.training.step import OptimizationStep, Precision
 from bertorch.training.tasks import Task
@@ -58,6 +59,7 @@ class Results:
         self._best: dict[str, Any] | None = saved["best"] if saved else None
         self._unimproved: int = saved["unimproved"] if saved else 0  # evaluations since the best one
         self._weights_step: int = saved["weights_step"] if saved else 0
+        self._history: list[dict[str, Any]] = saved["history"] if saved else []  # the numbers of each evaluation
         distributed.on_main(self._open_tensorboard)
 
     def place_weights(self) -> None:
@@ -156,6 +158,7 @@ class Results:
         logger.info(metric.line())
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})
+        self._history.append({"step": step.number, **numbers})
         # On unlike machines the last bit of a metric may differ; all must end a run at the same step.
         improved: bool = distributed.broadcast_json(self._best is None or metric.value > self._best["value"])
         if improved:
@@ -172,7 +175,7 @@ class Results:
     def _write(self, *, publishes: bool, saves: bool) -> None:
         weights = self._task.model.weights.state_dict()
         if publishes:
-            self._folder.save_weights(weights, self._task.companions)
+            self._folder.save_weights(weights, [*self._task.companions, self._card()])
         if not saves:
             return
         values = {
@@ -182,7 +185,17 @@ class Results:
             "best": self._best,
             "unimproved": self._unimproved,
             "weights_step": self._weights_step,
+            "history": self._history,
             "optimization": self._step.values(),
         }
         state = SavedState(weights, self._step.tensors(), values)
         self._folder.save_state(self._saved_step, state, self._task.companions)
+
+    def _card(self) -> ModelCard:
+        return ModelCard(
+            self._config,
+            pipeline_tag=self._task.model.pipeline_tag,
+            step=self._weights_step,
+            history=self._history,
+            precision=self._precision.name,
+        )
