@@ -4,8 +4,12 @@ import os
 import pickle
 import re
 import stat
+import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from bertorch.errors import UserError
 
@@ -20,6 +24,7 @@ _OTHERS = {
 _ZIP = b"PK\x03\x04"
 _PIECE = 2**20
 _SHOWN_CHARACTERS = 300
+STANDARD = "-"  # what stands for standard input and output in place of a file's name
 
 
 def require_file(path: str | Path, expected: str) -> None:
@@ -72,6 +77,47 @@ def reason(error: Exception) -> str:
         text = f"a damaged pickle, or one that asks for more than tensors{wanted}; none of its code was run"
     line = " ".join([type(error).__name__ + (":" if text else ""), *text.split()])
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
+
+
+@contextmanager
+def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
+    """A text file that takes its place when it is written in full; `STANDARD` is standard output.
+
+    Args:
+        path: where.
+        overwrite: whether to replace what is there.
+
+    Raises:
+        UserError: it is there and is not to be replaced, or cannot be written.
+    """
+    if path == STANDARD:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    refuse_existing(path, overwrite=overwrite)
+    staging = Path(path).with_name(f".{Path(path).name}.writing")
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            yield file
+        to_disk(staging)
+        staging.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def refuse_existing(path: str, *, overwrite: bool) -> None:
+    """Make sure that nothing is replaced in silence.
+
+    Raises:
+        UserError: a folder is there, or a file and it is not to be replaced.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path}: expected the name of a file to write, got a folder; name a file in it")
+    if Path(path).exists() and not overwrite:
+        raise UserError(f"{path}: is there already; choose another name, or let --overwrite replace it")
 
 
 def to_disk(path: Path, *, deep: bool = True) -> None:
