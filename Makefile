@@ -31,12 +31,13 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, whole runs against peers, a CRF against others, the token cache
+benchmark: $(SETUP)  ## packed against padded steps, whole runs against peers, a CRF against others, the token cache, inference
 	$(BIN)/python -m benchmarks.classifier_step
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.tagger_step
 	$(BIN)/python -m benchmarks.crf
 	$(BIN)/python -m benchmarks.token_cache
+	$(BIN)/python -m benchmarks.inference
 
 clean:  ## remove the environment and the demo's weights
 	rm -rf .venv bertorch.egg-info $(DEMO)

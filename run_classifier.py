@@ -15,6 +15,7 @@ from bertorch.config import TrainingConfig, option
 from bertorch.data.datasets import texts_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.description import CLASSIFICATION, Description
 from bertorch.models.encoder import load_tokenizer
 from bertorch.training.tasks import ClassificationTask
 from bertorch.training.trainer import fit
@@ -37,6 +38,8 @@ def run(config: ClassifierConfig) -> None:
 
     model = SequenceClassifier.from_pretrained(config.pretrained_model_name_or_path, labels)
     model.encoder.require_positions(config.max_seq_length)
+    description = Description(task=CLASSIFICATION, max_seq_length=config.max_seq_length, text_pair=config.is_text_pair)
+    description.write(model.model.config)
 
     task = ClassificationTask(model, [model.model.config, tokenizer])
     fit(config, task, train, dev)

@@ -16,6 +16,7 @@ from bertorch.data.datasets import sentences_with_tags, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
+from bertorch.models.description import TAGGING, Description
 from bertorch.models.encoder import load_tokenizer
 from bertorch.models.tagger import Tagger
 from bertorch.training.tagging import TaggingTask
@@ -48,6 +49,7 @@ def run(config: NERConfig) -> None:
 
     model = Tagger.from_pretrained(name, tags, use_crf=config.use_crf, constrain_crf=config.constrain_crf)
     model.encoder.require_positions(config.max_seq_length)
+    Description(task=TAGGING, max_seq_length=config.max_seq_length).write(model.model.config)
 
     task = TaggingTask(model, [model.model.config, tokenizer], tags=tags, crf_learning_rate=config.crf_learning_rate)
     fit(config, task, train, dev)

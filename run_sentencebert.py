@@ -16,6 +16,7 @@ from bertorch.config import EmbeddingConfig, option
 from bertorch.data.datasets import pairs_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.errors import UserError
+from bertorch.models.description import SENTENCE_BERT, Description
 from bertorch.models.encoder import label_settings, load_tokenizer
 from bertorch.models.sentence_bert import SiameseClassifier
 from bertorch.models.sentence_encoder import SentenceEncoder
@@ -53,6 +54,14 @@ def run(config: SentenceBertConfig) -> None:
     )
     embedder.encoder.require_positions(config.max_seq_length)
     model = SiameseClassifier(embedder, len(labels), concat_multiply=config.concat_multiply)
+    description = Description(
+        task=SENTENCE_BERT,
+        max_seq_length=config.max_seq_length,
+        pooling_mode=config.pooling_mode,
+        output_emb_size=config.output_emb_size,
+        concat_multiply=config.concat_multiply,
+    )
+    description.write(embedder.config)
 
     files = SentenceTransformerFiles(embedder, config.max_seq_length)
     task = ClassificationTask(model, [embedder.config, tokenizer, files])

@@ -6,7 +6,8 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
@@ -14,12 +15,13 @@ import torch
 from loguru import logger
 
 from bertorch import distributed, log
-from bertorch.config import TrainingConfig
+from bertorch.config import LaunchedConfig, TrainingConfig
 from bertorch.errors import InterruptedRunError, UserError
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
-C = TypeVar("C", bound=TrainingConfig)
+C = TypeVar("C", bound=LaunchedConfig)
+T = TypeVar("T", bound=TrainingConfig)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,18 +50,34 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None, description:
         parser.error(str(error))
 
 
-def main(config_class: type[C], run: Callable[[C], None], description: str | None) -> None:
-    """The whole of a script: parse, join the other processes, run, and tell the user's mistakes without a traceback.
+def command(config_class: type[C], run: Callable[[C], None], description: str | None) -> None:
+    """The whole of a command: parse, join the other processes, run, and tell the user's mistakes without a traceback.
+
+    Raises:
+        SystemExit: code 2 for a mistake of the user, 1 where no one reads the output any more.
+    """
+    config = parse(config_class, description=description)
+    try:
+        with _mistakes_told(), distributed.session(config.local_rank):
+            log.setup()
+            run(config)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has no reader either
+        sys.exit(1)
+
+
+def main(config_class: type[T], run: Callable[[T], None], description: str | None) -> None:
+    """The whole of a script: as `command`, and what a training run needs.
 
     Raises:
         SystemExit: code 2 for a mistake of the user, 75 for a run that a signal stopped, with how to go on.
     """
     config = parse(config_class, description=description)
+    if config.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as cuBLAS asks, before it is first used
+        torch.use_deterministic_algorithms(mode=True)
     try:
-        if config.deterministic:
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as cuBLAS asks, before it is first used
-            torch.use_deterministic_algorithms(mode=True)
-        with distributed.session(config.local_rank):
+        with _mistakes_told(), distributed.session(config.local_rank):
             log.setup()
             torch.manual_seed(config.seed)  # fresh weights are the same on every process
             run(config)
@@ -67,6 +85,12 @@ def main(config_class: type[C], run: Callable[[C], None], description: str | Non
         if distributed.launched_rank() == 0:
             logger.warning("{}", _how_to_go_on(stopped, config))
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    try:
+        yield
     except UserError as error:
         rank = distributed.launched_rank()
         if rank == 0:

@@ -51,7 +51,14 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class LaunchedConfig:
+    """The options of everything that a launcher can start in several processes."""
+
+    local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(LaunchedConfig):
     """The options of every script.
 
     Raises:
@@ -152,7 +159,6 @@ class TrainingConfig:
         "best with --save_best_model",
     )
     save_best_model: bool = option(False, help="save only when the dev metric improves")
-    local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

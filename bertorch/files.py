@@ -4,10 +4,12 @@ import os
 import pickle
 import re
 import stat
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from bertorch.errors import UserError
 
@@ -22,6 +24,7 @@ _OTHERS = {
 _ZIP = b"PK\x03\x04"
 _PIECE = 2**20
 _SHOWN_CHARACTERS = 300
+STANDARD = "-"  # what stands for standard input and output in place of a file's name
 
 
 def require_file(path: str | Path, expected: str) -> None:
@@ -96,6 +99,30 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
+    """A text file that takes its place when it is written in full; `STANDARD` is standard output.
+
+    Args:
+        path: where.
+        overwrite: whether to replace what is there.
+
+    Raises:
+        UserError: it is there and is not to be replaced, or cannot be written.
+    """
+    if path == STANDARD:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    refuse_existing([path], overwrite=overwrite)
+    try:
+        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
 
 
 def to_disk(path: Path, *, deep: bool = True) -> None:

@@ -36,6 +36,13 @@ def progress_bar(total: int, done: int) -> tqdm:
     )
 
 
+def input_bar(done: int = 0) -> tqdm:
+    """A bar over inputs, whose number is not known beforehand, shown as `progress_bar` is."""
+    return tqdm(
+        initial=done, unit="input", dynamic_ncols=True, disable=not (sys.stderr.isatty() and distributed.is_main())
+    )
+
+
 def training_line(
     *, global_step: int, epoch: int, batch: int, loss: float, accuracy: float | None, speed: float
 ) -> str:

@@ -48,6 +48,14 @@ def log_lines():
     logger.remove(handler)
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """The folders of runs of all scripts, by the names of `tests.folders.RUNS`."""
+    from tests.folders import Folders
+
+    return Folders(tmp_path_factory.mktemp("folders"))
+
+
 @pytest.fixture
 def special(tmp_path):
     """What can stand in a file's place and cannot be read like one, by kind: a path of each."""

@@ -5,15 +5,15 @@ the run before training: the whole file is gone through and then one `UserError`
 `path:line: expected …, got …` and their count; or those lines are dropped and counted.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import dropwhile
-from pathlib import Path
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import BinaryIO, TypeVar
 
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.files import require_file
+from bertorch.files import STANDARD, require_file
 
 SHOWN_FLAWS = 10
 # Texts are at most a few thousand tokens once they are cut. A line beyond this is a file without line breaks or one
@@ -87,21 +87,67 @@ def read_numbered_rows(
     return rows
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines without their ends, up to the last line that is not blank."""
-    require_file(path, "a readable text file")
+def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
+    """Parse the lines of a file one after the other, in memory that does not grow with the file.
+
+    Args:
+        path: the file, `STANDARD` for what is piped in.
+        parse: line → row; raises `BadLineError`.
+
+    Raises:
+        UserError: a missing file, what is no regular file, one without a line, or the first malformed line.
+    """
+    found = False
+    for number, raw in _lines(path):
+        try:
+            yield parse(_decode(raw, blank_lines=False))
+        except BadLineError as flaw:
+            place = f"{path}:{number}" if flaw.column is None else f"{path}:{number}:{flaw.column}"
+            raise UserError(f"{place}: {flaw}") from flaw
+        found = True
+    if not found:
+        raise UserError(f"{path}: expected one example a line, got no line")
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes | int]]:
+    """Line numbers from 1 and lines without their ends, up to the last line that is not blank.
+
+    Of a line beyond the limit, its length stands in its place.
+    """
+    if path != STANDARD:
+        require_file(path, "a readable text file")
     try:
-        content = Path(path).read_bytes()
+        with nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
+            blank = range(0)
+            for number, line in enumerate(_ended_lines(file), start=1):
+                if isinstance(line, bytes) and not line.strip():
+                    blank = range(blank.start or number, number + 1)
+                    continue
+                yield from ((place, b"") for place in blank)
+                blank = range(0)
+                yield number, line
     except OSError as error:
         raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    kept = len(list(dropwhile(lambda line: not line.strip(), reversed(lines))))
-    return ((number, line.removesuffix(b"\r")) for number, line in enumerate(lines[:kept], start=1))
 
 
-def _decode(raw: bytes, *, blank_lines: bool) -> str:
-    if len(raw) > LONGEST_LINE:
-        raise BadLineError(f"expected at most {LONGEST_LINE} bytes a line, got {len(raw)}; is a line break missing?")
+def _ended_lines(file: BinaryIO) -> Iterator[bytes | int]:
+    """The lines of a file; of one beyond the limit its length, so that it never is in memory."""
+    most = LONGEST_LINE + len(b"\r\n")
+    mark = b"\xef\xbb\xbf"
+    while piece := file.readline(most + len(mark)):
+        piece, mark = piece.removeprefix(mark), b""
+        length = len(piece)
+        while not piece.endswith(b"\n") and (more := file.readline(most)):
+            length += len(more)
+            piece = (piece[-1:] if length > most else piece) + more
+        line = piece.removesuffix(b"\n").removesuffix(b"\r")
+        length -= len(piece) - len(line)
+        yield line if length <= LONGEST_LINE else length
+
+
+def _decode(raw: bytes | int, *, blank_lines: bool) -> str:
+    if isinstance(raw, int):
+        raise BadLineError(f"expected at most {LONGEST_LINE} bytes a line, got {raw}; is a line break missing?")
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:

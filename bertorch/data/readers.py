@@ -6,12 +6,12 @@ happens to a malformed line.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bertorch.data.lines import BadLineError, read_rows, shorten, some
+from bertorch.data.lines import BadLineError, read_rows, shorten, some, stream_rows
 from bertorch.errors import UserError
 
 # float() also takes digits of every script, underscores between them, "nan" and "infinity".
@@ -132,6 +132,26 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
         return _columns(line, 1, "sentence")[0]
 
     return read_rows(path, parse, on_bad_line=on_bad_line)
+
+
+def stream_texts(path: str, *, texts: int) -> Iterator[tuple[str, ...]]:
+    """Read `text` lines, or `a⇥b` lines with `texts=2`, one after the other.
+
+    Args:
+        path: the file, or `-` for what is piped in.
+        texts: columns of a line; 0 takes as many as the first line has, one or two.
+
+    Raises:
+        UserError: a missing or empty file, or a malformed line: a wrong number of columns, invalid UTF-8, an empty
+            text.
+    """
+
+    def parse(line: str) -> tuple[str, ...]:
+        nonlocal texts
+        texts = texts or min(2, line.count("\t") + 1)
+        return tuple(_columns(line, texts, "text" if texts == 1 else "a⇥b"))
+
+    return stream_rows(path, parse)
 
 
 def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:

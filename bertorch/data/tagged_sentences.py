@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from loguru import logger
 
-from bertorch.data.lines import BadLineError, read_rows, shorten, some
+from bertorch.data.lines import BadLineError, read_rows, shorten, some, stream_rows
 from bertorch.data.tags import TagSet
 
 _TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
+_TOKENS_FORM = '{"text": ["我", "们"]}'
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -88,6 +89,44 @@ def read_tagged_sentences(
     sentences = TaggedSentences([tokens for tokens, _ in rows], [sentence for _, sentence in rows])
     _tell_offences(path, tags, sentences.tags)
     return sentences
+
+
+def stream_untagged(path: str) -> Iterator[str | list[str]]:
+    """Read plain text, a sentence a line, or `{"text": ["我", "们"]}` lines with the tokens of a sentence.
+
+    The first line decides which of the two the file is. Other keys, such as `label`, are left out.
+
+    Args:
+        path: the file, or `-` for what is piped in.
+
+    Raises:
+        UserError: a missing or empty file, or a malformed line.
+    """
+    is_json: bool | None = None
+
+    def parse(line: str) -> str | list[str]:
+        nonlocal is_json
+        if is_json is None:
+            is_json = _tokens_of(line) is not None
+        if not is_json:
+            return line
+        tokens = _tokens_of(line)
+        if tokens is None:
+            raise BadLineError(f"expected a list of strings ({_TOKENS_FORM}) as on the first line, got {shorten(line)}")
+        return tokens
+
+    return stream_rows(path, parse)
+
+
+def _tokens_of(line: str) -> list[str] | None:
+    """The tokens in a line of JSON, None if it is something else."""
+    try:
+        parsed = _JSON.decode(line)
+    except (json.JSONDecodeError, RecursionError, BadLineError):
+        return None
+    tokens = parsed.get("text") if isinstance(parsed, dict) else None
+    usable = _is_strings(tokens) and tokens and not any(map(_SURROGATE.search, tokens))
+    return tokens if usable else None
 
 
 def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None:

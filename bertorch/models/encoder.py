@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertorch import distributed
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import MisshapenError, UserError
+from bertorch.files import reason
 from bertorch.models.attention import ATTENTION
 from bertorch.models.dropout import with_fast_dropout
 from bertorch.models.layouts import BlockLayout, layout_of
-from bertorch.models.model_folder import explained, require_vocabulary, require_weights
+from bertorch.models.model_folder import PRETRAINED, explained, require_vocabulary, require_weights
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
 # sentences of a batch is off by more than 1e-3 of it, even with small random weights.
@@ -32,26 +33,34 @@ ENCODER_DROPOUTS = (
 )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, option: str = PRETRAINED) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a hub model or local folder.
+
+    Args:
+        name: hub name or local folder.
+        option: that named it, for errors.
 
     Raises:
         UserError: it cannot be found or read, or knows less than half of the tokens of the model.
     """
-    with distributed.main_first(), explained(name):
+    with distributed.main_first(), explained(name, option):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    require_vocabulary(name, len(tokenizer), getattr(config, "vocab_size", None) or 0)
+    require_vocabulary(name, len(tokenizer), getattr(config, "vocab_size", None) or 0, option)
     return tokenizer
 
 
-def load_config(name: str) -> PretrainedConfig:
+def load_config(name: str, option: str = PRETRAINED) -> PretrainedConfig:
     """Load the config of a hub model or local folder.
+
+    Args:
+        name: hub name or local folder.
+        option: that named it, for errors.
 
     Raises:
         UserError: it cannot be found or read.
     """
-    with distributed.main_first(), explained(name):
+    with distributed.main_first(), explained(name, option):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
@@ -91,6 +100,32 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _draw_fresh_layers(model, fresh)
     return model
+
+
+def empty_model(auto_class: Any, config: PretrainedConfig, folder: str) -> PreTrainedModel:
+    """A model of a saved config, in fp32, whose weights are still to be loaded.
+
+    Raises:
+        UserError: the config is not that of a model of this class.
+    """
+    try:
+        return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # a broken config may fail anywhere
+        raise UserError(f"{folder}: expected the config.json of a model, got {reason(error)}") from error
+
+
+def saved_labels(config: PretrainedConfig, folder: str) -> list[str]:
+    """The labels in a saved config, in the order of their ids.
+
+    Raises:
+        UserError: ids that are not the numbers from 0 on, or a label that comes twice.
+    """
+    labels = config.id2label
+    if sorted(labels) != list(range(len(labels))) or len(set(labels.values())) != len(labels):
+        raise UserError(
+            f"{folder}/config.json: id2label: expected each number from 0 on with a label of its own, got {labels!r}"
+        )
+    return [str(labels[number]) for number in range(len(labels))]
 
 
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:

@@ -13,19 +13,21 @@ from bertorch.files import check_sums, reason, require_file
 # Tables of embeddings are rounded up, or have rows to spare: a few percent, in what is published.
 _FEW_TOKENS = 0.9
 _TOO_FEW_TOKENS = 0.5
+PRETRAINED = "--pretrained_model_name_or_path"
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(name: str, option: str = PRETRAINED) -> Iterator[None]:
     """Turn whatever a missing or broken model leads to inside transformers into an error that names it.
 
     Args:
         name: hub name or local folder.
+        option: that named it.
 
     Raises:
         UserError: instead of any other exception of the block, or because a local model is no folder of whole files.
     """
-    option = f"--pretrained_model_name_or_path {name}"
+    option = f"{option} {name}"
     expected = "a model of the hub or a local folder with config.json, weights and the tokenizer's files"
     try:
         _check_folder(Path(name), f"{option}: expected {expected}")
@@ -49,7 +51,7 @@ def _check_folder(path: Path, expected: str) -> None:
                 check_sums(file)
 
 
-def require_vocabulary(name: str, got: int, expected: int) -> None:
+def require_vocabulary(name: str, got: int, expected: int, option: str = PRETRAINED) -> None:
     """Make sure that a tokenizer has its vocabulary.
 
     Where vocab.txt is missing or cut off, transformers makes a tokenizer of what is left without a word, and nearly
@@ -59,16 +61,14 @@ def require_vocabulary(name: str, got: int, expected: int) -> None:
         name: of the model.
         got: tokens that the tokenizer knows.
         expected: tokens that the model has embeddings for; 0 if that is not known.
+        option: that named the model.
 
     Raises:
         UserError: it knows less than half of the model's tokens; a smaller gap is told in the log.
     """
     counts = f"expected a tokenizer of about {expected} tokens, as config.json has it, got one of {got}"
     if got < expected * _TOO_FEW_TOKENS:
-        raise UserError(
-            f"--pretrained_model_name_or_path {name}: {counts}; are vocab.txt and the tokenizer's other files "
-            "there and complete?"
-        )
+        raise UserError(f"{option} {name}: {counts}; are vocab.txt and the tokenizer's other files there and complete?")
     if got < expected * _FEW_TOKENS:
         logger.warning("{}: {}", name, counts)
 

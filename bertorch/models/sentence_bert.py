@@ -44,7 +44,11 @@ class SiameseClassifier(EncoderModel):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits (examples, C) of a packed batch with the two sentences of each example one after the other."""
-        u, v = self.embedder(batch).view(-1, 2, self.embedder.size).unbind(dim=1)  # (examples, E) each
+        return self.classify(self.embedder(batch).view(-1, 2, self.embedder.size))
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E)."""
+        u, v = embeddings.unbind(dim=1)  # (examples, E) each
         features = [u, v, (u - v).abs()]
         if self.concat_multiply:
             features.append(u * v)

@@ -80,8 +80,13 @@ class Tagger(EncoderModel):
         model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
         model.config.architectures = [type(model).__name__]
         model.config.tag_scheme = tags.scheme_name
+        return cls(model, cls.crf_over(tags, learned=use_crf, constrain_training=constrain_crf))
+
+    @staticmethod
+    def crf_over(tags: TagSet, *, learned: bool, constrain_training: bool = False) -> CRF:
+        """A CRF that decodes only what the scheme of the tags allows."""
         allowed = Constraints(*map(torch.from_numpy, (tags.may_begin, tags.may_end, tags.may_follow)))
-        return cls(model, CRF(len(tags), allowed, constrain_training=constrain_crf, learned=use_crf))
+        return CRF(len(tags), allowed, constrain_training=constrain_training, learned=learned)
 
     @property
     def weights(self) -> nn.Module:

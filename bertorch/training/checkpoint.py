@@ -135,9 +135,53 @@ def warm_start(
         UserError: no readable weights, a tensor of another shape, or not one tensor that fits.
     """
     expected = module.state_dict()
+    found, unexpected = _matched(
+        f"--init_from_ckpt {source}", expected, adapted(load_weights(source)), encoder_prefix=encoder_prefix
+    )
+    if not found:
+        raise UserError(
+            f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
+            f"{', '.join(unexpected[:3])} …; use weights of the same architecture"
+        )
+    module.load_state_dict(found, strict=False)
+    logger.info("{}: loaded {} of {} tensors", source, len(found), len(expected))
+    for what, names in (("missing", sorted(expected.keys() - found.keys())), ("unexpected", sorted(unexpected))):
+        if names:
+            logger.warning("{}: {}: {}", source, what, ", ".join(names))
+
+
+def place(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: str, folder: str) -> None:
+    """Give a model all weights that a folder was saved with.
+
+    Args:
+        module: takes the weights.
+        weights: of `load_weights`, under any of the names of `warm_start`.
+        encoder_prefix: the encoder's name within the module, such as `bert`.
+        folder: for errors.
+
+    Raises:
+        UserError: a weight of the model is missing, or has another shape. One too many is told in the log.
+    """
+    found, unexpected = _matched(folder, module.state_dict(), weights, encoder_prefix=encoder_prefix)
+    missing = sorted(name for name, _ in module.named_parameters() if name not in found)
+    if missing:
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise UserError(
+            f"{folder}: expected all weights of the model that its config.json describes, got none for {shown} "
+            f"({len(missing)} missing); are config.json and the weights of the same save?"
+        )
+    module.load_state_dict(found, strict=False)
+    if unexpected:
+        logger.warning("{}: weights that the model does not have: {}", folder, ", ".join(sorted(unexpected)))
+
+
+def _matched(
+    source: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, encoder_prefix: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights under the names expected, and the names of those that are not expected."""
     found: dict[str, Tensor] = {}
     unexpected = []
-    for name, tensor in adapted(load_weights(source)).items():
+    for name, tensor in weights.items():
         target = _target_name(name, expected, encoder_prefix)
         if target is None:
             unexpected.append(name)
@@ -149,17 +193,8 @@ def warm_start(
         if tensor.shape != expected[name].shape
     ]
     if misshapen:
-        raise MisshapenError(f"--init_from_ckpt {source}", misshapen)
-    if not found:
-        raise UserError(
-            f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
-            f"{', '.join(unexpected[:3])} …; use weights of the same architecture"
-        )
-    module.load_state_dict(found, strict=False)
-    logger.info("{}: loaded {} of {} tensors", source, len(found), len(expected))
-    for what, names in (("missing", sorted(expected.keys() - found.keys())), ("unexpected", sorted(unexpected))):
-        if names:
-            logger.warning("{}: {}: {}", source, what, ", ".join(names))
+        raise MisshapenError(source, misshapen)
+    return found, unexpected
 
 
 def load_weights(source: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from bertorch import distributed
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batching import Dataset, PackedBatch
 from bertorch.data.datasets import pairs_with_scores, training_and_dev
+from bertorch.models.description import EMBEDDING, Description
 from bertorch.models.encoder import load_tokenizer
 from bertorch.models.losses import in_batch_negatives_loss
 from bertorch.models.sentence_encoder import SentenceEncoder
@@ -46,6 +47,13 @@ def fit_contrastive(
 
     embedder = SentenceEncoder.from_pretrained(name, config.pooling_mode, config.output_emb_size, dropout=dropout)
     embedder.encoder.require_positions(config.max_seq_length)
+    description = Description(
+        task=EMBEDDING,
+        max_seq_length=config.max_seq_length,
+        pooling_mode=config.pooling_mode,
+        output_emb_size=config.output_emb_size,
+    )
+    description.write(embedder.config)
     task = ContrastiveTask(
         embedder,
         [embedder.config, tokenizer, SentenceTransformerFiles(embedder, config.max_seq_length)],

@@ -116,8 +116,8 @@ class CorrelationMetric:
         """Gather all examples in the order of the data and correlate them, once."""
         rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (all examples, 3)
         cosines, scores = rows[rows[:, 0].argsort(), 1:].cpu().numpy().T
-        self._spearman = _correlation(stats.spearmanr, cosines, scores)
-        self._pearson = _correlation(stats.pearsonr, cosines, scores)
+        self._spearman = spearman(cosines, scores)
+        self._pearson = pearson(cosines, scores)
 
     @property
     def value(self) -> float:
@@ -135,6 +135,16 @@ class CorrelationMetric:
     def report(self) -> Sequence[str]:
         """Nothing more than the line."""
         return ()
+
+
+def spearman(cosines: np.ndarray, scores: np.ndarray) -> float:
+    """Spearman correlation; 0 where one side is constant."""
+    return _correlation(stats.spearmanr, cosines, scores)
+
+
+def pearson(cosines: np.ndarray, scores: np.ndarray) -> float:
+    """Pearson correlation; 0 where one side is constant."""
+    return _correlation(stats.pearsonr, cosines, scores)
 
 
 def _correlation(correlate: Callable[..., Any], cosines: np.ndarray, scores: np.ndarray) -> float:

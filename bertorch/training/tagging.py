@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from loguru import logger
 from torch import Tensor, nn
+from transformers import AutoModelForTokenClassification, PretrainedConfig
 
 from bertorch.data.tagging import TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
 from bertorch.errors import UserError
-from bertorch.models.encoder import load_config
+from bertorch.models.encoder import empty_model, load_config, saved_labels
 from bertorch.models.tagger import Tagger
 from bertorch.training import checkpoint
 from bertorch.training.checkpoint import Companion
@@ -27,15 +28,28 @@ def load_tagger(folder: str) -> Tagger:
     Raises:
         UserError: it is no such folder, or one that cannot be read.
     """
-    weights = checkpoint.load_weights(folder)
-    config = load_config(folder)
+    return build_tagger(folder, load_config(folder, "the model's folder"), checkpoint.load_weights(folder))[0]
+
+
+def build_tagger(folder: str, config: PretrainedConfig, weights: Mapping[str, Tensor]) -> tuple[Tagger, TagSet]:
+    """The tagger of a config and weights that `run_ner.py` saved, and its tags.
+
+    Args:
+        folder: for errors.
+        config: its config.
+        weights: its weights.
+
+    Raises:
+        UserError: they are not of `run_ner.py`, or not of the same save.
+    """
     scheme = getattr(config, "tag_scheme", None)
     if scheme not in SCHEMES:
         raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without its tag_scheme")
-    labels = [config.id2label[number] for number in range(config.num_labels)]
-    tagger = Tagger.from_pretrained(folder, TagSet(labels, scheme, folder), use_crf="crf.transitions" in weights)
-    tagger.weights.load_state_dict(weights)
-    return tagger.eval()
+    tags = TagSet(saved_labels(config, folder), scheme, folder)
+    model = empty_model(AutoModelForTokenClassification, config, folder)
+    tagger = Tagger(model, Tagger.crf_over(tags, learned="crf.transitions" in weights))
+    checkpoint.place(tagger.weights, weights, tagger.encoder_prefix, folder)
+    return tagger.eval(), tags
 
 
 class TaggingTask(Task[TaggedBatch]):

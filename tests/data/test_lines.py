@@ -79,3 +79,30 @@ def test_a_line_at_the_limit_is_read(scratch):
 def test_what_is_no_regular_file_is_not_opened(reader, kind, special):
     with pytest.raises(UserError, match=f"{special[kind]}: expected a readable text file, got a {kind}; "):
         READERS[reader][0](str(special[kind]))
+
+
+@given(count=st.integers(1, 30), blank=st.integers(0, 3), form=written)
+def test_a_stream_has_the_lines_of_the_file(count, blank, form, scratch):
+    content = good_lines("text {}", count)
+    write_lines(scratch, [*content, *[""] * blank], form)
+    assert list(lines.stream_rows(str(scratch), str)) == content == read_sentences(str(scratch))
+
+
+def test_a_stream_ends_at_the_first_malformed_line(scratch):
+    scratch.write_bytes(b"a\n\n\nb\n")
+    stream = lines.stream_rows(str(scratch), str)
+    assert next(stream) == "a"
+    with pytest.raises(UserError, match="file.txt:2: expected an example, got an empty line"):
+        next(stream)
+    scratch.write_bytes(b"\n \n")
+    with pytest.raises(UserError, match="expected one example a line, got no line"):
+        list(lines.stream_rows(str(scratch), str))
+
+
+def test_a_line_that_is_much_too_long_is_never_in_memory(scratch, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST_LINE", 10)
+    scratch.write_bytes(b"x" * 95 + b"\r\nshort\n")
+    with pytest.raises(UserError, match="expected at most 10 bytes a line, got 95"):
+        list(lines.stream_rows(str(scratch), str))
+    with scratch.open("rb") as file:
+        assert list(lines._ended_lines(file)) == [95, b"short"]

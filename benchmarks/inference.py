@@ -1,0 +1,152 @@
+r"""Inference with trained weights: this project, `transformers.pipeline` with batching, `SentenceTransformer.encode`.
+
+    python -m benchmarks.inference
+    python -m benchmarks.inference --pretrained_model_name_or_path bert-base-chinese --texts 20000 --json result.json
+
+Classification against the pipeline, and sentence embeddings against sentence-transformers, each pair from one saved
+folder, on the same texts in one run, turn by turn; texts are tokenised within the measured time. Ratios are medians of
+the turns' ratios; results are compared too. `auto` is half precision for all on a GPU, and fp32 on the CPU.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import pipeline
+
+from benchmarks.measuring import DATA, hardware, timed, versions, write_json
+from bertorch import distributed, load, log
+from bertorch.data.readers import read_labelled_texts
+from bertorch.models.classifier import SequenceClassifier
+from bertorch.models.description import CLASSIFICATION, EMBEDDING, Description
+from bertorch.models.encoder import load_tokenizer
+from bertorch.models.sentence_encoder import SentenceEncoder
+from bertorch.training.checkpoint import publish
+from bertorch.training.sentence_transformers import SentenceTransformerFiles
+from bertorch.training.step import Precision
+
+LABELS = ["negative", "positive"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main() -> None:
+    """Measure, print ratios, write JSON on demand."""
+    log.setup()
+    options = _options()
+    device = distributed.device()
+    precision = Precision.resolve(options.precision, device).name
+    found = read_labelled_texts(options.data_file, LABELS).columns[0]
+    texts = list(islice(cycle(found), options.texts))
+    result: dict[str, Any] = {
+        "model": options.pretrained_model_name_or_path,
+        "data": options.data_file,
+        "texts": len(texts),
+        "batch_size": options.batch_size,
+        "precision": precision,
+        "hardware": hardware(device),
+        "versions": versions("torch", "transformers", "sentence-transformers"),
+    }
+    print(f"{result['model']}, {len(texts)} texts, batch {options.batch_size}, {precision}, {result['hardware']}")
+    with tempfile.TemporaryDirectory() as folder:
+        for task, contenders in (
+            ("classification", _classification(options, Path(folder) / "classifier", precision)),
+            ("embeddings", _embeddings(options, Path(folder) / "embedder", precision)),
+        ):
+            result[task] = _compared(contenders, texts, options.turns, device)
+            for name, value in result[task].items():
+                print(f"{task}, {name}: {value:.4g}")
+    write_json(result, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pretrained_model_name_or_path", default=str(DATA / "bert-tiny-zh"))
+    parser.add_argument("--data_file", default=str(DATA / "reviews" / "train.txt"), help="text⇥label lines")
+    parser.add_argument("--texts", type=int, default=2000, help="the file is repeated, or cut, to so many")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--turns", type=int, default=5, help="turns measured, after one that is not")
+    parser.add_argument("--json", help="also write the result to this file")
+    return parser.parse_args()
+
+
+def _compared(
+    contenders: Mapping[str, Callable[[list[str]], np.ndarray]], texts: list[str], turns: int, device: torch.device
+) -> dict[str, float]:
+    """Texts a second of both, how many times as fast the first is, and how far their results are apart."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    results: dict[str, np.ndarray] = {}
+
+    def job(name: str) -> None:
+        results[name] = contenders[name](texts)
+
+    for _ in range(turns + 1):
+        for name in contenders:
+            seconds[name].append(timed(lambda name=name: job(name), device))  # type: ignore[misc]
+    measured = {name: times[1:] for name, times in seconds.items()}
+    ours, theirs = contenders
+    ratios = [slow / fast for fast, slow in zip(measured[ours], measured[theirs], strict=True)]
+    return {
+        **{f"{name}, texts/s": len(texts) / statistics.median(times) for name, times in measured.items()},
+        f"{ours} over {theirs}": statistics.median(ratios),
+        "largest difference": float(np.abs(results[ours] - results[theirs]).max()),
+    }
+
+
+def _classification(
+    options: argparse.Namespace, folder: Path, precision: str
+) -> dict[str, Callable[[list[str]], np.ndarray]]:
+    name = options.pretrained_model_name_or_path
+    tokenizer = load_tokenizer(name)
+    model = SequenceClassifier.from_pretrained(name, LABELS)
+    description = Description(task=CLASSIFICATION, max_seq_length=options.max_seq_length, text_pair=False)
+    description.write(model.model.config)
+    folder.mkdir()
+    publish(str(folder), model.weights.state_dict(), [model.model.config, tokenizer])
+    ours = load(folder, precision=precision, batch_size=options.batch_size)
+    theirs = pipeline(
+        "text-classification", model=str(folder), dtype=DTYPES[precision], device=distributed.device(), top_k=None
+    )
+
+    def by_pipeline(texts: list[str]) -> np.ndarray:
+        found = theirs(texts, batch_size=options.batch_size, truncation=True, max_length=options.max_seq_length)
+        return np.array([[{each["label"]: each["score"] for each in row}[label] for label in LABELS] for row in found])
+
+    def by_us(texts: list[str]) -> np.ndarray:
+        return np.array([list(prediction.probabilities.values()) for prediction in ours.predict(texts)])
+
+    return {"bertorch": by_us, "transformers.pipeline": by_pipeline}
+
+
+def _embeddings(
+    options: argparse.Namespace, folder: Path, precision: str
+) -> dict[str, Callable[[list[str]], np.ndarray]]:
+    name = options.pretrained_model_name_or_path
+    tokenizer = load_tokenizer(name)
+    model = SentenceEncoder.from_pretrained(name, "mean")
+    Description(task=EMBEDDING, max_seq_length=options.max_seq_length, pooling_mode="mean").write(model.config)
+    files = SentenceTransformerFiles(model, options.max_seq_length)
+    folder.mkdir()
+    publish(str(folder), model.weights.state_dict(), [model.config, tokenizer, files])
+    ours = load(folder, precision=precision, batch_size=options.batch_size)
+    theirs = SentenceTransformer(
+        str(folder), device=str(distributed.device()), model_kwargs={"dtype": DTYPES[precision]}
+    )
+
+    def by_sentence_transformers(texts: list[str]) -> np.ndarray:
+        vectors = theirs.encode(texts, batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False)
+        return vectors.float().cpu().numpy()
+
+    return {"bertorch": ours.encode, "SentenceTransformer.encode": by_sentence_transformers}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Trained models in use: loading a saved folder, and predicting, encoding and tagging with it."""

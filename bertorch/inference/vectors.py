@@ -1,0 +1,99 @@
+"""A `.npy` file of vectors that is memory-mapped while it is written, and gone on with after an interruption.
+
+Beside `vectors.npy` stands `vectors.npy.json`: what the vectors are made of, and how many of them are done. Until all
+are, they are in `vectors.npy.partial`, so that no reader takes half of them for all.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertorch.errors import UserError
+from bertorch.files import refuse_existing, to_disk
+
+
+class VectorFile:
+    """The file of one run of `bertorch.encode`. Only the first process uses it.
+
+    Args:
+        path: of the `.npy` file.
+        made_of: what the vectors depend on, as JSON has it.
+        overwrite: start anew, whatever is there.
+
+    Attributes:
+        rows, done: vectors in all, and how many of them are written.
+
+    Raises:
+        UserError: the file is there and is made of something else, or cannot be written.
+    """
+
+    def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool) -> None:
+        self._path = Path(path)
+        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        self._record = self._path.with_name(f"{self._path.name}.json")
+        self._made_of = made_of
+        self.rows: int = made_of["rows"]
+        self.done = 0
+        if overwrite:
+            return
+        record = self._read_record()
+        if record is not None and record["made_of"] != made_of and (self._path.exists() or self._partial.exists()):
+            differences = [name for name in made_of if record["made_of"].get(name) != made_of[name]]
+            raise UserError(
+                f"{path}: holds vectors of another run, which differs in {', '.join(differences)}; choose another "
+                "name, or let --overwrite replace them"
+            )
+        if record is None or record["done"] < self.rows:
+            refuse_existing([path], overwrite=False)
+        if record is not None and (self._path if record["done"] == self.rows else self._partial).exists():
+            self.done = record["done"]
+
+    def open(self) -> None:
+        """Map the file into memory, and make it if there is nothing to go on with.
+
+        Raises:
+            UserError: there is no room for it, or no right to write it.
+        """
+        shape, dtype = (self.rows, self._made_of["size"]), np.dtype(self._made_of["dtype"])
+        try:
+            if self.done:
+                self._vectors = np.load(self._partial, mmap_mode="r+")
+            else:
+                self._path.unlink(missing_ok=True)  # --overwrite: the record is of the new vectors from here on
+                self._vectors = np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
+                self._write_record()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._partial}: expected a file that can be written, got: {error}") from error
+
+    def append(self, vectors: np.ndarray) -> None:
+        """Write the next vectors, (rows, size), to the disk."""
+        self._vectors[self.done : self.done + len(vectors)] = vectors
+        self._vectors.flush()
+        self.done += len(vectors)
+        self._write_record()
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        del self._vectors
+        to_disk(self._partial)
+        self._partial.replace(self._path)
+
+    def _write_record(self) -> None:
+        staging = self._record.with_name(f".{self._record.name}.writing")
+        staging.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
+        to_disk(staging)
+        staging.replace(self._record)
+
+    def _read_record(self) -> dict[str, Any] | None:
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            return {"made_of": dict(record["made_of"]), "done": int(record["done"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._record}: expected the record of an encoding, got {type(error).__name__}; remove it, or let "
+                "--overwrite start anew"
+            ) from error

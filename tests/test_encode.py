@@ -1,0 +1,122 @@
+"""The command as a user starts it, against sentence-transformers on the same folder."""
+
+import json
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from bertorch import encode
+from bertorch.errors import UserError
+from bertorch.inference import engine
+from bertorch.inference.vectors import VectorFile
+from tests.conftest import SENTENCES, launcher, run_script
+
+TEXTS = SENTENCES.read_text().splitlines()[:60]
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "WINDOW", 16)
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(TEXTS))
+    return path
+
+
+def run(folder, source, **settings):
+    encode.run(encode.EncodeConfig(model_dir=str(folder), input_file=str(source), **settings))
+
+
+def expected_of(folder):
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
+
+
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), [("simcse", "float32", 1e-5), ("nli", "float16", 1e-3)])
+def test_vectors(name, dtype, tolerance, folders, source):
+    tmp_path = source.parent
+    run(folders[name], source, output_file=str(tmp_path / "out.npy"), dtype=dtype, normalize=True)
+    vectors = np.load(tmp_path / "out.npy")
+    expected = expected_of(folders[name])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert vectors.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(vectors, expected, atol=tolerance)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_is_left(folders, source, tmp_path, monkeypatch):
+    target = str(tmp_path / "out.npy")
+    append, appended = VectorFile.append, []
+
+    def interrupted(self, vectors):
+        if len(appended) == 2:
+            raise KeyboardInterrupt
+        appended.append(len(vectors))
+        append(self, vectors)
+
+    monkeypatch.setattr(VectorFile, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folders["simcse"], source, output_file=target)
+    assert appended == [16, 16]
+    assert not (tmp_path / "out.npy").exists()
+
+    counted = []
+    monkeypatch.setattr(
+        VectorFile, "append", lambda self, vectors: (counted.append(len(vectors)), append(self, vectors))
+    )
+    run(folders["simcse"], source, output_file=target)
+    assert counted == [16, 12]
+    np.testing.assert_allclose(np.load(target), expected_of(folders["simcse"]), atol=1e-5)
+    run(folders["simcse"], source, output_file=target)
+    assert counted == [16, 12]
+    with pytest.raises(UserError, match="holds vectors of another run, which differs in --normalize"):
+        run(folders["simcse"], source, output_file=target, normalize=True)
+    run(folders["simcse"], source, output_file=target, normalize=True, overwrite=True)
+    np.testing.assert_allclose(np.linalg.norm(np.load(target), axis=1), 1, atol=1e-5)
+
+
+def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):
+    (tmp_path / "out.npy").write_text("mine")
+    with pytest.raises(UserError, match="out.npy: is there already"):
+        run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
+
+
+def test_neighbours(folders, source, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(reversed(TEXTS)))
+    run(folders["batchneg"], source, nearest=3, corpus_file=str(corpus))
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    vectors = expected_of(folders["batchneg"])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.sort(vectors @ vectors.T, axis=1)[:, ::-1]
+    assert [(int(row[0]), int(row[1])) for row in rows] == [
+        (query, rank) for query in range(1, 61) for rank in (1, 2, 3)
+    ]
+    np.testing.assert_allclose([float(row[2]) for row in rows], cosines[:, :3].ravel(), atol=1e-5)
+    assert all(row[4] == TEXTS[60 - int(row[3])] for row in rows)
+    assert sum(TEXTS[int(row[0]) - 1] == row[4] for row in rows if row[1] == "1") > 55
+
+
+def test_two_processes(folders, source, tmp_path):
+    options = ["--model_dir", folders["simcse"], "--input_file", source, "--output_file", tmp_path / "out.npy"]
+    run_script("-m", "bertorch.encode", *options, launcher=launcher())
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected_of(folders["simcse"]), atol=1e-5)
+    assert json.loads((tmp_path / "out.npy.json").read_text())["done"] == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "expected --output_file, or --nearest with --corpus_file, got neither"),
+        ({"nearest": 3}, "--nearest and --corpus_file need each other"),
+        ({"output_file": "out.txt"}, "expected a name that ends in .npy"),
+        ({"output_file": "-"}, "expected a name that ends in .npy"),
+    ],
+)
+def test_options_that_contradict_each_other(settings, message):
+    with pytest.raises(UserError, match=message):
+        run("folder", "in.txt", **settings)
+
+
+def test_a_folder_without_embeddings(folders, source, tmp_path):
+    with pytest.raises(UserError, match="expected an embedding model to encode with"):
+        run(folders["classifier"], source, output_file=str(tmp_path / "out.npy"))

@@ -1,0 +1,112 @@
+"""The command as a user starts it, on folders of all scripts."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from bertorch import evaluate, load
+from bertorch.errors import UserError
+from bertorch.inference import plots
+from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, launcher, run_script
+from tests.log_lines import F1_LINE, last_result
+
+
+def run(folder, data, target, **settings):
+    options = {"model_dir": str(folder), "data_file": str(data), "output_dir": str(target)} | settings
+    evaluate.run(evaluate.EvaluateConfig(**options))
+    errors = [line.split("\t") for line in (target / "errors.tsv").read_text().splitlines()]
+    return json.loads((target / "report.json").read_text()), errors
+
+
+def test_a_classifier(folders, tmp_path, log_lines):
+    report, (header, *errors) = run(folders["classifier"], REVIEWS / "dev.txt", tmp_path / "report")
+    lines = [line.split("\t") for line in (REVIEWS / "dev.txt").read_text().splitlines()]
+    predictions = load(folders["classifier"]).predict([text for text, _ in lines])
+    gold, predicted = [label for _, label in lines], [each.label for each in predictions]
+    assert report["accuracy"] == pytest.approx(np.mean(np.array(gold) == predicted))
+    assert report["macro_f1"] == pytest.approx(f1_score(gold, predicted, average="macro"))
+    assert header == ["number", "label", "predicted", "probability", "a"]
+    expected = [
+        [str(number), label, each.label, f"{each.probability:.3f}", text]
+        for number, ((text, label), each) in enumerate(zip(lines, predictions, strict=True), start=1)
+        if label != each.label
+    ]
+    assert [[*row[:3], f"{float(row[3]):.3f}", row[4]] for row in errors] == expected
+    assert any(line.startswith("accuracy: 0.") for line in log_lines)
+    assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
+
+
+@pytest.mark.parametrize(("name", "data", "thresholds"), [("matching", MATCHING, ["1"]), ("nli", NLI, None)])
+def test_sentence_bert_has_thresholds(name, data, thresholds, folders, tmp_path):
+    report, errors = run(folders[name], data / "dev.txt", tmp_path)
+    labels = (data / "labels.txt").read_text().split()
+    lines = [line.split("\t") for line in (data / "dev.txt").read_text().splitlines()]
+    assert list(report["cosine"]["thresholds"]) == (thresholds or labels)
+    assert report["accuracy"] == pytest.approx(1 - (len(errors) - 1) / len(lines))
+    if name == "matching":
+        cosines = [each.cosine for each in load(folders[name]).predict([(a, b) for a, b, _ in lines])]
+        scores = [int(score) for *_, score in lines]
+        assert report["cosine"]["spearman"] == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-4)
+        best = report["cosine"]["thresholds"]["1"]
+        taken = np.array(cosines) >= best["accuracy_threshold"]
+        assert best["accuracy"] == pytest.approx((taken == np.array(scores)).mean(), abs=1e-6)
+
+
+def test_sentence_embeddings(folders, tmp_path):
+    report, errors = run(folders["simcse"], STS, tmp_path / "scores")
+    lines = [line.split("\t") for line in STS.read_text().splitlines()]
+    cosines = [each.cosine for each in load(folders["simcse"]).predict([(a, b) for a, b, _ in lines])]
+    scores = [float(score) for *_, score in lines]
+    assert report["spearman"] == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-4)
+    assert report["pearson"] == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-4)
+    assert "threshold" not in report
+    assert len(errors) == 1
+    report, errors = run(folders["simcse"], MATCHING / "dev.txt", tmp_path / "matching")
+    assert report["threshold"]["accuracy"] == pytest.approx(1 - (len(errors) - 1) / report["examples"])
+
+
+def test_entities(folders, tmp_path):
+    folder, done = folders.run("ner with a CRF")
+    report, (header, *errors) = run(folder, NER / "dev.json", tmp_path)
+    assert report["strict"]["micro average"]["f1"] == pytest.approx(last_result(F1_LINE, done), abs=1e-5)
+    assert report["lenient"]["micro average"]["f1"] >= report["strict"]["micro average"]["f1"]
+    assert list(report["strict"]) == ["PER", "LOC", "ORG", "micro average"]
+    assert header == ["number", "entities", "predicted", "text"]
+    assert all(row[1] != row[2] for row in errors)
+
+
+def test_two_processes_report_what_one_does(folders, tmp_path):
+    one, _ = run(folders["matching"], MATCHING / "dev.txt", tmp_path / "one")
+    options = [
+        "--model_dir",
+        folders["matching"],
+        "--data_file",
+        MATCHING / "dev.txt",
+        "--output_dir",
+        tmp_path / "two",
+    ]
+    run_script("-m", "bertorch.evaluate", *options, launcher=launcher())
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert two["confusion_matrix"] == one["confusion_matrix"]
+
+
+def test_reports_are_not_replaced(folders, tmp_path):
+    (tmp_path / "errors.tsv").write_text("mine")
+    with pytest.raises(UserError, match="errors.tsv: is there already"):
+        run(folders["classifier"], REVIEWS / "dev.txt", tmp_path)
+    run(folders["classifier"], REVIEWS / "dev.txt", tmp_path, overwrite=True)
+
+
+def test_a_picture_without_matplotlib_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--plot needs matplotlib; install it by: pip install matplotlib"):
+        run("folder", "data", tmp_path, plot=True)
+
+
+def test_a_picture(folders, tmp_path):
+    pytest.importorskip("matplotlib")
+    run(folders["nli"], NLI / "dev.txt", tmp_path, plot=True)
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,116 @@
+"""The command as a user starts it, on folders of all scripts, against the model in Python."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bertorch import load, predict
+from bertorch.errors import UserError
+from bertorch.inference import engine
+from tests.conftest import MATCHING, NER, REVIEWS, launcher, run_script
+
+REVIEW_TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
+PAIRS = [line.rpartition("\t")[0] for line in (MATCHING / "dev.txt").read_text().splitlines()]
+
+
+def run(folder, lines, tmp_path, monkeypatch, **settings):
+    """In this process, with windows of seven inputs."""
+    monkeypatch.setattr(engine, "WINDOW", 7)
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("".join(line + "\n" for line in lines))
+    options = {"model_dir": str(folder), "input_file": str(source), "output_file": str(target)} | settings
+    predict.run(predict.PredictConfig(**options))
+    return target.read_text().splitlines()
+
+
+def test_labels_and_probabilities_in_the_order_of_the_input(folders, tmp_path, monkeypatch):
+    header, *lines = run(folders["classifier"], REVIEW_TEXTS, tmp_path, monkeypatch)
+    assert header == "label\tnegative\tpositive"
+    expected = load(folders["classifier"]).predict(REVIEW_TEXTS)
+    assert [line.split("\t")[0] for line in lines] == [prediction.label for prediction in expected]
+    got = np.array([line.split("\t")[1:] for line in lines], dtype=float)
+    np.testing.assert_allclose(got, [list(each.probabilities.values()) for each in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("pair classifier", 4), ("nli", 4), ("matching", 3), ("simcse", 1), ("batchneg", 1)],
+)
+def test_pairs(name, columns, folders, tmp_path, monkeypatch):
+    lines = run(folders[name], PAIRS, tmp_path, monkeypatch, no_header=True)
+    assert len(lines) == len(PAIRS)
+    assert {line.count("\t") + 1 for line in lines} == {columns}
+    if columns == 1:
+        expected = [each.cosine for each in load(folders[name]).predict([tuple(pair.split("\t")) for pair in PAIRS])]
+        np.testing.assert_allclose(np.array(lines, dtype=float), expected, atol=1e-5)
+
+
+def test_entities_of_plain_text_and_of_tokens(folders, tmp_path, monkeypatch):
+    lines = (NER / "dev.json").read_text().splitlines()
+    by_tokens = [json.loads(line) for line in run(folders["ner with a CRF"], lines, tmp_path, monkeypatch, tags=True)]
+    texts = ["".join(json.loads(line)["text"]) for line in lines]
+    by_text = [
+        json.loads(line) for line in run(folders["ner with a CRF"], texts, tmp_path, monkeypatch, overwrite=True)
+    ]
+    for line, text, first, second in zip(lines, texts, by_tokens, by_text, strict=True):
+        assert first["text"] == first["tokens"] == json.loads(line)["text"]
+        assert len(first["tags"]) == len(first["tokens"])
+        assert second["text"] == text
+        assert second.keys() == {"text", "entities"}
+        assert all(text[each["start"] : each["end"]] == each["text"] for each in second["entities"])
+    assert sum(len(each["entities"]) for each in by_text) > 20
+
+
+def test_standard_input_and_output(folders, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("很好\n不好\n\n".encode())))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out := io.BytesIO()))
+    predict.run(
+        predict.PredictConfig(model_dir=str(folders["classifier"]), input_file="-", output_file="-", no_header=True)
+    )
+    assert len(out.getvalue().decode().splitlines()) == 2
+
+
+def test_two_processes_write_what_one_writes(folders, tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(REVIEW_TEXTS[:41]))
+    written = []
+    for name, processes in (("one", ()), ("two", launcher())):
+        target = tmp_path / name
+        options = ["--model_dir", folders["classifier"], "--input_file", source, "--output_file", target]
+        program = ["-m", "bertorch.predict"] if processes else ["bertorch/predict.py"]
+        run_script(*program, *options, launcher=processes)
+        written.append([line.split("\t") for line in target.read_text().splitlines()])
+    one, two = written
+    assert [row[0] for row in one] == [row[0] for row in two]
+    np.testing.assert_allclose(
+        np.array([row[1:] for row in one[1:]], float), np.array([row[1:] for row in two[1:]], float), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("classifier", ["好", "好\t坏"], "in.txt:2: expected 1 column (text), got 2"),
+        ("simcse", ["好"], "in.txt:1: expected 2 columns (a⇥b), got 1"),
+        ("classifier", ["好", "", "好"], "in.txt:2: expected an example, got an empty line"),
+        ("classifier", [], "in.txt: expected one example a line, got no line"),
+        ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected a list of strings ({"text": ["我", "们"]}) as on the'),
+    ],
+)
+def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request):
+    tmp_path, monkeypatch = request.getfixturevalue("tmp_path"), request.getfixturevalue("monkeypatch")
+    with pytest.raises(UserError) as error:
+        run(folders[name], lines, tmp_path, monkeypatch)
+    assert message in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):
+    (tmp_path / "out.txt").write_text("mine")
+    with pytest.raises(UserError, match="out.txt: is there already; choose another name, or let --overwrite"):
+        run(folders["classifier"], ["好"], tmp_path, monkeypatch)
+    assert (tmp_path / "out.txt").read_text() == "mine"
+    assert len(run(folders["classifier"], ["好"], tmp_path, monkeypatch, overwrite=True)) == 2
