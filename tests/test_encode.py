@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_left(folders, source, 
 
 def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):
     (tmp_path / "out.npy").write_text("mine")
-    with pytest.raises(UserError, match="out.npy: is there already"):
+    with pytest.raises(UserError, match="out.npy: expected no file of this name"):
         run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
 
 

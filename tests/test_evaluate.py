@@ -95,7 +95,7 @@ def test_two_processes_report_what_one_does(folders, tmp_path):
 
 def test_reports_are_not_replaced(folders, tmp_path):
     (tmp_path / "errors.tsv").write_text("mine")
-    with pytest.raises(UserError, match="errors.tsv: is there already"):
+    with pytest.raises(UserError, match="errors.tsv: expected no file of this name"):
         run(folders["classifier"], REVIEWS / "dev.txt", tmp_path)
     run(folders["classifier"], REVIEWS / "dev.txt", tmp_path, overwrite=True)
 

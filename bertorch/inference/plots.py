@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bertorch.errors import UserError
+from bertorch.files import replacing
 
 # Of those that have Chinese characters, the ones that are installed are asked after matplotlib's own font.
 _FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC", "SimHei")
@@ -53,6 +54,5 @@ def draw_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path:
         for (row, column), count in np.ndenumerate(counts):
             dark = shares[row, column] > 0.5
             axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
-    staging = Path(path).with_name(f".{Path(path).name}.writing")
-    figure.savefig(staging, dpi=150, format="png")
-    staging.replace(path)
+    with replacing(Path(path)) as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")
