@@ -110,7 +110,7 @@ def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request)
 
 def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):
     (tmp_path / "out.txt").write_text("mine")
-    with pytest.raises(UserError, match="out.txt: expected no file of this name, got one; name another, or add --overwrite"):
+    with pytest.raises(UserError, match="out.txt: expected no file of this name, got one"):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch)
     assert (tmp_path / "out.txt").read_text() == "mine"
     assert len(run(folders["classifier"], ["好"], tmp_path, monkeypatch, overwrite=True)) == 2
