@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertorch.errors import UserError
-from bertorch.files import refuse_existing, to_disk
+from bertorch.files import refuse_existing, replacing, to_disk
 
 
 class VectorFile:
@@ -81,10 +81,8 @@ class VectorFile:
         self._partial.replace(self._path)
 
     def _write_record(self) -> None:
-        staging = self._record.with_name(f".{self._record.name}.writing")
-        staging.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
-        to_disk(staging)
-        staging.replace(self._record)
+        with replacing(self._record) as unfinished:
+            unfinished.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
 
     def _read_record(self) -> dict[str, Any] | None:
         try:
