@@ -25,6 +25,7 @@ from loguru import logger
 from bertorch import cli, distributed
 from bertorch.config import ON_BAD_LINE, option
 from bertorch.errors import UserError
+from bertorch.figures import require_matplotlib
 from bertorch.files import refuse_existing, whole_output
 from bertorch.inference.evaluating import (
     Evaluation,
@@ -35,7 +36,7 @@ from bertorch.inference.evaluating import (
 from bertorch.inference.kinds import EntityTagger
 from bertorch.inference.model import Model
 from bertorch.inference.options import InferenceConfig
-from bertorch.inference.plots import draw_confusion, require_matplotlib
+from bertorch.inference.plots import draw_confusion
 
 REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 

@@ -8,7 +8,8 @@ A RUN is the `--saved_dir` of a run, also of one that still goes on, or a `metri
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,21 @@ from typing import Any
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.files import replacing
+from bertorch.figures import readable_names, require_matplotlib, write_png
+from bertorch.files import refuse_existing
 from bertorch.training.metrics_file import METRICS, read_metrics
 
-try:
-    import matplotlib
-    from matplotlib import colormaps, font_manager
+with suppress(ImportError):  # an extra; `plot` tells if it is missing
+    from matplotlib import colormaps, rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
-except ImportError as error:  # an extra
-    _MISSING: ImportError | None = error
-else:
-    _MISSING = None
 
 WIDTH, HEIGHT_OF_PANEL, HEIGHT_OF_NAME = 9.0, 2.6, 0.25  # inches
 LONGEST_NAME = 90
 DISTINCT_COLOURS = 10
 FEW_POINTS = 40
-LAST_RESORT = "Last Resort"  # a font of matplotlib that draws every character as a box
 
 
 @dataclass(frozen=True)
@@ -127,65 +123,18 @@ def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -
         text.set_text(name)
 
 
-def readable_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Names that can be drawn, and the fonts to draw them with.
-
-    The default font has no Chinese characters. Another installed one that has all of them helps out; where there is
-    none, the runs are numbered, and the log says which number is which.
-    """
-    fonts = list(matplotlib.rcParams["font.family"])
-    shown = ["".join(character if character.isprintable() else "?" for character in name) for name in names]
-    shown = [name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME:] for name in shown]
-    default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    missing = {character for character in "".join(shown) if not default.get_char_index(ord(character))}
-    if not missing:
-        return shown, fonts
-    font = _font_with(missing)
-    if font is not None:
-        return shown, [*fonts, font]
-    logger.warning("no installed font has {}; the runs are numbered instead", "".join(sorted(missing)))
-    for number, name in enumerate(shown, start=1):
-        logger.info("run {}: {}", number, name)
-    return [f"run {number}" for number in range(1, len(shown) + 1)], fonts
-
-
-def _font_with(characters: set[str]) -> str | None:
-    """An installed font that has all of these characters, upright and of normal weight if there is such a one."""
-    upright_first = sorted(
-        font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400)
-    )
-    for font in upright_first:
-        if font.name.startswith(LAST_RESORT):
-            continue
-        content = font_manager.get_font(font.fname)
-        if all(content.get_char_index(ord(character)) for character in characters):
-            return font.name
-    return None
-
-
 def plot(names: Sequence[str], output: str, *, overwrite: bool) -> None:
     """Read runs, draw them, write the PNG.
 
     Raises:
         UserError: matplotlib is missing, a run has no numbers, or the file is there already or cannot be written.
     """
-    if _MISSING is not None:
-        raise UserError(
-            f"expected the package matplotlib to draw with, got: {_MISSING}; install it with `pip install matplotlib`"
-        )
-    if Path(output).exists() and not overwrite:
-        raise UserError(f"--output {output}: expected a new file, got one that exists; name another, or --overwrite it")
+    require_matplotlib("bertorch.plot")
+    refuse_existing([output], overwrite=overwrite)
     runs = [Run.read(name) for name in names]
-    shown, fonts = readable_names(names)
-    with matplotlib.rc_context({"font.family": fonts}):
-        figure = draw([Run(name, run.lines) for name, run in zip(shown, runs, strict=True)])
-        try:
-            with replacing(Path(output)) as unfinished:
-                figure.savefig(unfinished, format="png", dpi=150)
-        except OSError as error:
-            raise UserError(
-                f"--output {output}: expected a file that can be written, got: {error.strerror or error}"
-            ) from error
+    shown, fonts = readable_names(names, "run", longest=LONGEST_NAME)
+    with rc_context({"font.family": fonts}):
+        write_png(draw([Run(name, run.lines) for name, run in zip(shown, runs, strict=True)]), output)
     logger.info("{}", output)
 
 

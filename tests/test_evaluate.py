@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from bertorch import evaluate, load
+from bertorch import evaluate, figures, load
 from bertorch.errors import UserError
-from bertorch.inference import plots
 from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, launcher, run_script
 from tests.log_lines import F1_LINE, last_result
 
@@ -101,7 +100,7 @@ def test_reports_are_not_replaced(folders, tmp_path):
 
 
 def test_a_picture_without_matplotlib_is_refused_before_anything_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--plot needs matplotlib; install it by: pip install matplotlib"):
         run("folder", "data", tmp_path, plot=True)
 

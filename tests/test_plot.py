@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bertorch import plot
+from bertorch import figures, plot
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -73,27 +73,6 @@ def test_the_command_draws_whatever_the_name_of_the_run(name, tmp_path, monkeypa
     assert Path("plot.png").read_bytes().startswith(PNG)
 
 
-def test_characters_that_no_font_has_are_told_in_the_log(log_lines, monkeypatch):
-    monkeypatch.setattr(plot, "_font_with", lambda characters: None)
-    shown, _ = plot.readable_names(["seed", "种子"])
-    assert shown == ["run 1", "run 2"]
-    assert log_lines == ["no installed font has 子种; the runs are numbered instead", "run 1: seed", "run 2: 种子"]
-
-
-def test_another_font_helps_out(tmp_path, monkeypatch):
-    """A character that a font of matplotlib's own has, and its default one has not."""
-    monkeypatch.chdir(tmp_path)
-    from matplotlib import font_manager
-
-    default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
-    stix = font_manager.get_font(font_manager.findfont(font_manager.FontProperties("STIXGeneral"))).get_charmap()
-    name = next(chr(code) for code in sorted(stix.keys() - default.keys()) if chr(code).isalpha())
-    shown, fonts = plot.readable_names([name])
-    assert shown == [name]
-    assert len(fonts) == 2
-    plot.main([write(Path(name), *lines())])  # a missing character would be a warning, which is an error here
-
-
 def mistake(capsys_lines, *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_:
         plot.main(list(arguments))
@@ -105,7 +84,7 @@ def test_mistakes_end_with_exit_code_2(tmp_path, log_lines):
     run = write(tmp_path / "run", *lines())
     there = tmp_path / "there.png"
     there.write_text("mine")
-    assert "expected a new file, got one that exists" in mistake(log_lines, run, "--output", str(there))
+    assert "expected no file of this name, got one" in mistake(log_lines, run, "--output", str(there))
     assert there.read_text() == "mine"
     assert "metrics.jsonl: expected the metrics.jsonl of a run, got: No such file" in mistake(log_lines, str(tmp_path))
     output = ["--output", str(tmp_path / "new.png")]
@@ -121,13 +100,13 @@ def test_mistakes_end_with_exit_code_2(tmp_path, log_lines):
 
 
 def test_a_missing_package_is_named(log_lines, monkeypatch):
-    monkeypatch.setattr(plot, "_MISSING", ImportError("No module named 'matplotlib'"))
-    assert "install it with `pip install matplotlib`" in mistake(log_lines, "run")
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    assert "bertorch.plot needs matplotlib; install it by: pip install matplotlib" in mistake(log_lines, "run")
 
 
-def test_it_can_be_imported_without_the_missing_package(monkeypatch):
+def test_it_can_be_imported_without_the_missing_package(monkeypatch, log_lines):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "bertorch.plot")
     import bertorch.plot as without
 
-    assert isinstance(without._MISSING, ImportError)
+    assert without is not plot

@@ -1,0 +1,87 @@
+"""What the pictures share: is matplotlib there (the extra `plots`), which fonts have the names to draw, the PNG."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from bertorch.errors import UserError
+from bertorch.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LAST_RESORT = "Last Resort"  # a font of matplotlib that draws every character as a box
+
+
+def require_matplotlib(wish: str) -> None:
+    """Make sure that pictures can be drawn.
+
+    Args:
+        wish: the option or command that asks for them.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError(f"{wish} needs matplotlib; install it by: pip install matplotlib (the extra 'plots')")
+
+
+def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[list[str], list[str]]:
+    """Names that can be drawn, and the fonts to draw them with.
+
+    The default font has no Chinese characters. Another installed one that has all of them helps out; where there is
+    none, the names are numbered, and the log says which number is which.
+
+    Args:
+        names: of runs or labels.
+        noun: what they are names of.
+        longest: characters that there is room for; of longer ones the end is shown.
+    """
+    from matplotlib import font_manager, rcParams  # noqa: PLC0415 - an extra
+
+    fonts = list(rcParams["font.family"])
+    shown = ["".join(character if character.isprintable() else "?" for character in name) for name in names]
+    shown = [name if len(name) <= longest else "…" + name[-longest:] for name in shown]
+    default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    missing = {character for character in "".join(shown) if not default.get_char_index(ord(character))}
+    if not missing:
+        return shown, fonts
+    font = _font_with(missing)
+    if font is not None:
+        return shown, [*fonts, font]
+    logger.warning("no installed font has {}; each {} is numbered instead", "".join(sorted(missing)), noun)
+    for number, name in enumerate(shown, start=1):
+        logger.info("{} {}: {}", noun, number, name)
+    return [f"{noun} {number}" for number in range(1, len(shown) + 1)], fonts
+
+
+def _font_with(characters: set[str]) -> str | None:
+    """An installed font that has all of these characters, upright and of normal weight if there is such a one."""
+    from matplotlib import font_manager  # noqa: PLC0415 - an extra
+
+    upright_first = sorted(
+        font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400)
+    )
+    for font in upright_first:
+        if font.name.startswith(_LAST_RESORT):
+            continue
+        content = font_manager.get_font(font.fname)
+        if all(content.get_char_index(ord(character)) for character in characters):
+            return font.name
+    return None
+
+
+def write_png(figure: "Figure", path: str) -> None:
+    """Draw a figure into a file, which is replaced.
+
+    Raises:
+        UserError: it cannot be written; what stood there is as it was.
+    """
+    try:
+        with replacing(Path(path)) as unfinished:
+            figure.savefig(unfinished, format="png", dpi=150)
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
