@@ -99,7 +99,7 @@ def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
         "dtype": config.dtype,
         "--normalize": config.normalize,
         "--max_seq_length": model.description.max_seq_length,
-        "--precision": config.precision,
+        "--precision": model.precision,
         "content of --input_file": file_digest(config.input_file),
         "weights": file_digest(str(folder / weights)),
         "config.json": file_digest(str(folder / "config.json")),

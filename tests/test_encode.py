@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from bertorch import encode
 from bertorch.errors import UserError
 from bertorch.inference import engine
 from bertorch.inference.vectors import VectorFile
+from bertorch.models.sentence_encoder import SentenceEncoder
 from tests.conftest import SENTENCES, launcher, run_script
 
 TEXTS = SENTENCES.read_text().splitlines()[:60]
@@ -72,6 +74,38 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_left(folders, source, 
         run(folders["simcse"], source, output_file=target, normalize=True)
     run(folders["simcse"], source, output_file=target, normalize=True, overwrite=True)
     np.testing.assert_allclose(np.linalg.norm(np.load(target), axis=1), 1, atol=1e-5)
+
+
+def test_an_interruption_when_only_the_name_is_missing(folders, source, tmp_path, monkeypatch):
+    target = tmp_path / "out.npy"
+    run(folders["simcse"], source, output_file=str(target))
+    whole = target.read_bytes()
+    target.rename(tmp_path / "out.npy.partial")
+    monkeypatch.setattr(VectorFile, "open", lambda self: pytest.fail("nothing is left to encode"))
+    run(folders["simcse"], source, output_file=str(target))
+    assert target.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
+
+
+def test_the_arithmetic_is_compared_by_what_it_is(folders, source, tmp_path):
+    """`auto` may be another one on another machine."""
+    target = str(tmp_path / "out.npy")
+    run(folders["simcse"], source, output_file=target)
+    run(folders["simcse"], source, output_file=target, precision="fp32")
+    with pytest.raises(UserError, match="holds vectors of another run, which differs in --precision"):
+        run(folders["simcse"], source, output_file=target, precision="bf16")
+
+
+def test_running_out_of_memory_is_told(folders, source, tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(SentenceEncoder, "forward", out_of_memory)
+    expected = (
+        r"cpu: expected enough memory for a batch of \d+ tokens, got too little; lower --batch_size 32 .*\nCUDA out"
+    )
+    with pytest.raises(UserError, match=expected):
+        run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
 
 
 def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):

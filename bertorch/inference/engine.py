@@ -16,7 +16,9 @@ from bertorch import distributed
 from bertorch.data.batching import Examples, PackedBatch, evaluation_batches, share
 from bertorch.data.prefetch import prefetched
 from bertorch.data.tokenization import end_to_end
+from bertorch.errors import UserError
 from bertorch.training.evaluation import GPU_TOKENS
+from bertorch.training.memory import lack_of_memory
 from bertorch.training.step import Precision
 
 # Inputs of a window on each process: enough for batches of like length, few enough to hold in memory; and their
@@ -73,16 +75,23 @@ class Engine:
         batch_size: inputs of a batch; more of them on a GPU.
         shared: whether the processes that a launcher started share each window out; then all of them must run the same
             jobs on the same inputs, and all get all rows.
+
+    Attributes:
+        device, precision: as given.
     """
 
     def __init__(self, device: torch.device, precision: Precision, *, batch_size: int, shared: bool) -> None:
         self.device = device
-        self._precision = precision
+        self.precision = precision
         self._batch_size = batch_size
         self._rank, self._world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
 
     def run(self, job: Job[Input], inputs: Iterable[Input]) -> Iterator[tuple[list[Input], np.ndarray]]:
-        """The inputs, window by window in their order, with their rows (rows, …)."""
+        """The inputs, window by window in their order, with their rows (rows, …).
+
+        Raises:
+            UserError: the memory is not enough for a batch.
+        """
         launched: tuple[list[Input], Tensor] | None = None
         windows = _windows(inputs, job.size_of, WINDOW * self._world_size, WINDOW_CHARACTERS * self._world_size)
         with closing(prefetched(lambda window: self._prepared(job, window), windows, AHEAD)) as prepared:
@@ -111,13 +120,25 @@ class Engine:
     def _launch(self, job: Job[Input], window: _Window[Input]) -> Tensor:
         """The rows of all processes, in the order of the inputs, on the device."""
         with torch.inference_mode():
-            with self._precision.autocast():
-                rows = [job.rows_of(batch.to(self.device)) for batch in window.batches]
+            with self.precision.autocast():
+                rows = [self._rows_of(job, batch) for batch in window.batches]
             if rows:
                 ordered = torch.cat(rows).index_select(0, window.places.to(self.device))
             else:
                 ordered = torch.zeros(0, *job.shape, dtype=job.dtype, device=self.device)
             return ordered if self._world_size == 1 else distributed.gather_rows(ordered)[0]
+
+    def _rows_of(self, job: Job[Input], batch: PackedBatch) -> Tensor:
+        try:
+            return job.rows_of(batch.to(self.device))
+        except (RuntimeError, MemoryError) as error:
+            reason = lack_of_memory(error)
+            if reason is None:
+                raise
+            raise UserError(
+                f"{self.device}: expected enough memory for a batch of {len(batch.input_ids)} tokens, got too little; "
+                f"lower --batch_size {self._batch_size} or --max_seq_length, or free some\n{reason}"
+            ) from error
 
 
 def _windows(

@@ -69,6 +69,11 @@ class Model:
     def __init__(self, origin: Origin) -> None:
         self.folder, self.description, self._tokenizer, self._engine = origin
 
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic: `fp32`, `bf16` or `fp16`."""
+        return self._engine.precision.name
+
     def predict(self, texts: Iterable[Text]) -> list[Prediction]:
         """Classify texts or pairs of texts; of a model of sentence embeddings, compare the texts of pairs.
 

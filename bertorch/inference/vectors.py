@@ -34,6 +34,7 @@ class VectorFile:
         self._partial = self._path.with_name(f"{self._path.name}.partial")
         self._record = self._path.with_name(f"{self._path.name}.json")
         self._made_of = made_of
+        self._vectors: np.ndarray | None = None  # once it is open
         self.rows: int = made_of["rows"]
         self.done = 0
         if overwrite:
@@ -47,7 +48,11 @@ class VectorFile:
             )
         if record is None or record["done"] < self.rows:
             refuse_existing([path], overwrite=False)
-        if record is not None and (self._path if record["done"] == self.rows else self._partial).exists():
+        if record is None:
+            return
+        if record["done"] == self.rows and self._partial.exists():  # interrupted when all was done but this
+            self.finish()
+        if (self._path if record["done"] == self.rows else self._partial).exists():
             self.done = record["done"]
 
     def open(self) -> None:
@@ -68,7 +73,8 @@ class VectorFile:
             raise UserError(f"{self._partial}: expected a file that can be written, got: {error}") from error
 
     def append(self, vectors: np.ndarray) -> None:
-        """Write the next vectors, (rows, size), to the disk."""
+        """Write the next vectors, (rows, size), to the disk; the file is open."""
+        assert isinstance(self._vectors, np.memmap)
         self._vectors[self.done : self.done + len(vectors)] = vectors
         self._vectors.flush()
         self.done += len(vectors)
@@ -76,7 +82,7 @@ class VectorFile:
 
     def finish(self) -> None:
         """Give the file its name."""
-        del self._vectors
+        self._vectors = None
         to_disk(self._partial)
         self._partial.replace(self._path)
 

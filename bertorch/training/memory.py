@@ -26,6 +26,15 @@ def peak_memory(device: torch.device) -> int:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
+def lack_of_memory(error: Exception) -> str | None:
+    """What an error says that means that memory ran out; None of any other error."""
+    reason = str(error).partition("\n")[0]
+    own_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not own_class and not any(sign in reason for sign in _SIGNS):
+        return None
+    return reason or type(error).__name__
+
+
 @contextmanager
 def out_of_memory_told(
     where: str,
@@ -49,9 +58,8 @@ def out_of_memory_told(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
-        own_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not own_class and not any(sign in reason for sign in _SIGNS):
+        reason = lack_of_memory(error)
+        if reason is None:
             raise
         size = "" if batches is None else f" ({max((len(batch.input_ids) for batch in batches), default=0)} tokens)"
         place = "GPU" if precision.device_type == "cuda" else "machine"
@@ -60,7 +68,7 @@ def out_of_memory_told(
         raise UserError(
             f"{where}: expected enough memory on the {place} for a batch of --batch_size {config.batch_size} per "
             f"process{size}, got too little; {', or '.join(remedies)}. "
-            f"{_what_goes_on(config, task, training=batches is not None)}\n{reason or type(error).__name__}"
+            f"{_what_goes_on(config, task, training=batches is not None)}\n{reason}"
         ) from error
 
 
