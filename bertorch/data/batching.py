@@ -299,8 +299,8 @@ def evaluation_batches(
 ) -> Iterator[np.ndarray]:
     """This process's batches of an evaluation, each example on one process only.
 
-    Examples of like length go together, which keeps the attention's blocks small, and the processes take turns, so
-    that each has the same work.
+    Examples of like length go together, the longest first, which keeps the attention's blocks small and full, and the
+    processes take turns, so that each has the same work.
 
     Args:
         lengths: (N,) tokens of each example.
@@ -308,11 +308,9 @@ def evaluation_batches(
         rank, world_size: this process and how many there are.
         tokens: short examples fill a batch up to so many tokens.
     """
-    mine = np.argsort(lengths, kind="stable")[rank::world_size]
+    mine = np.argsort(-lengths, kind="stable")[rank::world_size]
     start = 0
     while start < len(mine):
-        most = max(batch_size, tokens // max(1, int(lengths[mine[start]])))
-        block = np.arange(1, 1 + len(mine[start : start + most])) * lengths[mine[start : start + most]]
-        end = start + max(batch_size, int(np.searchsorted(block, tokens, side="right")))
+        end = start + max(batch_size, tokens // max(1, int(lengths[mine[start]])))
         yield mine[start:end]
         start = end

@@ -22,6 +22,7 @@ from bertorch.models.classifier import SequenceClassifier
 from bertorch.models.description import CLASSIFICATION, EMBEDDING, KEY, SENTENCE_BERT, TAGGING, TASKS, Description
 from bertorch.models.encoder import empty_model, load_config, load_tokenizer, saved_labels
 from bertorch.models.encoder_model import EncoderModel
+from bertorch.models.onednn import use_onednn
 from bertorch.models.sentence_bert import SiameseClassifier
 from bertorch.models.sentence_encoder import SentenceEncoder
 from bertorch.training import checkpoint
@@ -83,7 +84,12 @@ def _precision(name: str, device: torch.device) -> Precision:
 def _ready(model: EncoderModel, origin: Origin) -> None:
     for encoder in model.encoders:
         encoder.require_positions(origin.description.max_seq_length)
-    model.eval().to(origin.engine.device)
+    engine = origin.engine
+    model.eval().to(engine.device)
+    if engine.device.type == "cpu":
+        with engine.precision.autocast():
+            for encoder in model.encoders:
+                use_onednn(encoder, engine.precision.dtype)
 
 
 def _text_classifier(origin: Origin, config: PretrainedConfig, weights: Mapping[str, Tensor]) -> Model:

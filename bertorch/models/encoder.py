@@ -279,11 +279,11 @@ def attempt(compute: Callable[[], Tensor]) -> Tensor | None:
         return None
 
 
-def gives(expected: Tensor, compute: Callable[[], Tensor]) -> bool:
-    """Whether a trial run gives the expected result, but for rounding."""
+def gives(expected: Tensor, compute: Callable[[], Tensor], *, tolerance: float = AGREEMENT) -> bool:
+    """Whether a trial run gives the expected result, but for a difference of this share of its size."""
     got = attempt(compute)
-    tolerance = AGREEMENT * expected.abs().max().clamp(min=1)
-    return got is not None and got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance)
+    most = tolerance * expected.abs().max().clamp(min=1)
+    return got is not None and got.shape == expected.shape and bool((got - expected).abs().max() <= most)
 
 
 @contextmanager

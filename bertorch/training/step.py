@@ -46,12 +46,17 @@ class Precision:
             raise UserError("--precision bf16: this GPU has no bf16 arithmetic; use auto, fp32 or fp16")
         return cls(name, device.type)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return _DTYPES[self.name]
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
         # Weights that were cast while a CUDA graph was captured must not be taken up outside of it.
         capturing = self.device_type == "cuda" and torch.cuda.is_current_stream_capturing()
         return torch.autocast(
-            self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32", cache_enabled=not capturing
+            self.device_type, dtype=self.dtype, enabled=self.name != "fp32", cache_enabled=not capturing
         )
 
     def scaler(self) -> torch.amp.GradScaler:

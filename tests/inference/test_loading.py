@@ -55,6 +55,11 @@ def test_a_classifier_predicts_what_transformers_does(folders):
     assert predictions[0].cosine is None
 
 
+def test_linear_layers_are_those_for_the_device(folders):
+    encoder = load(folders["classifier"])._classifier.encoders[0]
+    assert not any(type(module) is torch.nn.Linear for module in encoder.modules())
+
+
 def test_a_classifier_of_pairs(folders):
     predictions = load(folders["pair classifier"]).predict(PAIRS)
     expected = probabilities_of(folders["pair classifier"], *zip(*PAIRS, strict=True))
