@@ -31,8 +31,8 @@ from torch.multiprocessing.spawn import start_processes
 from benchmarks.measuring import DATA, hardware, versions, write_json
 from bertorch import distributed
 from bertorch.data import datasets
-from bertorch.data.batching import TrainingSchedule
 from bertorch.data.cache import open_dataset
+from bertorch.data.schedule import TrainingSchedule
 from bertorch.models.encoder import load_tokenizer
 
 

@@ -24,6 +24,7 @@ from loguru import logger
 
 from bertorch import cli, distributed
 from bertorch.config import ON_BAD_LINE, option
+from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import require_matplotlib
 from bertorch.files import refuse_existing, whole_output
@@ -81,7 +82,7 @@ def _write(evaluation: Evaluation, model: Model, config: EvaluateConfig) -> None
         raise UserError(f"--output_dir {folder}: expected a folder, got: {error.strerror or error}") from error
     report = {"model": config.model_dir, "task": model.description.task, "data": config.data_file, **evaluation.report}
     with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
-        file.writelines("\t".join(row) + "\n" for row in [evaluation.header, *evaluation.mistakes])
+        file.writelines("\t".join(map(cell, row)) + "\n" for row in [evaluation.header, *evaluation.mistakes])
     if config.plot:
         draw_confusion(report["confusion_matrix"], model.labels, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:

@@ -84,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that no reader ever sees half of it: it takes its place, or that of an older one, at the end.
 
     Args:
-        path: of the file.
+        path: of the file; of a link, it is the file that the link leads to.
 
     Yields:
         Where to write it, in the same folder.
@@ -92,11 +92,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; an older one is still there.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    final = Path(os.path.realpath(path))
+    unfinished = final.with_name(f".{final.name}.unfinished-{os.getpid()}")
     try:
         yield unfinished
         to_disk(unfinished)
-        unfinished.replace(path)
+        unfinished.replace(final)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -164,10 +165,9 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
     Raises:
         UserError: it cannot be written; what stood there is as it was.
     """
-    final = Path(os.path.realpath(path))  # a link stays one
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(final) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in lines)
     except OSError as error:
         raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error

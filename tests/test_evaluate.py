@@ -77,6 +77,15 @@ def test_entities(folders, tmp_path):
     assert all(row[1] != row[2] for row in errors)
 
 
+def test_tokens_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"text": ["王", "\t", "小\n明", "。"], "label": ["B-LOC", "I-LOC", "I-LOC", "O"]}))
+    _, (header, *errors) = run(folders["ner"], data, tmp_path / "report")
+    assert [len(row) for row in errors] == [len(header)]
+    assert errors[0][:2] == ["1", "LOC 0:3 王 小 明"]
+    assert errors[0][3] == "王 小 明。"
+
+
 def test_two_processes_report_what_one_does(folders, tmp_path):
     one, _ = run(folders["matching"], MATCHING / "dev.txt", tmp_path / "one")
     options = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertorch.errors import UserError
-from bertorch.files import check_sums, reason, refuse_existing, require_file, write_lines
+from bertorch.files import check_sums, reason, refuse_existing, require_file, whole_output, write_lines
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
@@ -115,3 +115,12 @@ def test_lines_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match="file/x: expected a file that can be written, got: "):
         write_lines(str(path / "x"), ["a"])
     assert sorted(item.name for item in path.parent.iterdir()) == ["file", "link"]
+
+
+def test_the_output_behind_a_link_takes_its_place_there(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to("target")
+    with whole_output(str(link), overwrite=True) as file:
+        file.write("a")
+    assert link.is_symlink()
+    assert target.read_text() == "a"

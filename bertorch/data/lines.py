@@ -5,6 +5,7 @@ the run before training: the whole file is gone through and then one `UserError`
 `path:line: expected …, got …` and their count; or those lines are dropped and counted.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ SHOWN_FLAWS = 10
 # that is no text, and the tokenizer, which cuts a text last, would take minutes and gigabytes for it.
 LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
+_BREAKS = re.compile("[\t\r\n]+")
 
 Row = TypeVar("Row")
 
@@ -159,6 +161,11 @@ def _decode(raw: bytes | int, *, blank_lines: bool) -> str:
     if blank_lines:
         return ""
     raise BadLineError("expected an example, got an empty line")
+
+
+def cell(text: str) -> str:
+    """A text as a column of a line: with a space for tabs and line breaks."""
+    return _BREAKS.sub(" ", text)
 
 
 def shorten(text: str) -> str:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertorch.data.batching import Examples, PackedBatch, epoch_order
+from bertorch.data.batching import Examples, PackedBatch
+from bertorch.data.schedule import epoch_order
 from bertorch.errors import UserError
 
 

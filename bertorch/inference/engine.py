@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bertorch import distributed
-from bertorch.data.batching import Examples, PackedBatch, evaluation_batches, share
+from bertorch.data.batching import Examples, PackedBatch
 from bertorch.data.prefetch import prefetched
+from bertorch.data.schedule import evaluation_batches, share
 from bertorch.data.tokenization import end_to_end
 from bertorch.errors import UserError
 from bertorch.training.evaluation import GPU_TOKENS

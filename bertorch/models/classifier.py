@@ -9,19 +9,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertorch.data.batching import PackedBatch
 from bertorch.errors import UserError
 from bertorch.models import pooling
-from bertorch.models.encoder import (
-    Encoder,
-    attempt,
-    evaluating,
-    gives,
-    label_settings,
-    load_pretrained,
-    one_by_one,
-    trial_batch,
-)
+from bertorch.models.encoder import Encoder, label_settings, load_pretrained
 from bertorch.models.encoder_model import EncoderModel
 from bertorch.models.heads import head_of
 from bertorch.models.layouts import BlockLayout
+from bertorch.models.trials import attempt, evaluating, gives, one_by_one, trial_batch
 
 
 class SequenceClassifier(EncoderModel):

@@ -12,7 +12,8 @@ from loguru import logger
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from bertorch.models.encoder import Encoder, evaluating, gives, trial_batch
+from bertorch.models.encoder import Encoder
+from bertorch.models.trials import evaluating, gives, trial_batch
 
 # The weights may be laid out best for a product with so many rows; any other number gives the same.
 _ROWS = 2048

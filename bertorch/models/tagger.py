@@ -9,19 +9,11 @@ from bertorch.data.tagging import FILLER_TAG, TaggedBatch
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.models.crf import CRF, Constraints
-from bertorch.models.encoder import (
-    Encoder,
-    attempt,
-    evaluating,
-    gives,
-    label_settings,
-    load_pretrained,
-    one_by_one,
-    trial_batch,
-)
+from bertorch.models.encoder import Encoder, label_settings, load_pretrained
 from bertorch.models.encoder_model import EncoderModel
 from bertorch.models.heads import head_of
 from bertorch.models.precision import at_least_fp32
+from bertorch.models.trials import attempt, evaluating, gives, one_by_one, trial_batch
 
 # An evaluation encodes a sentence with all its windows; so many are encoded at once, however long the sentence is.
 WINDOWS_AT_ONCE = 256

@@ -1,17 +1,15 @@
 """Files in the scripts' own forms, line by line: what all that sorts, splits and compares such files shares."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bertorch.data.lines import BadLineError, read_numbered_rows, shorten
+from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten
 from bertorch.data.tagged_sentences import parse_tagged
 from bertorch.errors import UserError
 
 MEND = "Mend them in the file; nothing was written."
-_BREAKS = re.compile("[\t\r\n]+")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def columns_line(columns: Sequence[str]) -> str:
     for column in columns:
         if not column.strip():
             raise BadLineError(f"expected no empty text or label, got {shorten(' | '.join(columns))}")
-    return "\t".join(_BREAKS.sub(" ", column) for column in columns)
+    return "\t".join(cell(column) for column in columns)
 
 
 def read_examples(path: str, texts: int | None = None) -> list[Example]:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from bertorch import distributed
-from bertorch.data.batching import Examples, PackedBatch, evaluation_batches
+from bertorch.data.batching import Examples, PackedBatch
 from bertorch.data.prefetch import prefetched
+from bertorch.data.schedule import evaluation_batches
 from bertorch.training.metrics import Metric
 from bertorch.training.step import Precision
 from bertorch.training.tasks import Task

@@ -7,7 +7,8 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Examples, ScheduledStep
+from bertorch.data.batching import Examples
+from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import InterruptedRunError
 from bertorch.training import checkpoint
 from bertorch.training.evaluation import evaluate

@@ -14,9 +14,9 @@ from loguru import logger
 from safetensors.torch import save_file
 from torch import nn
 
-from bertorch.models.encoder import evaluating
 from bertorch.models.pooling import PretrainedPooler
 from bertorch.models.sentence_encoder import SentenceEncoder
+from bertorch.models.trials import evaluating
 
 _MODULES = "sentence_transformers.models"
 _ACTIVATIONS = (nn.Tanh(), nn.Identity())

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Examples, PackedBatch, ScheduledStep, TrainingSchedule, share
+from bertorch.data.batching import Examples, PackedBatch
 from bertorch.data.prefetch import prefetched
+from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
 from bertorch.training import execution
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import out_of_memory_told

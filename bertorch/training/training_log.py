@@ -9,7 +9,7 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch import distributed, log
-from bertorch.data.batching import ScheduledStep
+from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import UserError
 from bertorch.training.memory import peak_memory
 

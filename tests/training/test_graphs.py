@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bertorch.data.batching import Dataset, TrainingSchedule
+from bertorch.data.batching import Dataset
+from bertorch.data.schedule import TrainingSchedule
 from bertorch.data.tagging import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.models.classifier import SequenceClassifier

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bertorch import log
-from bertorch.data.batching import ScheduledStep
+from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import UserError
 from bertorch.training.training_log import TrainingLog
 
