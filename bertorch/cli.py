@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 import types
 import typing
@@ -54,13 +55,17 @@ def command(config_class: type[C], run: Callable[[C], None], description: str | 
     """The whole of a command: parse, join the other processes, run, and tell the user's mistakes without a traceback.
 
     Raises:
-        SystemExit: code 2 for a mistake of the user, 1 where no one reads the output any more.
+        SystemExit: code 2 for a mistake of the user, 1 where no one reads the output any more, 128 and its number after
+            a signal.
     """
     config = parse(config_class, description=description)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half written is cleared away
     try:
         with _mistakes_told(), distributed.session(config.local_rank):
             log.setup()
             run(config)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has no reader either
         sys.exit(1)

@@ -9,7 +9,6 @@ command again goes on with an interrupted one, and leaves a finished one as it i
 `number of the sentence⇥rank⇥cosine⇥number of the neighbour⇥neighbour`, numbers from 1; the search is exact.
 """
 
-import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,7 @@ from bertorch.config import option
 from bertorch.data.fingerprint import file_digest
 from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
-from bertorch.files import STANDARD
+from bertorch.files import STANDARD, whole_output
 from bertorch.inference.model import Model
 from bertorch.inference.neighbours import Neighbours
 from bertorch.inference.options import InferenceConfig
@@ -119,9 +118,12 @@ def _search(model: Model, config: EncodeConfig, count: int, corpus: str) -> None
     numbers, cosines = found.numbers.tolist(), found.cosines.tolist()
     wanted = {number for row in numbers for number in row}
     texts = {number: text for number, text in enumerate(_sentences(corpus)) if number in wanted}
+    lines = []
     for query, (row, values) in enumerate(zip(numbers, cosines, strict=True), start=1):
         for rank, (number, cosine) in enumerate(zip(row, values, strict=True), start=1):
-            sys.stdout.write(f"{query}\t{rank}\t{cosine:.6f}\t{number + 1}\t{texts[number]}\n")
+            lines.append(f"{query}\t{rank}\t{cosine:.6f}\t{number + 1}\t{texts[number]}\n")
+    with whole_output(STANDARD, overwrite=False) as file:
+        file.writelines(lines)
 
 
 if __name__ == "__main__":

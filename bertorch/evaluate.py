@@ -81,6 +81,8 @@ def _write(evaluation: Evaluation, model: Model, config: EvaluateConfig) -> None
     except OSError as error:
         raise UserError(f"--output_dir {folder}: expected a folder, got: {error.strerror or error}") from error
     report = {"model": config.model_dir, "task": model.description.task, "data": config.data_file, **evaluation.report}
+    if (folder / REPORT).exists() and not config.plot:
+        (folder / PICTURE).unlink(missing_ok=True)  # of the report that is replaced
     with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
         file.writelines("\t".join(map(cell, row)) + "\n" for row in [evaluation.header, *evaluation.mistakes])
     if config.plot:

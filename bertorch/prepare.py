@@ -23,6 +23,8 @@ from typing import Any
 
 from loguru import logger
 
+from bertorch.data.lines import shorten
+from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing, write_lines
 from bertorch.preparation.clue import clue_labels, convert_clue
@@ -93,12 +95,15 @@ def _schemes(arguments: Arguments) -> dict[str, Any]:
 
 
 def _csv(arguments: Arguments) -> None:
+    labels = dict(arguments.map_label)
+    if len(labels) < len(arguments.map_label):
+        raise UserError("--map_label: expected each value once, got one of them twice")
     lines = convert_table(
         arguments.input_file,
         arguments.columns,
         delimiter=arguments.delimiter,
         encoding=arguments.encoding,
-        labels=dict(arguments.map_label),
+        labels=labels,
     )
     _write(arguments.output_file, lines)
 
@@ -108,6 +113,10 @@ def _labels(arguments: Arguments) -> None:
     labels = collect_labels(examples, arguments.order)
     if len(labels) < 2:
         raise UserError(f"{', '.join(arguments.input_file)}: expected at least two labels, got {labels or 'none'}")
+    for label in filter(NOT_IN_LABELS.search, labels):
+        raise UserError(
+            f"{', '.join(arguments.input_file)}: expected labels without control characters, got {shorten(label)}"
+        )
     _write(arguments.output_file, labels)
 
 

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from bertorch import encode
 from bertorch.errors import UserError
-from bertorch.inference import engine
+from bertorch.inference import engine, vectors
 from bertorch.inference.vectors import VectorFile
 from bertorch.models.sentence_encoder import SentenceEncoder
 from tests.conftest import SENTENCES, launcher, run_script
@@ -85,6 +85,53 @@ def test_an_interruption_when_only_the_name_is_missing(folders, source, tmp_path
     run(folders["simcse"], source, output_file=str(target))
     assert target.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
+
+
+def test_a_file_that_was_never_begun_is_not_taken_for_done(folders, source, tmp_path, monkeypatch):
+    """The process ends between the new file, full of zeros, and its record; the old vectors were complete."""
+    target = tmp_path / "out.npy"
+    run(folders["simcse"], source, output_file=str(target))
+    whole = target.read_bytes()
+
+    def ended(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorFile, "_write_record", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders["simcse"], source, output_file=str(target), overwrite=True)
+    run(folders["simcse"], source, output_file=str(target))
+    assert target.read_bytes() == whole
+
+    monkeypatch.setattr(VectorFile, "_reserved", ended)
+    with pytest.raises(KeyboardInterrupt):
+        run(folders["simcse"], source, output_file=str(target), overwrite=True)
+    assert target.read_bytes() == whole
+
+
+def test_no_room_on_the_disk(folders, source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "out.npy"
+    target.write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(vectors.os, "posix_fallocate", full)
+        with pytest.raises(UserError, match="partial: expected a file that can be written, got: .*No space left"):
+            run(folders["simcse"], source, output_file=str(target), overwrite=True)
+    assert target.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
+    monkeypatch.setattr(VectorFile, "_write_record", full)
+    with pytest.raises(UserError, match="expected a file that can be written, got: .*No space left"):
+        run(folders["simcse"], source, output_file=str(target), overwrite=True)
+
+
+def test_an_output_that_is_a_link_stays_one(folders, source, tmp_path):
+    link, target = tmp_path / "link.npy", tmp_path / "target.npy"
+    link.symlink_to("target.npy")
+    run(folders["simcse"], source, output_file=str(link))
+    assert link.is_symlink()
+    assert np.load(target).shape == (len(TEXTS), 128)
 
 
 def test_the_arithmetic_is_compared_by_what_it_is(folders, source, tmp_path):

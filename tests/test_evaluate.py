@@ -1,6 +1,7 @@
 """The command as a user starts it, on folders of all scripts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_sentence_embeddings(folders, tmp_path):
     assert report["threshold"]["accuracy"] == pytest.approx(1 - (len(errors) - 1) / report["examples"])
 
 
+@pytest.mark.parametrize("first", ["", "\ufffd\t"])
+def test_a_folder_that_does_not_say_whether_it_takes_pairs(first, folders, tmp_path):
+    """Of an earlier version; the first line is malformed."""
+    folder = tmp_path / "earlier"
+    shutil.copytree(folders["pair classifier"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["bertorch"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "dev.txt").write_text(f"{first}bad\n{(NLI / 'dev.txt').read_text()}")
+    report, _ = run(folder, tmp_path / "dev.txt", tmp_path / "report", on_bad_line="skip", max_seq_length=64)
+    expected, _ = run(folders["pair classifier"], NLI / "dev.txt", tmp_path / "now", max_seq_length=64)
+    assert report["accuracy"] == expected["accuracy"]
+
+
 def test_entities(folders, tmp_path):
     folder, done = folders.run("ner with a CRF")
     report, (header, *errors) = run(folder, NER / "dev.json", tmp_path)
@@ -118,3 +133,5 @@ def test_a_picture(folders, tmp_path):
     pytest.importorskip("matplotlib")
     run(folders["nli"], NLI / "dev.txt", tmp_path, plot=True)
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    run(folders["nli"], NLI / "dev.txt", tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.tsv", "report.json"]

@@ -2,7 +2,10 @@
 
 import io
 import json
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +67,13 @@ def test_entities_of_plain_text_and_of_tokens(folders, tmp_path, monkeypatch):
     assert sum(len(each["entities"]) for each in by_text) > 20
 
 
+def test_a_text_in_json_is_one(folders, tmp_path, monkeypatch):
+    texts = ["他在北京大学读书。", "没有人。"]
+    plain = run(folders["ner"], texts, tmp_path, monkeypatch)
+    lines = [json.dumps({"id": 3, "text": text, "label": {"name": {}}}) for text in texts]
+    assert run(folders["ner"], lines, tmp_path, monkeypatch, overwrite=True) == plain
+
+
 def test_standard_input_and_output(folders, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("很好\n不好\n\n".encode())))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out := io.BytesIO()))
@@ -97,7 +107,14 @@ def test_two_processes_write_what_one_writes(folders, tmp_path):
         ("simcse", ["好"], "in.txt:1: expected 2 columns (a⇥b), got 1"),
         ("classifier", ["好", "", "好"], "in.txt:2: expected an example, got an empty line"),
         ("classifier", [], "in.txt: expected one example a line, got no line"),
-        ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected a list of strings ({"text": ["我", "们"]}) as on the'),
+        ("ner", ['{"text": []}'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in each line, got'),
+        (
+            "ner",
+            ['{"text": "好"}', '{"text": " "}'],
+            'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in',
+        ),
+        ("ner", ['{"text": "\\ud800"}'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
     ],
 )
 def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request):
@@ -106,6 +123,21 @@ def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request)
         run(folders[name], lines, tmp_path, monkeypatch)
     assert message in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_without_a_traceback_and_without_a_file(sent, code, folders, tmp_path):
+    options = ["--model_dir", folders["classifier"], "--input_file", "-", "--output_file", tmp_path / "out.tsv"]
+    command = [sys.executable, "-m", "bertorch.predict", *map(str, options)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):  # it waits for input once its output is open
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):

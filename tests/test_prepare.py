@@ -108,6 +108,12 @@ def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
     one.write_text("a\tb\n")
     message = failure(log_lines, "labels", "--input_file", one, "--output_file", folder / "out")
     assert message == f"{one}: expected at least two labels, got ['b']"
+    one.write_text("a\tb\nc\td\x01\n")
+    message = failure(log_lines, "labels", "--input_file", one, "--output_file", folder / "out")
+    assert message == f"{one}: expected labels without control characters, got 'd\\x01'"
+    columns = ["csv", "--input_file", one, "--output_file", folder / "out", "--columns", "a"]
+    message = failure(log_lines, *columns, "--map_label", "1=a", "--map_label", "1=b")
+    assert message == "--map_label: expected each value once, got one of them twice"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ SHOWN_FLAWS = 10
 LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
 _BREAKS = re.compile("[\t\r\n]+")
+# Half a surrogate pair, which is no text: UTF-8 has none, but an escape in JSON and a string of Python may hold one.
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Row = TypeVar("Row")
 

@@ -17,7 +17,7 @@ from bertorch.errors import UserError
 # float() also takes digits of every script, underscores between them, "nan" and "infinity".
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 # What no label has on purpose: it is invisible in every message, and another program would take it for a line's end.
-_NOT_IN_LABELS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+NOT_IN_LABELS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _SHOWN_NEGATIVES = 3
 
 
@@ -48,7 +48,7 @@ def read_labels(path: str) -> list[str]:
 
     def parse(line: str) -> str:
         label = line.strip()
-        if _NOT_IN_LABELS.search(label):
+        if NOT_IN_LABELS.search(label):
             raise BadLineError(f"expected a label without control characters, got {shorten(label)}")
         if label in first_line:
             raise BadLineError(

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from loguru import logger
 
-from bertorch.data.lines import BadLineError, read_rows, shorten, some, stream_rows
+from bertorch.data.lines import HALF_PAIR, BadLineError, read_rows, shorten, some, stream_rows
 from bertorch.data.tags import TagSet
 
 _TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
-_TOKENS_FORM = '{"text": ["我", "们"]}'
+_TOKENS_FORM = '{"text": ["我", "们"]} or {"text": "我们"}'
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def read_tagged_sentences(
 
 
 def stream_untagged(path: str) -> Iterator[str | list[str]]:
-    """Read plain text, a sentence a line, or `{"text": ["我", "们"]}` lines with the tokens of a sentence.
+    """Read plain text, a sentence a line, or JSON lines: `{"text": ["我", "们"]}` with tokens, or `{"text": "我们"}`.
 
     The first line decides which of the two the file is. Other keys, such as `label`, are left out.
 
@@ -107,26 +106,26 @@ def stream_untagged(path: str) -> Iterator[str | list[str]]:
     def parse(line: str) -> str | list[str]:
         nonlocal is_json
         if is_json is None:
-            is_json = _tokens_of(line) is not None
+            is_json = _text_of(line) is not None
         if not is_json:
             return line
-        tokens = _tokens_of(line)
-        if tokens is None:
-            raise BadLineError(f"expected a list of strings ({_TOKENS_FORM}) as on the first line, got {shorten(line)}")
-        return tokens
+        text = _text_of(line)
+        if isinstance(text, str) and text.strip() and not HALF_PAIR.search(text):
+            return text
+        if _is_strings(text) and text and not any(map(HALF_PAIR.search, text)):
+            return text
+        raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {shorten(line)}")
 
     return stream_rows(path, parse)
 
 
-def _tokens_of(line: str) -> list[str] | None:
-    """The tokens in a line of JSON, None if it is something else."""
+def _text_of(line: str) -> Any:
+    """What a line of JSON has under `text`, None if it is no such line."""
     try:
         parsed = _JSON.decode(line)
     except (json.JSONDecodeError, RecursionError, BadLineError):
         return None
-    tokens = parsed.get("text") if isinstance(parsed, dict) else None
-    usable = _is_strings(tokens) and tokens and not any(map(_SURROGATE.search, tokens))
-    return tokens if usable else None
+    return parsed.get("text") if isinstance(parsed, dict) else None
 
 
 def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None:
@@ -166,7 +165,7 @@ def parse_tagged(line: str) -> tuple[list[str], list[str]]:
         raise BadLineError(flaw, _column_of(line, "label", min(len(tokens), len(labels) - 1)))
     if "\\" in line:  # only an escape can give half a pair: UTF-8 has none
         for place, token in enumerate(tokens):
-            if _SURROGATE.search(token):
+            if HALF_PAIR.search(token):
                 flaw = f"expected text, got half a surrogate pair in token {place + 1}: {shorten(token)}"
                 raise BadLineError(flaw, _column_of(line, "text", place))
     return tokens, labels

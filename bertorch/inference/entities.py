@@ -8,7 +8,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
+from bertorch.data.lines import HALF_PAIR
 from bertorch.data.tags import TagSet
+from bertorch.errors import UserError
 from bertorch.training.entity_f1 import EntityFinder
 
 _CHARACTERS = re.compile(r"\S")
@@ -69,7 +71,15 @@ class Sentence:
         Args:
             source: the text, or a list of tokens.
             split: a name of `SPLITS`, for a text.
+
+        Raises:
+            UserError: it is neither.
         """
+        parts = [source] if isinstance(source, str) else source
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f"expected a text or a list of tokens, got {source!r}")
+        if any(map(HALF_PAIR.search, parts)):
+            raise UserError(f"expected text, got half a surrogate pair: {source!r}")
         if isinstance(source, str):
             found = list(SPLITS[split].finditer(source))
             return cls(source, [match.group() for match in found], [match.span() for match in found])

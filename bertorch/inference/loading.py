@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from bertorch import distributed
-from bertorch.config import TrainingConfig
+from bertorch.config import PRECISIONS, TrainingConfig
 from bertorch.data.tags import SCHEMES
 from bertorch.errors import UserError
+from bertorch.files import reason
 from bertorch.inference.engine import Engine
 from bertorch.inference.kinds import EntityTagger, SentenceBert, SentenceEmbedder, TextClassifier
 from bertorch.inference.model import Model, Origin
@@ -58,12 +59,17 @@ def load(
             calls, and all get all results.
 
     Raises:
-        UserError: it is no such folder, or one that cannot be read.
+        UserError: it is no such folder, or one that cannot be read; there is no such device or precision.
     """
     folder = str(folder)
+    if precision not in PRECISIONS or batch_size < 1:
+        raise UserError(
+            f"load: expected a precision of {', '.join(PRECISIONS)} and a batch_size of at least 1, got "
+            f"{precision!r} and {batch_size}"
+        )
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: expected the folder that a run saved, got no folder")
-    on = torch.device(device) if device is not None else distributed.device()
+    on = distributed.device() if device is None else _device(device)
     config = load_config(folder, _OPTION)
     weights = checkpoint.load_weights(folder)
     description = Description.read(config, folder) or _recognised(folder, config, weights)
@@ -72,6 +78,17 @@ def load(
     engine = Engine(on, _precision(precision, on), batch_size=batch_size, shared=shared)
     origin = Origin(folder, description, load_tokenizer(folder, _OPTION), engine)
     return _BUILDERS[description.task](origin, config, weights)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"load: expected a device that this machine has, such as cpu or cuda:0, got {str(name)!r}: {reason(error)}"
+        ) from error
+    return device
 
 
 def _precision(name: str, device: torch.device) -> Precision:

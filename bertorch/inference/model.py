@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bertorch.data.lines import HALF_PAIR
 from bertorch.errors import UserError
 from bertorch.inference.engine import Engine
 from bertorch.inference.entities import Sentence, TaggedText
@@ -158,7 +159,7 @@ class Model:
             parts = tuple(each) if isinstance(each, (tuple, list)) else (each,)
             found = _FORMS.get(len(parts)) if all(isinstance(part, str) for part in parts) else None
             form = found if form == "either" and found is not None else form
-            if found != form:
+            if found != form or any(map(HALF_PAIR.search, parts)):
                 raise UserError(f"{self.folder}: expected input {number + 1} to be {_TOLD[form]}, got {each!r}")
             yield each if isinstance(each, str) else parts
 

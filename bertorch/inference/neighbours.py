@@ -26,7 +26,7 @@ class Neighbours:
         self.numbers = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
 
     def see(self, vectors: Tensor) -> None:
-        """Compare with more vectors, (B, E), of length 1; of equally near ones, those seen before come first."""
+        """Compare with more vectors, (B, E), of length 1; of equally near ones, those of earlier calls come first."""
         vectors = vectors.to(self._queries.device)
         numbers = torch.arange(self._seen, self._seen + len(vectors), device=vectors.device)  # (B,)
         self._seen += len(vectors)

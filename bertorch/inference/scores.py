@@ -55,29 +55,36 @@ def class_report(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str])
 def best_threshold(cosines: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """The thresholds of the cosine from which on a pair is taken for positive, best by accuracy and best by F1.
 
-    They lie in the middle between two cosines that come up; of equally good ones it is the largest.
+    They lie in the middle between two cosines that come up, or above all of them; of equally good ones it is the
+    largest. Cosines can be compared with them in their own type and in a finer one.
 
     Args:
         cosines: (N,).
         positive: (N,) bool.
     """
     order = np.argsort(-cosines, kind="stable")
-    values, hits = (
-        cosines[order].astype(np.float64),
-        positive[order].cumsum(),
-    )  # (N,), positives among the first so many
-    taken = np.arange(1, len(values) + 1)
-    splits = np.append(values[1:] < values[:-1], True)  # equal cosines stay together
-    gold = int(positive.sum())
+    values, hits = cosines[order], np.append(0, positive[order].cumsum())  # (N,), (N+1,) positives of the first so many
+    taken = np.arange(len(values) + 1)
+    splits = np.concatenate([[True], values[1:] < values[:-1], [True]])  # equal cosines stay together
+    gold = hits[-1]
     accuracy = (hits + (len(values) - gold) - (taken - hits)) / len(values)
     f1 = 2 * hits / np.maximum(taken + gold, 1)
-    below = np.append(values[1:], values[-1])  # the last one takes all
     result = {}
     for name, scores in (("accuracy", accuracy), ("f1", f1)):
         best = int(np.where(splits, scores, -1.0).argmax())
         result[name] = float(scores[best])
-        result[f"{name}_threshold"] = float((values[best] + below[best]) / 2)
+        result[f"{name}_threshold"] = float(_below(values, best))
     return result
+
+
+def _below(values: np.ndarray, taken: int) -> np.floating:
+    """A threshold that the first so many of falling values reach, and the others do not."""
+    if taken == 0:
+        return np.nextafter(values[0], np.inf, dtype=values.dtype)
+    if taken == len(values):
+        return values[-1]
+    middle = (values[taken - 1] + values[taken]) / 2
+    return middle if middle > values[taken] else values[taken - 1]  # neighbours have no middle
 
 
 def entity_report(gold: Sequence[Span], predicted: Sequence[Span], types: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ are, they are in `vectors.npy.partial`, so that no reader takes half of them for
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ class VectorFile:
     """
 
     def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # a link stays one
         self._partial = self._path.with_name(f"{self._path.name}.partial")
         self._record = self._path.with_name(f"{self._path.name}.json")
         self._made_of = made_of
@@ -50,8 +53,8 @@ class VectorFile:
             refuse_existing([path], overwrite=False)
         if record is None:
             return
-        if record["done"] == self.rows and self._partial.exists():  # interrupted when all was done but this
-            self.finish()
+        if record["done"] == self.rows and self._partial.exists() and not self._path.exists():
+            self.finish()  # interrupted when all was done but this
         if (self._path if record["done"] == self.rows else self._partial).exists():
             self.done = record["done"]
 
@@ -61,30 +64,59 @@ class VectorFile:
         Raises:
             UserError: there is no room for it, or no right to write it.
         """
-        shape, dtype = (self.rows, self._made_of["size"]), np.dtype(self._made_of["dtype"])
-        try:
+        with self._written():
             if self.done:
                 self._vectors = np.load(self._partial, mmap_mode="r+")
             else:
-                self._path.unlink(missing_ok=True)  # --overwrite: the record is of the new vectors from here on
-                self._vectors = np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
+                self._vectors = self._reserved()
+                # From here on the vectors of `--overwrite` are gone; a partial file without a record is nothing.
+                self._record.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
                 self._write_record()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self._partial}: expected a file that can be written, got: {error}") from error
+
+    def _reserved(self) -> np.ndarray:
+        """A new file, whose room is taken: a mapped file that finds none ends the process when it is written to."""
+        shape, dtype = (self.rows, self._made_of["size"]), np.dtype(self._made_of["dtype"])
+        vectors = np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            try:
+                with self._partial.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
+            except OSError:
+                self._partial.unlink()
+                raise
+        return vectors
 
     def append(self, vectors: np.ndarray) -> None:
-        """Write the next vectors, (rows, size), to the disk; the file is open."""
+        """Write the next vectors, (rows, size), to the disk; the file is open.
+
+        Raises:
+            UserError: they cannot be written.
+        """
         assert isinstance(self._vectors, np.memmap)
-        self._vectors[self.done : self.done + len(vectors)] = vectors
-        self._vectors.flush()
-        self.done += len(vectors)
-        self._write_record()
+        with self._written():
+            self._vectors[self.done : self.done + len(vectors)] = vectors
+            self._vectors.flush()
+            self.done += len(vectors)
+            self._write_record()
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Give the file its name.
+
+        Raises:
+            UserError: it cannot have it.
+        """
         self._vectors = None
-        to_disk(self._partial)
-        self._partial.replace(self._path)
+        with self._written():
+            to_disk(self._partial)
+            self._partial.replace(self._path)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._partial}: expected a file that can be written, got: {error}") from error
 
     def _write_record(self) -> None:
         with replacing(self._record) as unfinished:

@@ -1,7 +1,6 @@
 """The JSON lines of CLUE: an object a line, with keys that depend on the task."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,14 +8,13 @@ from typing import Any
 
 from loguru import logger
 
-from bertorch.data.lines import BadLineError, read_numbered_rows, shorten, some
+from bertorch.data.lines import HALF_PAIR, BadLineError, read_numbered_rows, shorten, some
 from bertorch.data.tagged_sentences import format_tagged
 from bertorch.data.tags import SPELLINGS, tag_entities
 from bertorch.preparation.examples import MEND, columns_line
 
 # What OCNLI, as SNLI and MNLI, writes where the annotators did not agree; such lines are to be left out.
 NO_MAJORITY = "-"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # First character, character behind the last, type.
 Entity = tuple[int, int, str]
 _NLI = ("entailment", "neutral", "contradiction")
@@ -140,7 +138,7 @@ def _text(read: Mapping[str, Any], key: str) -> str:
     text = read.get(key)
     if not isinstance(text, str):
         raise BadLineError(f"expected a text with the key {key!r}, got the keys {some(list(read))}")
-    if _SURROGATE.search(text):
+    if HALF_PAIR.search(text):
         raise BadLineError(f"expected text, got half a surrogate pair: {shorten(text)}")
     return text
 

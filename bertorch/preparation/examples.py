@@ -1,6 +1,7 @@
 """Files in the scripts' own forms, line by line: what all that sorts, splits and compares such files shares."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten
 from bertorch.data.tagged_sentences import parse_tagged
 from bertorch.errors import UserError
 
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 MEND = "Mend them in the file; nothing was written."
 
 
@@ -95,5 +97,4 @@ def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
 
 
 def _place(label: str) -> tuple[bool, float, str]:
-    is_number = label.isascii() and label.isdigit()
-    return label != "O", float(label) if is_number else math.inf, label
+    return label != "O", float(label) if _NUMBER.fullmatch(label) else math.inf, label

@@ -74,14 +74,14 @@ def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[
         content = Path(path).read_bytes().decode(encoding).removeprefix("\ufeff")
     except OSError as error:
         raise UserError(f"{path}: expected a readable CSV file, got: {error.strerror or error}") from error
-    except LookupError as error:
-        raise UserError(f"--encoding: expected an encoding that Python knows, got {encoding!r}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}:{line}: expected {encoding}, got byte 0x{error.object[error.start]:02x}; name another --encoding, "
             "such as gb18030"
         ) from error
+    except (LookupError, UnicodeError) as error:
+        raise UserError(f"--encoding: expected an encoding of text that Python knows, got {encoding!r}") from error
     csv.field_size_limit(LONGEST_LINE)
     lines = (f"{line}\n" for line in content.split("\n"))
     if mark == "\t":

@@ -21,6 +21,7 @@ from bertorch.errors import UserError
 from bertorch.files import replacing, require_file, to_disk
 
 METRICS = "metrics.jsonl"
+_MOST_STEPS = 2**53
 
 Line = Mapping[str, Any]
 
@@ -87,15 +88,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-            is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
-        except ValueError:
-            is_line = False
-        if not is_line:
+        except (ValueError, RecursionError):
+            line = None
+        if not _is_line(line):
             raise UserError(
                 f"{path}:{number}: expected a JSON object with a step, got {text[:60]!r}; remove that line, or the file"
             )
         lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or abs(line["step"]) >= _MOST_STEPS:
+        return False
+    return all(isinstance(value, str if name == "metric" else int | float) for name, value in line.items())
 
 
 def _text(lines: list[Line]) -> str:

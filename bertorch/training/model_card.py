@@ -5,6 +5,7 @@ References:
     https://huggingface.co/docs/hub/model-cards
 """
 
+import json
 import platform
 import shlex
 import sys
@@ -23,9 +24,9 @@ from bertorch.config import TrainingConfig
 CARD = "README.md"
 # Only a file with this line is replaced.
 _MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
-_TRANSFORMERS = 'from transformers import pipeline\n\nprint(pipeline("{task}", model="{folder}")({text!r}))'
+_TRANSFORMERS = 'from transformers import pipeline\n\nprint(pipeline("{task}", model={folder})({text}))'
 _SENTENCE_TRANSFORMERS = (
-    'from sentence_transformers import SentenceTransformer\n\nprint(SentenceTransformer("{folder}").encode([{text!r}]))'
+    "from sentence_transformers import SentenceTransformer\n\nprint(SentenceTransformer({folder}).encode([{text}]))"
 )
 # How a model of each kind is loaded elsewhere.
 _ELSEWHERE = {
@@ -34,11 +35,11 @@ _ELSEWHERE = {
     "sentence-similarity": _SENTENCE_TRANSFORMERS,
 }
 _HERE = {
-    "text-classification": "predict([{text!r}])[0].label",
-    "token-classification": "tag([{text!r}])[0]",
-    "sentence-similarity": "encode([{text!r}])",
+    "text-classification": "predict([{text}])[0].label",
+    "token-classification": "tag([{text}])[0]",
+    "sentence-similarity": "encode([{text}])",
 }
-_TEXT = "房间干净，早餐也丰富。"
+_TEXT, _SECOND_TEXT = "房间干净，早餐也丰富。", "早餐不错。"
 
 
 class ModelCard:
@@ -70,7 +71,7 @@ class ModelCard:
     def save_pretrained(self, save_directory: Any) -> None:
         """Write the card, unless the folder that the weights go to has a `README.md` of somebody else."""
         there = Path(self._config.saved_dir) / CARD
-        if there.exists() and _MARK not in there.read_text(encoding="utf-8", errors="replace"):
+        if is_of_others(there):
             logger.info("{}: is not ours, so there is no model card", there)
             return
         (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8")
@@ -103,14 +104,17 @@ class ModelCard:
         return f"# {base}, fine-tuned\n\nThese are the weights after step {self._step} of the run below."
 
     def _use(self) -> str:
-        folder = self._config.saved_dir
-        elsewhere = _ELSEWHERE[self._pipeline_tag].format(task=self._pipeline_tag, folder=folder, text=_TEXT)
+        folder = json.dumps(self._config.saved_dir, ensure_ascii=False)  # with its quotes, also as Python has them
+        text = text_elsewhere = repr(_TEXT)
+        if getattr(self._config, "is_text_pair", False):
+            text, text_elsewhere = repr((_TEXT, _SECOND_TEXT)), repr({"text": _TEXT, "text_pair": _SECOND_TEXT})
+        elsewhere = _ELSEWHERE[self._pipeline_tag].format(task=self._pipeline_tag, folder=folder, text=text_elsewhere)
         crf = ""
         if getattr(self._config, "use_crf", False):
             crf = "\n\ntransformers does not know the CRF: it tags by the emissions alone."
-        here = _HERE[self._pipeline_tag].format(text=_TEXT)
+        here = _HERE[self._pipeline_tag].format(text=text)
         return (
-            f'## Use\n```python\nfrom bertorch import load\n\nprint(load("{folder}").{here})\n```\n'
+            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{here})\n```\n"
             f"Without bertorch:\n```python\n{elsewhere}\n```{crf}"
         )
 
@@ -133,6 +137,11 @@ class ModelCard:
             for numbers in self._history
         ]
         return "## Dev metrics\n" + "\n".join(rows)
+
+
+def is_of_others(path: Path) -> bool:
+    """Whether a file is there that may be called as the card is, and that somebody else has written."""
+    return path.name == CARD and path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _versions() -> str:

@@ -31,6 +31,7 @@ from bertorch.errors import UserError
 from bertorch.files import to_disk
 from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
+from bertorch.training.model_card import is_of_others
 
 RECORD = "run.json"
 _STATE = "training_state.json"
@@ -157,8 +158,9 @@ class RunFolder:
             UserError: they cannot be written; those of the save before are still there.
         """
         written = publish(self._name, weights, companions, before=self._claim) | {METRICS}
-        for name in self._files - written:
-            _remove(self._path / name)
+        for path in (self._path / name for name in self._files - written):
+            if not is_of_others(path):
+                _remove(path)
         self._files = written
 
     def save_state(self, step: int, state: SavedState, companions: Sequence[Companion]) -> None:

@@ -175,6 +175,9 @@ def test_fewer_tokens_on_demand(folders):
         ("classifier", lambda model: model.predict("a"), "expected a list of inputs, got the text 'a'"),
         ("classifier", lambda model: model.predict(["a", ("a", "b")]), "expected input 2 to be a text, got"),
         ("simcse", lambda model: model.predict(["a"]), "expected input 1 to be a pair, a tuple of two texts, got 'a'"),
+        ("simcse", lambda model: model.encode(["\ud800"]), "expected input 1 to be a text, got '\\ud800'"),
+        ("ner", lambda model: model.tag(["\ud800"]), "expected text, got half a surrogate pair"),
+        ("ner", lambda model: model.tag([["a", 3]]), "expected a text or a list of tokens, got ['a', 3]"),
         ("simcse", lambda model: model.encode([3]), "expected input 1 to be a text, got 3"),
     ],
 )
@@ -182,6 +185,20 @@ def test_a_wrong_use_is_told(name, use, message, folders):
     with pytest.raises(UserError) as error:
         use(load(folders[name]))
     assert message.replace("a embedding", "an embedding") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "a batch_size of at least 1, got 'auto' and 0"),
+        ({"precision": "half"}, "expected a precision of auto, fp32, bf16, fp16 and"),
+        ({"device": "gpu"}, "expected a device that this machine has, such as cpu or cuda:0, got 'gpu'"),
+        ({"device": "cuda:99"}, "expected a device that this machine has, such as cpu or cuda:0, got 'cuda:99'"),
+    ],
+)
+def test_wrong_options_are_told(options, message, folders):
+    with pytest.raises(UserError, match=message):
+        load(folders["classifier"], **options)
 
 
 def changed(folder, target, config=None, weights=None):

@@ -45,6 +45,25 @@ def test_no_threshold_is_better(decimals):
     assert scores(best["f1_threshold"])[1] == pytest.approx(best["f1"])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_pair_at_all_may_be_best(dtype):
+    cosines = np.array([0.9, 0.8, 0.1], dtype=dtype)
+    best = best_threshold(cosines, np.array([False, False, True]))
+    assert best["accuracy"] == pytest.approx(2 / 3)
+    assert not (cosines >= best["accuracy_threshold"]).any()
+    assert best["f1"] == pytest.approx(0.5)
+    assert (cosines >= best["f1_threshold"]).all()
+
+
+def test_a_threshold_between_neighbours_parts_them():
+    low = np.float32(0.9)
+    cosines = np.array([np.nextafter(low, np.float32(1)), low])
+    best = best_threshold(cosines, np.array([True, False]))
+    assert best["accuracy"] == 1
+    for kind in (np.float32, np.float64):
+        assert (cosines.astype(kind) >= best["accuracy_threshold"]).tolist() == [True, False]
+
+
 def test_entities_strict_as_seqeval_has_them():
     tags = TagSet(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"], "bio", "labels.txt")
     rng = np.random.default_rng(5)

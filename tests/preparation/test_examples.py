@@ -50,5 +50,7 @@ def test_labels_in_each_order(file):
     assert collect_labels(lines, "sorted") == ["9", "10", "x"]
     assert collect_labels(lines, "first") == ["10", "9", "x"]
     assert collect_labels(lines, "frequency") == ["9", "10", "x"]
+    numbers = read_examples(file("a\t10\nb\t-1\nc\t1.5\nd\tx\n"))
+    assert collect_labels(numbers, "sorted") == ["-1", "1.5", "10", "x"]
     tags = read_examples(file('{"text": ["a", "b", "c"], "label": ["I-A", "B-A", "O"]}\n'))
     assert collect_labels(tags, "sorted") == ["O", "B-A", "I-A"]

@@ -39,8 +39,10 @@ def test_other_encodings(file):
     assert convert(path, encoding="gb18030") == ["好\t1", "差\t0"]
     with pytest.raises(UserError, match=r"published.txt:2: expected utf-8, got byte 0xba; name another --encoding"):
         convert(path)
-    with pytest.raises(UserError, match="--encoding: expected an encoding that Python knows, got 'gbkk'"):
+    with pytest.raises(UserError, match="--encoding: expected an encoding of text that Python knows, got 'gbkk'"):
         convert(path, encoding="gbkk")
+    with pytest.raises(UserError, match="--encoding: expected an encoding of text that Python knows, got 'undefined'"):
+        convert(path, encoding="undefined")
     assert convert(file("review,label\n好,1\n".encode("utf-16")), encoding="utf-16") == ["好\t1"]
     assert convert(file("\ufeffreview,label\n好,1\n")) == ["好\t1"]
 

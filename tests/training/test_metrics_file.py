@@ -64,7 +64,21 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
     assert read_metrics(tmp_path / METRICS) == [line(2)]
 
 
-@pytest.mark.parametrize("content", ["step 1\n", "[1]\n", '{"loss": 1}\n', '{"step": "a"}\n', "\udcff\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "step 1\n",
+        "[1]\n",
+        '{"loss": 1}\n',
+        '{"step": "a"}\n',
+        "\udcff\n",
+        '{"step": 1, "loss": {}}\n',
+        '{"step": 1, "metric": []}\n',
+        '{"step": 1, "loss": "low"}\n',
+        "[" * 10**5 + "\n",
+        '{"step": 1' + "0" * 400 + "}\n",
+    ],
+)
 def test_another_line_is_named(content, tmp_path):
     (tmp_path / METRICS).write_bytes(b'{"step": 1}\n' + content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=f"{METRICS}:2: expected a JSON object with a step, got "):

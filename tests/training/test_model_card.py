@@ -1,11 +1,14 @@
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from bertorch.training.model_card import CARD, ModelCard
+from bertorch.training.model_card import _MARK, CARD, ModelCard
+from run_classifier import ClassifierConfig
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.training.several_processes import config
 
@@ -53,6 +56,44 @@ def test_a_readme_of_somebody_else_is_left_alone(tmp_path, log_lines):
     card(tmp_path).save_pretrained(tmp_path / "staging")
     assert list((tmp_path / "staging").iterdir()) == []
     assert log_lines == [f"{tmp_path / CARD}: is not ours, so there is no model card"]
+
+
+def test_a_run_does_not_clear_away_what_somebody_has_written_in_its_place(tmp_path):
+    options = [
+        *("--pretrained_model_name_or_path", TINY, "--label_file", REVIEWS / "labels.txt", "--overwrite"),
+        *("--train_data_file", REVIEWS / "train.txt", "--max_seq_length", 16, "--saved_dir", tmp_path),
+        *("--max_steps", 2, "--save_steps", 1),
+    ]
+    run_script("run_classifier.py", *options)
+    assert _MARK in (tmp_path / CARD).read_text()
+    (tmp_path / CARD).write_text("mine")
+    run_script("run_classifier.py", *options)
+    assert (tmp_path / CARD).read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["plain", "quotes \"' and \\"])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_its_code_is_what_the_model_takes(folder, is_pair, tmp_path, monkeypatch):
+    """Run with stand-ins for both libraries that remember what they were called with."""
+    called = []
+    prediction = SimpleNamespace(label="x")
+    model = SimpleNamespace(predict=lambda inputs: (called.append(inputs), [prediction])[1])
+    monkeypatch.setattr("bertorch.load", lambda path: (called.append(path), model)[1])
+    monkeypatch.setattr("transformers.pipeline", lambda task, model: lambda text: called.extend([task, model, text]))
+    options = ClassifierConfig(
+        pretrained_model_name_or_path="bert-base-chinese",
+        train_data_file="train.txt",
+        label_file="labels.txt",
+        saved_dir=str(tmp_path / folder),
+        is_text_pair=is_pair,
+    )
+    text = ModelCard(options, pipeline_tag="text-classification", step=1, history=[], precision="fp32").text()
+    for block in re.findall("```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    first, second = "房间干净，早餐也丰富。", "早餐不错。"
+    ours, theirs = ((first, second), {"text": first, "text_pair": second}) if is_pair else (first, first)
+    path = str(tmp_path / folder)
+    assert called == [path, [ours], "text-classification", path, theirs]
 
 
 def test_our_own_is_replaced(tmp_path):
