@@ -10,10 +10,11 @@ A line of input gives a line of output, in the order of the input:
     run_sentencebert.py     a⇥b                     label⇥probability of each label
     run_simcse.py           a⇥b                     cosine
     run_batchneg.py         a⇥b                     cosine
-    run_ner.py              text, or {"text": [tokens]}   {"text": …, "entities": [{"type", "start", "end", "text"}, …]}
+    run_ner.py              text, or {"text": …}    {"text": …, "entities": [{"type", "start", "end", "text"}, …]}
 
-The first line of tab-separated output names the columns. An entity's start and end (exclusive) are characters of the
-line, or tokens where the input has tokens. A malformed line ends the command; a file is then not written at all.
+The first line of tab-separated output names the columns. For a tagger `{"text": "我们"}` is a text and
+`{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens. A
+malformed line ends the command; a file is then not written at all.
 """
 
 import json
