@@ -1,5 +1,6 @@
 """The command as a user starts it, against sentence-transformers on the same folder."""
 
+import errno
 import json
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_no_room_on_the_disk(folders, source, tmp_path, monkeypatch):
     monkeypatch.setattr(VectorFile, "_write_record", full)
     with pytest.raises(UserError, match="expected a file that can be written, got: .*No space left"):
         run(folders["simcse"], source, output_file=str(target), overwrite=True)
+
+
+def test_a_file_system_that_takes_no_room_beforehand(folders, source, tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(vectors.os, "posix_fallocate", unknown)
+    run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
+    assert np.load(tmp_path / "out.npy").shape == (len(TEXTS), 128)
 
 
 def test_an_output_that_is_a_link_stays_one(folders, source, tmp_path):

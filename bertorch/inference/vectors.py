@@ -4,6 +4,7 @@ Beside `vectors.npy` stands `vectors.npy.json`: what the vectors are made of, an
 are, they are in `vectors.npy.partial`, so that no reader takes half of them for all.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ import numpy as np
 
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing, replacing, to_disk
+
+# What a file system answers that cannot take room beforehand.
+_UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class VectorFile:
@@ -82,9 +86,10 @@ class VectorFile:
             try:
                 with self._partial.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
-            except OSError:
-                self._partial.unlink()
-                raise
+            except OSError as error:
+                if error.errno not in _UNKNOWN:
+                    self._partial.unlink()
+                    raise
         return vectors
 
     def append(self, vectors: np.ndarray) -> None:
