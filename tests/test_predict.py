@@ -128,7 +128,12 @@ def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request)
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_without_a_traceback_and_without_a_file(sent, code, folders, tmp_path):
     options = ["--model_dir", folders["classifier"], "--input_file", "-", "--output_file", tmp_path / "out.tsv"]
-    command = [sys.executable, "-m", "bertorch.predict", *map(str, options)]
+    # What runs in the background, as tests may do, is often told to ignore SIGINT.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "runpy.run_module('bertorch.predict', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", program, *map(str, options)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.iterdir()):  # it waits for input once its output is open
             time.sleep(0.05)
