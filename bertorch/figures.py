@@ -43,8 +43,8 @@ def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[li
     from matplotlib import font_manager, rcParams  # noqa: PLC0415 - an extra
 
     fonts = list(rcParams["font.family"])
-    shown = ["".join(character if character.isprintable() else "?" for character in name) for name in names]
-    shown = [name if len(name) <= longest else "…" + name[-longest:] for name in shown]
+    printable = ["".join(character if character.isprintable() else "?" for character in name) for name in names]
+    shown = [name if len(name) <= longest else "…" + name[-longest:] for name in printable]
     default = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     missing = {character for character in "".join(shown) if not default.get_char_index(ord(character))}
     if not missing:
@@ -53,7 +53,7 @@ def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[li
     if font is not None:
         return shown, [*fonts, font]
     logger.warning("no installed font has {}; each {} is numbered instead", "".join(sorted(missing)), noun)
-    for number, name in enumerate(shown, start=1):
+    for number, name in enumerate(printable, start=1):
         logger.info("{} {}: {}", noun, number, name)
     return [f"{noun} {number}" for number in range(1, len(shown) + 1)], fonts
 

@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib")
 
 def test_characters_that_no_font_has_are_told_in_the_log(log_lines, monkeypatch):
     monkeypatch.setattr(figures, "_font_with", lambda characters: None)
-    shown, _ = figures.readable_names(["seed", "种子"], "run", longest=90)
+    shown, _ = figures.readable_names(["seed", "种子"], "run", longest=3)
     assert shown == ["run 1", "run 2"]
     assert log_lines == ["no installed font has 子种; each run is numbered instead", "run 1: seed", "run 2: 种子"]
 
