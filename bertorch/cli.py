@@ -7,8 +7,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from loguru import logger
 
 from bertorch import distributed, log
 from bertorch.config import LaunchedConfig, TrainingConfig
-from bertorch.errors import InterruptedRunError, UserError
+from bertorch.errors import InterruptedRunError, UserError, mistakes_told
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -61,7 +60,7 @@ def command(config_class: type[C], run: Callable[[C], None], description: str | 
     config = parse(config_class, description=description)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half written is cleared away
     try:
-        with _mistakes_told(), distributed.session(config.local_rank):
+        with mistakes_told(distributed.launched_rank()), distributed.session(config.local_rank):
             log.setup()
             run(config)
     except KeyboardInterrupt:
@@ -82,7 +81,7 @@ def main(config_class: type[T], run: Callable[[T], None], description: str | Non
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as cuBLAS asks, before it is first used
         torch.use_deterministic_algorithms(mode=True)
     try:
-        with _mistakes_told(), distributed.session(config.local_rank):
+        with mistakes_told(distributed.launched_rank()), distributed.session(config.local_rank):
             log.setup()
             torch.manual_seed(config.seed)  # fresh weights are the same on every process
             run(config)
@@ -90,19 +89,6 @@ def main(config_class: type[T], run: Callable[[T], None], description: str | Non
         if distributed.launched_rank() == 0:
             logger.warning("{}", _how_to_go_on(stopped, config))
         sys.exit(INTERRUPTED)
-
-
-@contextmanager
-def _mistakes_told() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        rank = distributed.launched_rank()
-        if rank == 0:
-            logger.error("{}", error)
-        else:  # most often the same mistake on every process: the first one tells it in full
-            logger.error("process {}: {}", rank, str(error).splitlines()[0])
-        sys.exit(2)
 
 
 def _how_to_go_on(stopped: InterruptedRunError, config: TrainingConfig) -> str:

@@ -1,6 +1,10 @@
 """The errors that a user can mend, and a run's early end on demand."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from loguru import logger
 
 
 class UserError(Exception):
@@ -42,3 +46,23 @@ class InterruptedRunError(Exception):
         super().__init__(f"stopped after step {step}")
         self.step = step
         self.folder = folder
+
+
+@contextmanager
+def mistakes_told(rank: int = 0) -> Iterator[None]:
+    """Around a command: a mistake of the user ends it with its text and without a traceback.
+
+    Args:
+        rank: of this process among those of the command.
+
+    Raises:
+        SystemExit: code 2, for a `UserError`.
+    """
+    try:
+        yield
+    except UserError as error:
+        if rank == 0:
+            logger.error("{}", error)
+        else:  # most often the same mistake on every process: the first one tells it in full
+            logger.error("process {}: {}", rank, str(error).splitlines()[0])
+        sys.exit(2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.files import replacing
+from bertorch.files import replacing, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,8 +80,5 @@ def write_png(figure: "Figure", path: str) -> None:
     Raises:
         UserError: it cannot be written; what stood there is as it was.
     """
-    try:
-        with replacing(Path(path)) as unfinished:
-            figure.savefig(unfinished, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
+    with writing(path), replacing(Path(path)) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=150)

@@ -1,15 +1,16 @@
 """Files: can this one be read, is it whole, what did a library say of a broken one; written whole, and on the disk."""
 
+import json
 import os
 import pickle
 import re
 import stat
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 from bertorch.errors import UserError
 
@@ -21,6 +22,8 @@ _OTHERS = {
     stat.S_IFCHR: "a device; write its content into a file first",
     stat.S_IFBLK: "a device; write its content into a file first",
 }
+Record = TypeVar("Record")
+
 _ZIP = b"PK\x03\x04"
 _PIECE = 2**20
 _SHOWN_CHARACTERS = 300
@@ -103,6 +106,41 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Around writing a file.
+
+    Raises:
+        UserError: it cannot be written, or what is to be written is no text.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: expected text to write, got half a surrogate pair, which is none") from error
+
+
+def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, remedy: str) -> Record | None:
+    """Read a file of JSON that a command keeps for itself; None if there is none.
+
+    Args:
+        path: of the file.
+        parse: picks what is needed out of the JSON.
+        expected: what it should be, for the error.
+        remedy: what to do if it is something else.
+
+    Raises:
+        UserError: it is damaged, or something else.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected {expected}, got {type(error).__name__}: {error}; {remedy}") from error
+
+
+@contextmanager
 def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
     """A text file that takes its place when it is written in full; `STANDARD` is standard output.
 
@@ -119,11 +157,8 @@ def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     refuse_existing([path], overwrite=overwrite)
-    try:
-        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
+    with writing(path), replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def to_disk(path: Path, *, deep: bool = True) -> None:
@@ -165,11 +200,7 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
     Raises:
         UserError: it cannot be written; what stood there is as it was.
     """
-    try:
+    with writing(path):
         Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in lines)
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
-    except UnicodeEncodeError as error:
-        raise UserError(f"{path}: expected text to write, got half a surrogate pair, which is none") from error

@@ -25,12 +25,12 @@ def setup() -> None:
         logger.add(sys.stderr, level="INFO")
 
 
-def progress_bar(total: int, done: int) -> tqdm:
+def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
     """A bar over `total` optimisation steps, shown on a terminal only and by the first process only."""
     return tqdm(
         total=total,
         initial=done,
-        unit="step",
+        unit=unit,
         dynamic_ncols=True,
         disable=not (sys.stderr.isatty() and distributed.is_main()),
     )
@@ -38,9 +38,7 @@ def progress_bar(total: int, done: int) -> tqdm:
 
 def input_bar(done: int = 0) -> tqdm:
     """A bar over inputs, whose number is not known beforehand, shown as `progress_bar` is."""
-    return tqdm(
-        initial=done, unit="input", dynamic_ncols=True, disable=not (sys.stderr.isatty() and distributed.is_main())
-    )
+    return progress_bar(None, done, unit="input")
 
 
 def training_line(

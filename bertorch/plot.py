@@ -7,7 +7,6 @@ A RUN is the `--saved_dir` of a run, also of one that still goes on, or a `metri
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from loguru import logger
 
-from bertorch.errors import UserError
+from bertorch.errors import UserError, mistakes_told
 from bertorch.figures import readable_names, require_matplotlib, write_png
 from bertorch.files import refuse_existing
 from bertorch.training.metrics_file import METRICS, read_metrics
@@ -151,11 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="plot.png", help="the PNG (default: plot.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
     options = parser.parse_args(argv)
-    try:
+    with mistakes_told():
         plot(options.runs, options.output, overwrite=options.overwrite)
-    except UserError as error:
-        logger.error("{}", error)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ is there is replaced only with --overwrite.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from loguru import logger
 
 from bertorch.data.lines import shorten
 from bertorch.data.readers import NOT_IN_LABELS
-from bertorch.errors import UserError
+from bertorch.errors import UserError, mistakes_told
 from bertorch.files import refuse_existing, write_lines
 from bertorch.preparation.clue import clue_labels, convert_clue
 from bertorch.preparation.command_line import command_line
@@ -45,12 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: code 2 for a mistake of the user, without a traceback.
     """
     arguments = command_line(__doc__).parse_args(argv)
-    try:
+    with mistakes_told():
         refuse_existing(_outputs(arguments), overwrite=arguments.overwrite)
         COMMANDS[arguments.command](arguments)
-    except UserError as error:
-        logger.error("{}", error)
-        sys.exit(2)
 
 
 def _outputs(arguments: Arguments) -> list[str]:

@@ -6,6 +6,7 @@ happens to a malformed line.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from bertorch.data.lines import BadLineError, read_rows, shorten, some, stream_rows
 from bertorch.errors import UserError
+from bertorch.files import require_file
 
 # float() also takes digits of every script, underscores between them, "nan" and "infinity".
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -90,6 +92,18 @@ def read_labelled_texts(
 
     rows, ids_read = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
     return LabelledTexts(_transposed(rows), np.array(ids_read, dtype=np.int64))
+
+
+def has_pairs(path: str) -> bool:
+    """Whether a file of labelled texts has pairs: more lines with three columns than with two.
+
+    Raises:
+        UserError: a missing file, or what is no regular file.
+    """
+    require_file(path, "a readable text file")
+    with open(path, "rb") as file:
+        tabs = Counter(line.count(b"\t") for line in file)
+    return tabs[2] > tabs[1]
 
 
 def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:

@@ -1,15 +1,13 @@
 """What a trained model makes of a labelled file: the numbers of the report, and the mistakes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertorch.data.readers import LabelledTexts, read_labelled_texts, read_scored_pairs
+from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, read_scored_pairs
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences
-from bertorch.files import require_file
 from bertorch.inference.entities import entities_in, joined
 from bertorch.inference.kinds import EntityTagger
 from bertorch.inference.model import Model
@@ -42,7 +40,7 @@ def evaluate_classes(model: Model, path: str, on_bad_line: str) -> Evaluation:
     """
     pairs = model.description.embeds or model.description.text_pair
     if pairs is None:
-        pairs = _has_pairs(path)
+        pairs = has_pairs(path)
     data = read_labelled_texts(path, model.labels, texts=1 + pairs, on_bad_line=on_bad_line)
     scores = _scores(model, data)
     probabilities = scores[:, : len(model.labels)]
@@ -118,14 +116,6 @@ def evaluate_entities(model: EntityTagger, path: str, on_bad_line: str) -> Evalu
     tokens_right = float((predicted == np.concatenate(data.tags)).mean())
     report = {"examples": len(data), "token_accuracy": tokens_right, **report}
     return Evaluation(report, ["number", "entities", "predicted", "text"], mistakes)
-
-
-def _has_pairs(path: str) -> bool:
-    """Whether more lines have three columns than two."""
-    require_file(path, "a readable text file")
-    with open(path, "rb") as file:
-        tabs = Counter(line.count(b"\t") for line in file)
-    return tabs[2] > tabs[1]
 
 
 def _scores(model: Model, data: LabelledTexts) -> np.ndarray:

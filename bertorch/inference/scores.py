@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertorch.training.metrics import precision_recall_f1
+
 
 class Span(NamedTuple):
     """An entity: its sentence, first token, end and type."""
@@ -16,13 +18,9 @@ class Span(NamedTuple):
 
 
 def f1_scores(right: int, predicted: int, gold: int) -> dict[str, float]:
-    """Precision, recall and F1, 0 where there is nothing to divide by; and the support."""
-    return {
-        "precision": right / max(predicted, 1),
-        "recall": right / max(gold, 1),
-        "f1": 2 * right / max(predicted + gold, 1),
-        "support": gold,
-    }
+    """Precision, recall and F1 by name, and the support."""
+    precision, recall, f1 = precision_recall_f1(right, predicted, gold)
+    return {"precision": precision, "recall": recall, "f1": f1, "support": gold}
 
 
 def class_report(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:

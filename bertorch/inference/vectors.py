@@ -7,15 +7,13 @@ are, they are in `vectors.npy.partial`, so that no reader takes half of them for
 import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertorch.errors import UserError
-from bertorch.files import refuse_existing, replacing, to_disk
+from bertorch.files import read_record, refuse_existing, replacing, to_disk, writing
 
 # What a file system answers that cannot take room beforehand.
 _UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -68,15 +66,21 @@ class VectorFile:
         Raises:
             UserError: there is no room for it, or no right to write it.
         """
-        with self._written():
+        with writing(self._partial):
             if self.done:
-                self._vectors = np.load(self._partial, mmap_mode="r+")
+                self._vectors = self._gone_on_with()
             else:
                 self._vectors = self._reserved()
                 # From here on the vectors of `--overwrite` are gone; a partial file without a record is nothing.
                 self._record.unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
                 self._write_record()
+
+    def _gone_on_with(self) -> np.ndarray:
+        try:
+            return np.load(self._partial, mmap_mode="r+")
+        except ValueError as error:
+            raise UserError(f"{self._partial}: expected vectors to go on with, got: {error}; remove it") from error
 
     def _reserved(self) -> np.ndarray:
         """A new file, whose room is taken: a mapped file that finds none ends the process when it is written to."""
@@ -99,7 +103,7 @@ class VectorFile:
             UserError: they cannot be written.
         """
         assert isinstance(self._vectors, np.memmap)
-        with self._written():
+        with writing(self._partial):
             self._vectors[self.done : self.done + len(vectors)] = vectors
             self._vectors.flush()
             self.done += len(vectors)
@@ -112,29 +116,18 @@ class VectorFile:
             UserError: it cannot have it.
         """
         self._vectors = None
-        with self._written():
+        with writing(self._partial):
             to_disk(self._partial)
             self._partial.replace(self._path)
-
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self._partial}: expected a file that can be written, got: {error}") from error
 
     def _write_record(self) -> None:
         with replacing(self._record) as unfinished:
             unfinished.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
 
     def _read_record(self) -> dict[str, Any] | None:
-        try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-            return {"made_of": dict(record["made_of"]), "done": int(record["done"])}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self._record}: expected the record of an encoding, got {type(error).__name__}; remove it, or let "
-                "--overwrite start anew"
-            ) from error
+        return read_record(
+            self._record,
+            lambda record: {"made_of": dict(record["made_of"]), "done": int(record["done"])},
+            expected="the record of an encoding",
+            remedy="remove it, or let --overwrite start anew",
+        )

@@ -11,6 +11,7 @@ from bertorch import distributed
 from bertorch.data.tagging import TaggedBatch
 from bertorch.data.tags import BEGIN, END, INSIDE, SINGLE, TagSet
 from bertorch.models.tagger import Tagger
+from bertorch.training.metrics import precision_recall_f1
 
 
 class EntityFinder:
@@ -99,11 +100,11 @@ class EntityMetric:
     @property
     def value(self) -> float:
         """Micro F1 in [0, 1]."""
-        return _scores(*self._counts.sum(1).tolist())[2]
+        return precision_recall_f1(*self._counts.sum(1).tolist())[2]
 
     def numbers(self) -> Mapping[str, float]:
         """F1, precision and recall over all entities, and the mean loss of a word."""
-        precision, recall, f1 = _scores(*self._counts.sum(1).tolist())
+        precision, recall, f1 = precision_recall_f1(*self._counts.sum(1).tolist())
         return {"F1": f1, "precision": precision, "recall": recall, "loss": (self._loss[0] / self._loss[1]).item()}
 
     def line(self) -> str:
@@ -119,11 +120,6 @@ class EntityMetric:
         ]
         lines = [f"{'':{width}}  precision  recall      F1  support"]
         for name, (right, predicted, gold) in rows:
-            precision, recall, f1 = _scores(right, predicted, gold)
+            precision, recall, f1 = precision_recall_f1(right, predicted, gold)
             lines.append(f"{name:{width}}  {precision:9.5f} {recall:7.5f} {f1:7.5f}  {gold:7d}")
         return lines
-
-
-def _scores(right: int, predicted: int, gold: int) -> tuple[float, float, float]:
-    """Precision, recall and F1, 0 where there is nothing to divide by."""
-    return right / max(predicted, 1), right / max(gold, 1), 2 * right / max(predicted + gold, 1)

@@ -137,6 +137,11 @@ class CorrelationMetric:
         return ()
 
 
+def precision_recall_f1(right: int, predicted: int, gold: int) -> tuple[float, float, float]:
+    """Precision, recall and F1, 0 where there is nothing to divide by."""
+    return right / max(predicted, 1), right / max(gold, 1), 2 * right / max(predicted + gold, 1)
+
+
 def spearman(cosines: np.ndarray, scores: np.ndarray) -> float:
     """Spearman correlation; 0 where one side is constant."""
     return _correlation(stats.spearmanr, cosines, scores)

@@ -28,7 +28,7 @@ from torch import Tensor
 from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
-from bertorch.files import to_disk
+from bertorch.files import read_record, to_disk
 from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
 from bertorch.training.model_card import is_of_others
@@ -207,16 +207,12 @@ class RunFolder:
         self._is_known = True
 
     def _record(self) -> dict[str, Any] | None:
-        try:
-            record = json.loads((self._path / RECORD).read_text(encoding="utf-8"))
-            return {"id": str(record["id"]), "options": dict(record["options"]), "files": list(record["files"])}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self._path / RECORD}: expected the record of a run, got {type(error).__name__}: {error}; choose "
-                "another --saved_dir, or mend or remove that file"
-            ) from error
+        return read_record(
+            self._path / RECORD,
+            lambda read: {"id": str(read["id"]), "options": dict(read["options"]), "files": list(read["files"])},
+            expected="the record of a run",
+            remedy="choose another --saved_dir, or mend or remove that file",
+        )
 
     def _require_own(self, record: dict[str, Any] | None) -> None:
         remedy = "choose another --saved_dir, or let --overwrite replace them"
