@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.datasets import anchors_with_positives
+from bertorch.data.load import anchors_with_positives
 from bertorch.training.contrastive import fit_contrastive
 
 

@@ -12,13 +12,13 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.datasets import texts_with_labels, training_and_dev
+from bertorch.data.load import texts_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.description import CLASSIFICATION, Description
-from bertorch.models.encoder import load_tokenizer
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.tasks.metadata import CLASSIFICATION, Description
+from bertorch.training.loop import fit
 from bertorch.training.tasks import ClassificationTask
-from bertorch.training.trainer import fit
 
 
 @dataclass(frozen=True, kw_only=True)

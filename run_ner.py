@@ -12,15 +12,15 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.datasets import sentences_with_tags, training_and_dev
+from bertorch.data.load import sentences_with_tags, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.data.tags import TagSet
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
-from bertorch.models.description import TAGGING, Description
-from bertorch.models.encoder import load_tokenizer
-from bertorch.models.tagger import Tagger
+from bertorch.tasks.metadata import TAGGING, Description
+from bertorch.training.loop import fit
 from bertorch.training.tagging import TaggingTask
-from bertorch.training.trainer import fit
 
 
 @dataclass(frozen=True, kw_only=True)

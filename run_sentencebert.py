@@ -13,16 +13,16 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
-from bertorch.data.datasets import pairs_with_labels, training_and_dev
+from bertorch.data.load import pairs_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
+from bertorch.encoder.encoder import label_settings, load_tokenizer
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.errors import UserError
-from bertorch.models.description import SENTENCE_BERT, Description
-from bertorch.models.encoder import label_settings, load_tokenizer
-from bertorch.models.sentence_bert import SiameseClassifier
-from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.training.sentence_transformers import SentenceTransformerFiles
+from bertorch.tasks.metadata import SENTENCE_BERT, Description
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.loop import fit
 from bertorch.training.tasks import ClassificationTask
-from bertorch.training.trainer import fit
 
 MATCHING_LABELS = ["0", "1"]
 

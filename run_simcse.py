@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.datasets import sentences_twice
+from bertorch.data.load import sentences_twice
 from bertorch.training.contrastive import fit_contrastive
 
 

@@ -15,11 +15,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from benchmarks.measuring import DATA, compare_steps, step_parser
 from bertorch import distributed, log
-from bertorch.data.batching import Dataset, PackedBatch
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labelled_texts, read_labels
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.encoder import load_pretrained, load_tokenizer
-from bertorch.models.layouts import BlockLayout
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.encoder import load_pretrained, load_tokenizer
+from bertorch.encoder.layouts import BlockLayout
 from bertorch.training.step import Precision
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.measuring import WARMUP, hardware, timed, versions, write_json
-from bertorch.models.crf import CRF
+from bertorch.crf import CRF
 
 OURS, THEIRS = "bertorch", "pytorch-crf"
 

@@ -29,16 +29,16 @@ from transformers import pipeline
 from benchmarks.measuring import DATA, hardware, matmul_flops, timed, versions, write_json
 from benchmarks.peers.flops import Work
 from bertorch import distributed, load, log
-from bertorch.data.batching import Dataset
+from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labelled_texts
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.description import CLASSIFICATION, EMBEDDING, Description
-from bertorch.models.encoder import load_tokenizer
-from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.training.checkpoint import publish
-from bertorch.training.sentence_transformers import SentenceTransformerFiles
+from bertorch.tasks.metadata import CLASSIFICATION, EMBEDDING, Description
 from bertorch.training.step import Precision
+from bertorch.training.weights import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
 LABELS = ["negative", "positive"]

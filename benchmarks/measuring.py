@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertorch.data.batching import Examples
+from bertorch.data.dataset import Examples
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import BatchOutput, OptimizationStep, Precision

@@ -14,11 +14,11 @@ from torch import Tensor
 from benchmarks.measuring import DATA, compare_steps, step_parser
 from bertorch import distributed, log
 from bertorch.data.readers import read_labels
+from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import read_tagged_sentences
-from bertorch.data.tagging import TaggedBatch, TaggedDataset
 from bertorch.data.tags import TagSet
-from bertorch.models.encoder import load_tokenizer
-from bertorch.models.tagger import Tagger
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.tagger import Tagger
 from bertorch.training.step import Precision
 
 

@@ -33,7 +33,7 @@ from bertorch import distributed
 from bertorch.data import datasets
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
-from bertorch.models.encoder import load_tokenizer
+from bertorch.encoder.encoder import load_tokenizer
 
 
 @dataclass(frozen=True)

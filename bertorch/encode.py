@@ -26,7 +26,7 @@ from bertorch.inference.model import Model
 from bertorch.inference.neighbours import Neighbours
 from bertorch.inference.options import InferenceConfig
 from bertorch.inference.vectors import VectorFile
-from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS
+from bertorch.training.weights import SAFE_WEIGHTS, WEIGHTS
 
 DTYPES = ("float32", "float16")
 

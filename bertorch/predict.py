@@ -32,7 +32,7 @@ from bertorch.files import STANDARD, refuse_existing, whole_output
 from bertorch.inference.entities import SPLITS, Sentence, TaggedText
 from bertorch.inference.model import Model
 from bertorch.inference.options import InferenceConfig
-from bertorch.models.description import TAGGING
+from bertorch.tasks.metadata import TAGGING
 
 _TEXTS = {None: 0, False: 1, True: 2}  # of a classifier's line; 0 takes those of the first
 

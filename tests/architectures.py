@@ -13,9 +13,9 @@ from transformers import (
     PretrainedConfig,
 )
 
-from bertorch.data.batching import PackedBatch
-from bertorch.data.tagging import TaggedBatch, TaggedDataset
-from bertorch.data.tokenization import TokenStore
+from bertorch.data.batch import PackedBatch
+from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
+from bertorch.data.tokens import TokenStore
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
 _OTHERS = {"distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 37}}

@@ -168,7 +168,7 @@ def _run_main(arguments: list[str], files: list[Path]) -> None:
 
 def _preload() -> None:
     multiprocessing.set_forkserver_preload(
-        ["bertorch.training.trainer", "bertorch.training.tagging", "bertorch.training.contrastive", "scipy.stats"]
+        ["bertorch.training.loop", "bertorch.training.tagging", "bertorch.training.contrastive", "scipy.stats"]
     )
 
 

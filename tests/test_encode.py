@@ -9,10 +9,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from bertorch import encode
+from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.inference import engine, vectors
 from bertorch.inference.vectors import VectorFile
-from bertorch.models.sentence_encoder import SentenceEncoder
 from tests.conftest import SENTENCES, launcher, run_script
 
 TEXTS = SENTENCES.read_text().splitlines()[:60]

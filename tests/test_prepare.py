@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bertorch.data.readers import read_labels
-from bertorch.preparation.command_line import command_line
 from bertorch.prepare import main
+from bertorch.prepare.command_line import command_line
 from tests.conftest import NER, REVIEWS, ROOT, run_script
 
 BMES = "我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n"

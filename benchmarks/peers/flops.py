@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from bertorch.data.batching import Dataset
-from bertorch.models.encoder import load_config
+from bertorch.data.dataset import Dataset
+from bertorch.encoder.encoder import load_config
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Dataset
-from bertorch.data.datasets import anchors_with_positives, pairs_with_labels, texts_with_labels
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.encoder import load_tokenizer
-from bertorch.models.losses import in_batch_negatives_loss
-from bertorch.models.sentence_bert import SiameseClassifier
-from bertorch.models.sentence_encoder import SentenceEncoder
+from bertorch.data.dataset import Dataset
+from bertorch.data.load import anchors_with_positives, pairs_with_labels, texts_with_labels
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.siamese import SiameseClassifier
 from bertorch.training.contrastive import ContrastiveTask
-from bertorch.training.evaluation import evaluate
+from bertorch.training.eval_loop import evaluate
+from bertorch.training.loop import fit
 from bertorch.training.step import Precision
 from bertorch.training.tasks import ClassificationTask, Task
-from bertorch.training.trainer import fit
 from bertorch.training.training_log import TrainingLog
 
 

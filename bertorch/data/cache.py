@@ -23,7 +23,7 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.data.array_folder import DamagedError, array_names, map_arrays, save_arrays
-from bertorch.data.batching import Examples
+from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import file_digest, fingerprint
 from bertorch.errors import UserError
 from bertorch.files import to_disk

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from bertorch import distributed
-from bertorch.data.batching import Examples, PackedBatch
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches, share
-from bertorch.data.tokenization import end_to_end
+from bertorch.data.tokens import end_to_end
 from bertorch.errors import UserError
-from bertorch.training.evaluation import GPU_TOKENS
+from bertorch.training.eval_loop import GPU_TOKENS
 from bertorch.training.memory import lack_of_memory
 from bertorch.training.step import Precision
 

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bertorch.data.batching import Dataset, PackedBatch
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset
+from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
-from bertorch.data.tagging import TaggedBatch, TaggedDataset
 from bertorch.data.tags import TagSet
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
 from bertorch.inference.engine import Job
 from bertorch.inference.entities import SPLITS, Sentence, TaggedText, tagged
 from bertorch.inference.model import Model, Origin, Text
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.sentence_bert import SiameseClassifier
-from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.models.tagger import Tagger
+from bertorch.tasks.siamese import SiameseClassifier
 
 _FORM_OF_CLASSIFIER = {True: "pair", False: "text", None: "either"}
 

@@ -10,7 +10,7 @@ from bertorch.data.lines import HALF_PAIR
 from bertorch.errors import UserError
 from bertorch.inference.engine import Engine
 from bertorch.inference.entities import Sentence, TaggedText
-from bertorch.models.description import TASKS, Description
+from bertorch.tasks.metadata import TASKS, Description
 
 Text: TypeAlias = str | tuple[str, str]
 _FORMS = {1: "text", 2: "pair"}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bertorch.config import PRECISIONS, LaunchedConfig, option
-from bertorch.inference.loading import load
+from bertorch.inference.load import load
 from bertorch.inference.model import Model
 
 

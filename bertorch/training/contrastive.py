@@ -9,18 +9,19 @@ from torch.utils.checkpoint import checkpoint
 
 from bertorch import distributed
 from bertorch.config import ContrastiveConfig
-from bertorch.data.batching import Dataset, PackedBatch
-from bertorch.data.datasets import pairs_with_scores, training_and_dev
-from bertorch.models.description import EMBEDDING, Description
-from bertorch.models.encoder import load_tokenizer
-from bertorch.models.losses import in_batch_negatives_loss
-from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.training.checkpoint import Companion
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset
+from bertorch.data.load import pairs_with_scores, training_and_dev
+from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
+from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.metadata import EMBEDDING, Description
+from bertorch.training.loop import fit
 from bertorch.training.metrics import CorrelationMetric
-from bertorch.training.sentence_transformers import SentenceTransformerFiles
 from bertorch.training.step import BatchOutput
 from bertorch.training.tasks import Task
-from bertorch.training.trainer import fit
+from bertorch.training.weights import Companion
 
 
 def fit_contrastive(
@@ -34,7 +35,7 @@ def fit_contrastive(
 
     Args:
         config: the run's options.
-        read: of `bertorch.data.datasets`, for rows of anchor, positive, and hard negatives if there are any.
+        read: of `bertorch.data.load`, for rows of anchor, positive, and hard negatives if there are any.
         both_ways: also pick the anchor of each positive, see `in_batch_negatives_loss`.
         dropout: hidden and attention dropout of the encoder; None keeps those of its config.
 
@@ -71,7 +72,7 @@ class ContrastiveTask(Task[PackedBatch]):
     Args:
         model: gives embeddings (N, E).
         companions: saved with it.
-        loss: `bertorch.models.losses.in_batch_negatives_loss` with its margin and scale.
+        loss: `bertorch.tasks.losses.in_batch_negatives_loss` with its margin and scale.
         gather_negatives: whether the rows of the other processes are negatives too.
         keep_duplicates: whether rows with the same text are negatives of each other.
         micro_batch_size: rows that are encoded at once; None encodes the whole batch.

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertorch import distributed
-from bertorch.data.tagging import TaggedBatch
+from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.data.tags import BEGIN, END, INSIDE, SINGLE, TagSet
-from bertorch.models.tagger import Tagger
+from bertorch.encoder.tagger import Tagger
 from bertorch.training.metrics import precision_recall_f1
 
 

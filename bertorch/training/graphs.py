@@ -15,7 +15,7 @@ from loguru import logger
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batch import PackedBatch
 
 MULTIPLE = 128  # tokens of a batch are filled up to a multiple of it, so that a run has some ten shapes
 MOST_GRAPHS = 64

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bertorch.config import ContrastiveConfig, TrainingConfig
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batch import PackedBatch
 from bertorch.errors import UserError
 from bertorch.training.step import Precision
 from bertorch.training.tasks import Task

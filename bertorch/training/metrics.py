@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bertorch import distributed
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batch import PackedBatch
 
 B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
 

@@ -29,9 +29,9 @@ from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
 from bertorch.files import read_record, to_disk
-from bertorch.training.checkpoint import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
 from bertorch.training.model_card import is_of_others
+from bertorch.training.weights import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
 
 RECORD = "run.json"
 _STATE = "training_state.json"

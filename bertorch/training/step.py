@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bertorch import distributed
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batch import PackedBatch
 from bertorch.errors import UserError
 from bertorch.training.graphs import MULTIPLE, StepGraphs, Work
 

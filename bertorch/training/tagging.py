@@ -7,16 +7,16 @@ from loguru import logger
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PretrainedConfig
 
-from bertorch.data.tagging import TaggedBatch
+from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
+from bertorch.encoder.encoder import empty_model, load_config, saved_labels
+from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
-from bertorch.models.encoder import empty_model, load_config, saved_labels
-from bertorch.models.tagger import Tagger
-from bertorch.training import checkpoint
-from bertorch.training.checkpoint import Companion
+from bertorch.training import weights as checkpoint
 from bertorch.training.entity_f1 import EntityMetric
 from bertorch.training.step import BatchOutput
 from bertorch.training.tasks import Task
+from bertorch.training.weights import Companion
 
 
 def load_tagger(folder: str) -> Tagger:

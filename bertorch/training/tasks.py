@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertorch.data.batching import PackedBatch
-from bertorch.models.encoder_model import EncoderModel
-from bertorch.training.checkpoint import Companion
+from bertorch.data.batch import PackedBatch
+from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.training.metrics import ClassificationMetric, Metric
 from bertorch.training.step import BatchOutput
+from bertorch.training.weights import Companion
 
 B = TypeVar("B", bound=PackedBatch)
 

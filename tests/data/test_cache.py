@@ -14,8 +14,8 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 from bertorch import distributed
 from bertorch.data import array_folder, cache, datasets, fingerprint
 from bertorch.data.array_folder import array_names
-from bertorch.data.batching import Dataset
 from bertorch.data.cache import open_dataset
+from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labels
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from bertorch.data.splitting import Subset, split_off
+from bertorch.data.dataset import Subset, split_off
 from bertorch.errors import UserError
-from tests.training.test_tagging import random_sentences
-from tests.training.test_trainer import random_dataset
+from tests.tasks.test_tagging import random_sentences
+from tests.training.test_loop import random_dataset
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.batching import Dataset
+from bertorch.data.dataset import Dataset
+from bertorch.training.loop import fit
 from bertorch.training.tasks import Task
-from bertorch.training.trainer import fit
 from tests.conftest import run_processes
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from bertorch.data.batching import Dataset
+from bertorch.crf import CRF
+from bertorch.data.dataset import Dataset
 from bertorch.data.schedule import TrainingSchedule
-from bertorch.data.tagging import TaggedDataset
+from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
-from bertorch.models.classifier import SequenceClassifier
-from bertorch.models.crf import CRF
-from bertorch.models.losses import in_batch_negatives_loss
-from bertorch.models.sentence_bert import SiameseClassifier
-from bertorch.models.sentence_encoder import SentenceEncoder
-from bertorch.models.tagger import Tagger
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.tagger import Tagger
+from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.siamese import SiameseClassifier
 from bertorch.training import graphs
 from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.graphs import CudaCapture

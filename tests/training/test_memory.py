@@ -7,10 +7,10 @@ import torch
 
 from bertorch.config import ContrastiveConfig, TrainingConfig
 from bertorch.errors import UserError
-from bertorch.training import results
+from bertorch.training import run_state as results
+from bertorch.training.loop import fit
 from bertorch.training.memory import out_of_memory_told
 from bertorch.training.step import Precision
-from bertorch.training.trainer import fit
 from tests.architectures import random_batch
 from tests.conftest import REVIEWS, Script, launcher
 from tests.log_lines import command

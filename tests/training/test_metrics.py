@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertorch import distributed
-from bertorch.data.batching import PackedBatch
+from bertorch.data.batch import PackedBatch
 from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
 from tests.architectures import random_batch
 from tests.conftest import run_processes

@@ -8,7 +8,7 @@ import torch
 from bertorch import distributed
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.interruption import Interruption
-from bertorch.training.trainer import fit
+from bertorch.training.loop import fit
 from tests.conftest import run_processes
 from tests.training import test_contrastive, test_tagging, test_trainer
 from tests.training.several_processes import NO_DROPOUT, config

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from bertorch.config import TrainingConfig
 from bertorch.errors import UserError
-from bertorch.training.checkpoint import WEIGHTS
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
+from bertorch.training.weights import WEIGHTS
 
 OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
 

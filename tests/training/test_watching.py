@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from bertorch.errors import InterruptedRunError, UserError
-from bertorch.training import results
+from bertorch.training import run_state as results
+from bertorch.training.loop import fit
 from bertorch.training.metrics_file import METRICS, read_metrics
-from bertorch.training.trainer import fit
 from tests.conftest import run_processes
 from tests.training.several_processes import NO_DROPOUT, config
+from tests.training.test_loop import make_task, random_dataset
 from tests.training.test_resume import DROPOUT, assert_equal, stop_after
-from tests.training.test_trainer import make_task, random_dataset
 
 CLOCK = ("speed", "tokens_per_second", "memory")
 

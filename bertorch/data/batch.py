@@ -1,0 +1,131 @@
+"""A packed batch: tokens of several sentences end to end in one row."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bertorch.data.tokens import TokenStore, end_to_end
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """T tokens of N sentences, end to end in one row: no padding, no attention mask.
+
+    Attributes:
+        input_ids: (T,) int64.
+        token_type_ids: (T,) int64.
+        position_ids: (T,) int64, from 0 in each sentence.
+        cu_seqlens: (N+1,) int32: sentence i is tokens `cu_seqlens[i] : cu_seqlens[i+1]`.
+        max_seqlen: a bound on the longest sentence.
+        labels: what the loss or metric needs beside the sentences, a row an example: classes (examples,) int64, scores
+            (examples,) float64, or the numbers of its texts (examples, S) int64.
+        has_filler: whether tokens that belong to no sentence follow the last one, see `filled`.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    labels: Tensor
+    has_filler: bool = False
+
+    @property
+    def size(self) -> int:
+        """N, the number of sentences."""
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the sentences have, filler not counted; a batch on a GPU is waited for."""
+        return int(self.cu_seqlens[-1])
+
+    @property
+    def bounds(self) -> Tensor:
+        """`cu_seqlens`, to which filler adds T, as if it were one more sentence; int32."""
+        return F.pad(self.cu_seqlens, (0, 1), value=len(self.input_ids)) if self.has_filler else self.cu_seqlens
+
+    @property
+    def sentence_ids(self) -> Tensor:
+        """(T,) int64, the number of the sentence that each token belongs to, N for filler."""
+        lengths = self.bounds.diff()
+        sentences = torch.arange(len(lengths), device=lengths.device)
+        return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
+
+    def filled(self, multiple: int) -> Self:
+        """The batch in one of few shapes, as a CUDA graph needs them; the sentences and what comes of them stay.
+
+        At least one token of filler brings T to the next multiple, and `max_seqlen` is rounded up to one.
+        """
+        filler = multiple - len(self.input_ids) % multiple
+        return replace(
+            self,
+            input_ids=F.pad(self.input_ids, (0, filler)),
+            token_type_ids=F.pad(self.token_type_ids, (0, filler)),
+            position_ids=F.pad(self.position_ids, (0, filler)),
+            max_seqlen=round_up(self.max_seqlen, multiple),
+            has_filler=True,
+        )
+
+    def ready_for(self, device: torch.device) -> Self:
+        """The batch where the device can take it from while the processor goes on: page-locked memory for a GPU."""
+        if device.type != "cuda":
+            return self
+        with torch.cuda.device(device):  # also in a thread, which begins with the first GPU
+            return self._mapped(Tensor.pin_memory)
+
+    def split(self, sentences: int) -> "Iterator[PackedBatch]":
+        """Cut the batch into batches of at most this many sentences, in order; they have no labels."""
+        offsets = self.cu_seqlens.tolist()
+        for start in range(0, self.size, sentences):
+            bounds = offsets[start : start + sentences + 1]
+            tokens = slice(bounds[0], bounds[-1])
+            yield PackedBatch(
+                input_ids=self.input_ids[tokens],
+                token_type_ids=self.token_type_ids[tokens],
+                position_ids=self.position_ids[tokens],
+                cu_seqlens=self.cu_seqlens[start : start + sentences + 1] - bounds[0],
+                max_seqlen=max(end - begin for begin, end in pairwise(bounds)),
+                labels=self.labels[:0],
+            )
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
+
+    @classmethod
+    def of(cls, store: TokenStore, sentences: np.ndarray, **others: Any) -> Self:
+        """Gather the sentences with these numbers, in this order, on the CPU.
+
+        Args:
+            store: the tokens.
+            sentences: (N,) int64.
+            others: the other attributes.
+        """
+        lengths = store.lengths_of(sentences)  # (N,)
+        tokens = end_to_end(store.offsets[sentences], lengths)  # (T,)
+        return cls(
+            input_ids=torch.from_numpy(store.input_ids[tokens].astype(np.int64)),
+            token_type_ids=torch.from_numpy(store.token_type_ids[tokens].astype(np.int64)),
+            position_ids=torch.from_numpy(end_to_end(np.zeros_like(lengths), lengths)),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], lengths]).cumsum().astype(np.int32)),
+            max_seqlen=int(lengths.max(initial=0)),
+            **others,
+        )
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple that is not smaller."""
+    return -(-number // multiple) * multiple

@@ -1,0 +1,182 @@
+"""Tagged sentences → packed batches: a tag for each word, whatever the tokenizer makes of the word.
+
+A word is what the file calls a token. It is tagged on the first of its word pieces. A word of which the tokenizer
+leaves nothing (white space, control characters) is encoded as the unknown token, so that words and tags always align. A
+sentence that is too long is cut into windows that overlap; each word is tagged in one of them, with context on either
+side. All windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from bertorch.data.batch import PackedBatch, round_up
+from bertorch.data.tagged_sentences import TaggedSentences
+from bertorch.data.tokens import TokenStore, end_to_end, token_pieces
+from bertorch.errors import UserError
+
+FILLER_TAG = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedBatch(PackedBatch):
+    """A packed batch of windows, with K words of its examples that are tagged; `labels` are their tags, (K,) int64.
+
+    Words of filler, which come last, have the tag -100, as `cross_entropy` leaves it out, and belong to no example.
+
+    Attributes:
+        word_starts: (K,) int64, the token of the batch with which each word begins.
+        cu_words: (examples+1,) int32: example i has words `cu_words[i] : cu_words[i+1]`.
+        max_words: a bound on the words of an example.
+    """
+
+    word_starts: Tensor
+    cu_words: Tensor
+    max_words: int
+
+    @property
+    def word_bounds(self) -> Tensor:
+        """`cu_words`, to which filler adds K, as if it were one more example; int32."""
+        return F.pad(self.cu_words, (0, 1), value=len(self.labels)) if self.has_filler else self.cu_words
+
+    def filled(self, multiple: int) -> Self:
+        """Also at least one word of filler, which brings K to a multiple, as `max_words`."""
+        filler = multiple - len(self.labels) % multiple
+        return replace(
+            super().filled(multiple),
+            labels=F.pad(self.labels, (0, filler), value=FILLER_TAG),
+            word_starts=F.pad(self.word_starts, (0, filler)),
+            max_words=round_up(self.max_words, multiple),
+        )
+
+
+class Window(NamedTuple):
+    """Words `start : end` of a sentence, of which `kept_start : kept_end` are tagged here."""
+
+    start: int
+    end: int
+    kept_start: int
+    kept_end: int
+
+
+def windows(pieces: np.ndarray, room: int) -> Iterator[Window]:
+    """Cut a sentence into overlapping windows that keep each word once.
+
+    Args:
+        pieces: (words,) the word pieces of each word, at most half of `room`, rounded up.
+        room: word pieces that a window can hold.
+    """
+    ends = np.concatenate([[0], pieces]).cumsum()  # (words+1,), word pieces before each word
+    context = room // 4
+    start = kept_start = 0
+    while True:
+        end = int(np.searchsorted(ends, ends[start] + room, side="right")) - 1
+        if end == len(pieces):
+            yield Window(start, end, kept_start, end)
+            return
+        kept_end = int(np.searchsorted(ends, ends[end] - context, side="right")) - 1
+        kept_end = max(kept_end, kept_start + 1)
+        yield Window(start, end, kept_start, kept_end)
+        kept_start = kept_end
+        start = int(np.searchsorted(ends, ends[kept_start] - context))
+
+
+@dataclass(frozen=True)
+class TaggedDataset:
+    """Tokenised sentences with a tag for each word.
+
+    Attributes:
+        store: the tokens of all windows.
+        word_starts: (words,) int64, the token of its window with which each word begins, window by window.
+        word_offsets: (windows+1,) int64: window i has words `word_offsets[i] : word_offsets[i+1]`.
+        tags: (words,) int64.
+        examples: (N+1,) int64: example i has windows `examples[i] : examples[i+1]`.
+    """
+
+    store: TokenStore
+    word_starts: np.ndarray
+    word_offsets: np.ndarray
+    tags: np.ndarray
+    examples: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        sentences: TaggedSentences,
+        *,
+        max_length: int,
+    ) -> "TaggedDataset":
+        """Tokenise sentences and cut them into windows.
+
+        Args:
+            tokenizer: the model's.
+            sentences: words and tags.
+            max_length: tokens of a window, special tokens included.
+
+        Raises:
+            UserError: `max_length` leaves no room for a word.
+        """
+        pieces = token_pieces(tokenizer, sentences.tokens)
+        room = max_length - len(pieces.prefix) - len(pieces.suffix)
+        if room < 1:
+            raise UserError(
+                f"--max_seq_length {max_length}: expected at least {max_length - room + 1}, a word among them"
+            )
+        pieces = pieces.cut((room + 1) // 2)
+        bounds = []  # of each window: numbers of words over all sentences
+        windows_of_sentence = []
+        first_word = 0
+        for words in pieces.sentences:
+            cut = list(windows(pieces.lengths[words], room))
+            bounds += [[first_word + word for word in window] for window in cut]
+            windows_of_sentence.append(len(cut))
+            first_word += len(words)
+        start, end, kept_start, kept_end = np.array(bounds, dtype=np.int64).T  # (windows,) each
+        store, word_tokens = pieces.store(start, end)
+        before = len(pieces.prefix) - word_tokens[start]  # (windows,)
+        return cls(
+            store=store,
+            word_starts=word_tokens[:-1] + np.repeat(before, kept_end - kept_start),
+            word_offsets=np.append(kept_start, kept_end[-1]),
+            tags=np.concatenate(sentences.tags),
+            examples=np.concatenate([[0], windows_of_sentence]).cumsum(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.examples) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, words of each example."""
+        return self._words_of(np.arange(len(self)))
+
+    def labels_of(self, examples: np.ndarray) -> int:
+        """One for each word."""
+        return int(self._words_of(examples).sum())
+
+    def batch(self, examples: np.ndarray) -> TaggedBatch:
+        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
+        first = self.examples[examples]  # (examples,)
+        windows = end_to_end(first, self.examples[examples + 1] - first)  # (N,)
+        tokens = np.concatenate([[0], self.store.lengths_of(windows)]).cumsum()  # (N+1,)
+        words_of_window = self.word_offsets[windows + 1] - self.word_offsets[windows]  # (N,)
+        words = end_to_end(self.word_offsets[windows], words_of_window)  # (K,)
+        words_of_example = self._words_of(examples)  # (examples,)
+        return TaggedBatch.of(
+            self.store,
+            windows,
+            labels=torch.from_numpy(self.tags[words]),
+            word_starts=torch.from_numpy(self.word_starts[words] + np.repeat(tokens[:-1], words_of_window)),
+            cu_words=torch.from_numpy(np.concatenate([[0], words_of_example]).cumsum().astype(np.int32)),
+            max_words=int(words_of_example.max(initial=0)),
+        )
+
+    def _words_of(self, examples: np.ndarray) -> np.ndarray:
+        return self.word_offsets[self.examples[examples + 1]] - self.word_offsets[self.examples[examples]]

@@ -1,0 +1,61 @@
+"""What every model that is trained here has in common."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from bertorch.encoder.encoder import Encoder
+from bertorch.errors import UserError
+
+
+class EncoderModel(nn.Module):
+    """A model on packed batches with an encoder inside.
+
+    Attributes:
+        pipeline_tag: what it is for, by the name that the hub has for it.
+    """
+
+    pipeline_tag: str
+
+    @property
+    def weights(self) -> nn.Module:
+        """The module whose `state_dict` is saved and warm-started."""
+        raise NotImplementedError
+
+    @property
+    def encoder_prefix(self) -> str:
+        """The encoder's name within `weights`, such as `bert`."""
+        raise NotImplementedError
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The encoders inside, most often one."""
+        return [module for module in self.modules() if isinstance(module, Encoder)]
+
+    def compile_encoders(self) -> None:
+        """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
+        for encoder in self.encoders:
+            encoder.model.compile(dynamic=True)
+
+    def recompute_activations(self) -> None:
+        """Keep only the input of each layer in training; the backward pass runs the layer again, with the same dropout.
+
+        References:
+            Chen, Xu, Zhang and Guestrin, Training Deep Nets with Sublinear Memory Cost, 2016.
+
+        Raises:
+            UserError: transformers cannot do so with this architecture.
+        """
+        for encoder in self.encoders:
+            _recompute_layers(encoder.model)
+
+
+def _recompute_layers(model: PreTrainedModel) -> None:
+    # Its name depends on the version of transformers.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"--gradient_checkpointing: expected a model whose layers transformers can run again, got "
+            f"{type(model).__name__}; leave the option out, or choose another --pretrained_model_name_or_path"
+        ) from error

@@ -1,0 +1,110 @@
+"""The files by which `SentenceTransformer(saved_dir)` loads a sentence encoder; written without that package.
+
+Its encoder is the folder itself (`config.json`, `pytorch_model.bin`, the tokenizer's files). Beside them `modules.json`
+lists pooling and dense layers, each with a folder of its own. Older and newer releases read this form.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from safetensors.torch import save_file
+from torch import nn
+
+from bertorch.encoder.pooling import PretrainedPooler
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.trials import evaluating
+
+_MODULES = "sentence_transformers.models"
+_ACTIVATIONS = (nn.Tanh(), nn.Identity())
+
+
+class SentenceTransformerFiles:
+    """Saved beside the weights of a sentence encoder.
+
+    `linear` pooling becomes pooling of [CLS] and a dense layer. A pooler that is no dense layer with tanh or without
+    activation cannot be told to sentence-transformers; the log then says so and no file is written.
+
+    Args:
+        embedder: the sentence encoder.
+        max_seq_length: tokens that it was trained with.
+    """
+
+    def __init__(self, embedder: SentenceEncoder, max_seq_length: int) -> None:
+        self._embedder = embedder
+        self._max_seq_length = max_seq_length
+        self._pooler = _pooler_layer(embedder) if embedder.pooling_mode == "linear" else None
+        self._possible = self._pooler is not None or embedder.pooling_mode != "linear"
+        if not self._possible:
+            logger.warning(
+                "sentence-transformers knows no pooler like that of {}; the saved folder loads in transformers only",
+                type(embedder.encoder.model).__name__,
+            )
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the files into a folder."""
+        if not self._possible:
+            return
+        folder = Path(save_directory)
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+        _write(folder / "1_Pooling" / "config.json", self._pooling_config())
+        for number, (layer, activation) in enumerate(self._dense_layers(), start=2):
+            modules.append((f"{number}_Dense", "Dense"))
+            _write_dense(folder / modules[-1][0], layer, activation)
+        listed = [
+            {"idx": number, "name": str(number), "path": path, "type": f"{_MODULES}.{module}"}
+            for number, (path, module) in enumerate(modules)
+        ]
+        _write(folder / "modules.json", listed)
+        _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
+
+    def _pooling_config(self) -> dict[str, Any]:
+        mean = self._embedder.pooling_mode == "mean"
+        return {
+            "word_embedding_dimension": self._embedder.config.hidden_size,
+            "pooling_mode_cls_token": not mean,
+            "pooling_mode_mean_tokens": mean,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        }
+
+    def _dense_layers(self) -> Iterator[tuple[nn.Linear, nn.Module]]:
+        if self._pooler is not None:
+            yield self._pooler
+        if self._embedder.emb_reduce_linear is not None:
+            yield self._embedder.emb_reduce_linear, nn.Identity()
+
+
+def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:
+    """The pooler as a dense layer and its activation, None if it is something else; found out by trying."""
+    pooler = PretrainedPooler(embedder.encoder.model)
+    layers = [module for module in pooler.modules() if isinstance(module, nn.Linear)]
+    if len(layers) != 1:
+        return None
+    layer = layers[0]
+    states = torch.linspace(-2, 2, 4 * layer.in_features, dtype=layer.weight.dtype).view(4, -1)  # (4, H)
+    with evaluating(pooler):
+        for activation in _ACTIVATIONS:
+            if torch.equal(pooler(states), activation(layer(states))):
+                return layer, activation
+    return None
+
+
+def _write_dense(folder: Path, layer: nn.Linear, activation: nn.Module) -> None:
+    config = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": layer.bias is not None,
+        "activation_function": f"{type(activation).__module__}.{type(activation).__qualname__}",
+    }
+    _write(folder / "config.json", config)
+    weights = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in layer.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+
+
+def _write(file: Path, content: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

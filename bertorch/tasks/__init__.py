@@ -1,0 +1,1 @@
+"""The tasks: examples, head, loss, metric, prediction, report and card of each."""

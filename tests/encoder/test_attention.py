@@ -1,0 +1,192 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bertorch.encoder.attention import packed_attention
+from bertorch.encoder.layouts import BlockLayout, FlashLayout, GroupedLayout, layout_of, runs_flash
+from tests.architectures import random_batch
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+LENGTHS = [3, 1, 7]
+HEADS, SIZE = 4, 6
+
+
+@pytest.fixture
+def layout():
+    return BlockLayout.of(random_batch(LENGTHS))
+
+
+def states(heads: int) -> torch.Tensor:
+    return torch.randn(
+        1, heads, sum(LENGTHS), SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(heads)
+    )
+
+
+def plain_attention(query, key, value, *, scaling, window=None):
+    """Softmax attention sentence by sentence, head by head, token by token."""
+    group = query.shape[1] // key.shape[1]
+    result = torch.zeros(1, sum(LENGTHS), query.shape[1], SIZE, dtype=query.dtype)
+    start = 0
+    for length in LENGTHS:
+        for head in range(query.shape[1]):
+            for i in range(start, start + length):
+                seen = [j for j in range(start, start + length) if window is None or abs(i - j) < window]
+                scores = torch.stack([query[0, head, i] @ key[0, head // group, j] * scaling for j in seen])
+                weights = scores.softmax(0)
+                result[0, i, head] = sum(w * value[0, head // group, j] for w, j in zip(weights, seen, strict=True))
+        start += length
+    return result
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("window", [None, 3])
+def test_equals_plain_attention_within_each_sentence(layout, key_heads, window):
+    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
+    got, weights = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
+    )
+    assert weights is None
+    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+
+
+def test_pad_and_unpad(layout):
+    packed = torch.arange(1, 12)
+    block = layout.pad(packed, -1)
+    assert block.tolist() == [[1, 2, 3, -1, -1, -1, -1], [4, -1, -1, -1, -1, -1, -1], [5, 6, 7, 8, 9, 10, 11]]
+    assert layout.mask.tolist() == (block > 0).tolist()
+    assert torch.equal(layout.unpad(block), packed)
+
+
+def test_max_seqlen_may_be_a_loose_bound():
+    batch = random_batch([2, 1])
+    tight, loose = BlockLayout.of(batch), BlockLayout.of(replace(batch, max_seqlen=5))
+    query = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+    results = [
+        packed_attention(torch.nn.Identity(), query, query, query, None, layout=item)[0] for item in (tight, loose)
+    ]
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("window", [None, 3])
+def test_flash_attention_equals_plain_attention_within_each_sentence(flash, key_heads, window):
+    layout = layout_of(random_batch(LENGTHS), torch.float64, SIZE)
+    assert isinstance(layout, FlashLayout)
+    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
+    got, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
+    )
+    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("window", [None, 3])
+def test_blocks_of_like_length_equal_plain_attention(groups, key_heads, window):
+    layout = layout_of(random_batch(LENGTHS), torch.float64, SIZE)
+    assert isinstance(layout, GroupedLayout)
+    assert [(block.sentences, block.length) for block in layout.blocks] == [(1, 7), (1, 3), (1, 1)]
+    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
+    got, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
+    )
+    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+
+
+def test_sentences_of_like_length_share_a_block():
+    layout = GroupedLayout.of(random_batch([50, 9, 100, 75, 100, 40, 76]))
+    assert [(block.sentences, block.length) for block in layout.blocks] == [(4, 100), (2, 50), (1, 9)]
+    assert layout.sizes == (351, 90, 9)
+
+
+def test_small_blocks_are_not_cut_up():
+    assert isinstance(layout_of(random_batch(LENGTHS), torch.float32, SIZE), BlockLayout)
+    assert isinstance(layout_of(random_batch([128] * 9), torch.float32, SIZE), GroupedLayout)
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout])
+def test_dropped_weights_are_scaled_so_that_the_mean_stays(kind, key_heads):
+    """Over many draws, attention with dropout is attention without it, and so is its gradient."""
+    draws, lengths = 3000, [3, 5]
+    batch = random_batch(lengths * draws)
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 8, SIZE, dtype=torch.float64, requires_grad=True)
+        for heads in (HEADS, key_heads, key_heads)
+    )
+    expected, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, layout=kind.of(random_batch(lengths)), scaling=0.3
+    )
+    many = (tensor.repeat(1, 1, draws, 1) for tensor in (query, key, value))
+    got, _ = packed_attention(torch.nn.Identity(), *many, None, layout=kind.of(batch), scaling=0.3, dropout=0.25)
+    mean = got.view(draws, 8, HEADS, SIZE).mean(0)
+    torch.testing.assert_close(mean, expected[0], rtol=0, atol=0.08)
+    for of_mean, exact in zip(
+        torch.autograd.grad(mean.square().sum(), (query, key, value)),
+        torch.autograd.grad(expected.square().sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_mean, exact, rtol=0.1, atol=0.3)
+
+
+@pytest.mark.parametrize("multiple", [8, 128])
+@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout, FlashLayout])
+def test_filler_attends_to_itself_only(flash, kind, multiple):
+    batch = random_batch(LENGTHS)
+    filled = batch.filled(multiple)
+    query = torch.randn(1, HEADS, len(filled.input_ids), SIZE, generator=torch.Generator().manual_seed(0))
+
+    def attended(batch):
+        layout = layout_of(batch, query.dtype, SIZE) if kind is FlashLayout else kind.of(batch)
+        rows = query[:, :, : len(batch.input_ids)]
+        return packed_attention(torch.nn.Identity(), rows, rows, rows, None, layout=layout)[0]
+
+    result = attended(filled)
+    assert result.isfinite().all()
+    torch.testing.assert_close(result[:, : sum(LENGTHS)], attended(batch))
+
+
+def test_the_cpu_has_no_flash_attention():
+    assert not runs_flash(torch.device("cpu"), torch.bfloat16, 64)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 20])
+def test_flash_attention_and_its_gradient_are_those_of_the_block(dtype, window):
+    """Each is within twice the rounding error that the block has in half precision itself."""
+    lengths = [3, 128, 1, 77, 50]
+    device = torch.device("cuda")
+    batch = random_batch(lengths).filled(128).to(device)
+    inputs = [
+        torch.randn(1, 12, len(batch.input_ids), 64, device=device, requires_grad=True, dtype=torch.float64)
+        for _ in range(3)
+    ]
+    flash = layout_of(batch, dtype, 64)
+    assert isinstance(flash, FlashLayout)
+
+    def result(layout, dtype):
+        query, key, value = (tensor.to(dtype) for tensor in inputs)
+        out, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, sliding_window=window)
+        kept = out[:, : sum(lengths)]  # what filler attends to is nobody's business
+        return [kept.double(), *torch.autograd.grad(kept.double().square().sum(), inputs)]
+
+    exact = result(BlockLayout.of(batch), torch.float64)
+    in_half = result(BlockLayout.of(batch), dtype)
+    for got, half, expected in zip(result(flash, dtype), in_half, exact, strict=True):
+        assert (got - expected).abs().max() <= 2 * (half - expected).abs().max()
+
+
+@needs_cuda
+def test_flash_attention_drops_weights_with_the_probability_asked_for():
+    """All values are 1 and all weights equal: what remains of a row is the share of weights kept, times 1 / (1 - p)."""
+    batch = random_batch([128] * 8).to(torch.device("cuda"))
+    query = torch.zeros(1, 12, 1024, 64, device="cuda", dtype=torch.bfloat16)
+    value = torch.ones_like(query)
+    layout = layout_of(batch, query.dtype, 64)
+    out, _ = packed_attention(torch.nn.Identity(), query, query, value, None, layout=layout, dropout=0.25)
+    rows = out[0, :, :, 0].float()
+    assert rows.mean().item() == pytest.approx(1, abs=0.01)
+    assert rows.std().item() == pytest.approx((0.25 / 0.75 / 128) ** 0.5, rel=0.1)

@@ -1,0 +1,260 @@
+"""Folders of all scripts in Python, against transformers and sentence-transformers on the same folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from bertorch import load
+from bertorch.errors import UserError
+from bertorch.inference import engine
+from bertorch.tasks.metadata import KEY
+from bertorch.training.tagging import load_tagger
+from tests.conftest import MATCHING, NER, NLI, REVIEWS, TINY
+
+MAX_LENGTH = 32
+TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()][:70]
+PAIRS = [tuple(line.split("\t")[:2]) for line in (MATCHING / "dev.txt").read_text().splitlines()][:70]
+SENTENCES = [json.loads(line)["text"] for line in (NER / "dev.json").read_text().splitlines()][:40]
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """So that there are several."""
+    monkeypatch.setattr(engine, "WINDOW", 25)
+
+
+def probabilities_of(folder, *columns):
+    """By transformers, one example at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = []
+    with torch.no_grad():
+        for texts in zip(*columns, strict=True):
+            inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
+            rows.append(model(**inputs).logits[0].softmax(-1))
+    return torch.stack(rows).numpy()
+
+
+def table(predictions):
+    return np.array([list(prediction.probabilities.values()) for prediction in predictions])
+
+
+def test_a_classifier_predicts_what_transformers_does(folders):
+    predictions = load(folders["classifier"]).predict(TEXTS)
+    expected = probabilities_of(folders["classifier"], TEXTS)
+    np.testing.assert_allclose(table(predictions), expected, atol=1e-5)
+    assert [prediction.label for prediction in predictions] == [
+        ["negative", "positive"][row.argmax()] for row in expected
+    ]
+    assert predictions[0].probability == pytest.approx(expected[0].max(), abs=1e-5)
+    assert predictions[0].cosine is None
+
+
+def test_linear_layers_are_those_for_the_device(folders):
+    encoder = load(folders["classifier"])._classifier.encoders[0]
+    assert not any(type(module) is torch.nn.Linear for module in encoder.modules())
+
+
+def test_a_classifier_of_pairs(folders):
+    predictions = load(folders["pair classifier"]).predict(PAIRS)
+    expected = probabilities_of(folders["pair classifier"], *zip(*PAIRS, strict=True))
+    np.testing.assert_allclose(table(predictions), expected, atol=1e-5)
+    assert list(predictions[0].probabilities) == (NLI / "labels.txt").read_text().split()
+
+
+@pytest.mark.parametrize("name", ["matching", "nli", "simcse", "batchneg"])
+def test_embeddings_are_those_of_sentence_transformers(name, folders):
+    model = load(folders[name])
+    peer = SentenceTransformer(str(folders[name]), device="cpu")
+    expected = peer.encode(TEXTS, show_progress_bar=False)
+    vectors = model.encode(TEXTS)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert vectors.dtype == np.float32
+    unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.encode(TEXTS, normalize=True), unit, atol=1e-5)
+    assert model.encode([]).shape == (0, expected.shape[1])
+
+
+@pytest.mark.parametrize(("name", "labels"), [("matching", 2), ("nli", 3), ("simcse", 0), ("batchneg", 0)])
+def test_pairs_have_a_cosine_and_sentence_bert_its_classes(name, labels, folders):
+    predictions = load(folders[name]).predict(PAIRS)
+    peer = SentenceTransformer(str(folders[name]), device="cpu")
+    first, second = (peer.encode(list(column), show_progress_bar=False) for column in zip(*PAIRS, strict=True))
+    cosine = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    np.testing.assert_allclose([prediction.cosine for prediction in predictions], cosine, atol=1e-5)
+    assert table(predictions).shape == (len(PAIRS), labels)
+    if labels:
+        weights = torch.load(folders[name] / "pytorch_model.bin", weights_only=True)
+        features = [first, second, abs(first - second), *([first * second] if name == "matching" else [])]
+        logits = (
+            np.concatenate(features, 1) @ weights["classifier.weight"].numpy().T + weights["classifier.bias"].numpy()
+        )
+        expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(table(predictions), expected, atol=1e-5)
+    else:
+        assert predictions[0].label is None
+        assert predictions[0].probability is None
+
+
+def test_a_tagger_without_a_crf_finds_the_best_path_over_the_logits_of_transformers(folders):
+    """Where the likeliest tags by themselves spell whole entities, they are the best path."""
+    model = AutoModelForTokenClassification.from_pretrained(folders["ner"])
+    tokenizer = AutoTokenizer.from_pretrained(folders["ner"])
+    tagger = load(folders["ner"])
+    compared = 0
+    for result, tokens in zip(tagger.tag(SENTENCES), SENTENCES, strict=True):
+        assert result.tokens == tokens
+        if len(tokens) > MAX_LENGTH - 2:
+            continue
+        with torch.no_grad():
+            logits = model(**tokenizer(tokens, is_split_into_words=True, return_tensors="pt")).logits[0, 1:-1]
+        ids = logits.argmax(-1).numpy()
+        if tagger.tags.first_offence(ids) is None:
+            assert result.tags == [tagger.labels[number] for number in ids]
+            compared += 1
+    assert compared > 10
+
+
+def test_a_tagger_decodes_with_its_crf(folders):
+    tagger = load_tagger(str(folders["ner with a CRF"]))
+    model = load(folders["ner with a CRF"])
+    tokens = SENTENCES[3]
+    tokenizer = AutoTokenizer.from_pretrained(folders["ner with a CRF"])
+    encoded = tokenizer(tokens, is_split_into_words=True, return_tensors="pt")
+    with torch.no_grad():
+        emissions = AutoModelForTokenClassification.from_pretrained(folders["ner with a CRF"])(**encoded).logits[
+            0, 1:-1
+        ]
+        path = tagger.crf.viterbi(emissions, torch.tensor([0, len(emissions)]), len(emissions))
+    assert model.tag([tokens])[0].tags == [model.labels[number] for number in path]
+
+
+def test_entities_of_plain_text_stand_where_they_say(folders):
+    model = load(folders["ner"])
+    texts = ["".join(tokens) for tokens in SENTENCES]
+    spaced = [" " + " ".join(tokens) + "　" for tokens in SENTENCES]
+    found = 0
+    for plain, wide, tokens in zip(model.tag(texts), model.tag(spaced), model.tag(SENTENCES), strict=True):
+        assert wide.tags == plain.tags
+        assert [entity.type for entity in wide.entities] == [entity.type for entity in plain.entities]
+        if tokens.tokens == plain.tokens:
+            assert tokens.tags == plain.tags
+            assert tokens.entities == plain.entities  # every token is a character: the offsets are the same
+            found += len(tokens.entities)
+    for text, result in zip(spaced, model.tag(spaced), strict=True):
+        assert all(text[entity.start : entity.end] == entity.text for entity in result.entities)
+    assert found > 5
+    assert model.tag(["", "   ", []]) == model.tag([[]]) * 3
+
+
+def test_results_do_not_depend_on_the_batch(folders):
+    one = load(folders["simcse"], batch_size=1).encode(TEXTS)
+    np.testing.assert_allclose(load(folders["simcse"], batch_size=64).encode(TEXTS), one, atol=1e-5)
+
+
+def test_fewer_tokens_on_demand(folders):
+    model = load(folders["simcse"], max_seq_length=6)
+    np.testing.assert_allclose(model.encode([TEXTS[0]]), model.encode([TEXTS[0][:4]]), atol=1e-5)
+    with pytest.raises(UserError, match="--max_seq_length 4000: expected at most"):
+        load(folders["simcse"], max_seq_length=4000)
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "message"),
+    [
+        ("classifier", lambda model: model.encode(["a"]), "expected a embedding model to encode with"),
+        ("classifier", lambda model: model.tag(["a"]), "to tag with, got one of run_classifier.py"),
+        ("ner", lambda model: model.predict(["a"]), "to predict with, got one of run_ner.py"),
+        ("ner", lambda model: model.tag(["a"], split="bytes"), "expected one of characters, words, got 'bytes'"),
+        ("ner", lambda model: model.tag("a"), "expected a list of texts, got the text 'a'"),
+        ("classifier", lambda model: model.predict("a"), "expected a list of inputs, got the text 'a'"),
+        ("classifier", lambda model: model.predict(["a", ("a", "b")]), "expected input 2 to be a text, got"),
+        ("simcse", lambda model: model.predict(["a"]), "expected input 1 to be a pair, a tuple of two texts, got 'a'"),
+        ("simcse", lambda model: model.encode(["\ud800"]), "expected input 1 to be a text, got '\\ud800'"),
+        ("ner", lambda model: model.tag(["\ud800"]), "expected text, got half a surrogate pair"),
+        ("ner", lambda model: model.tag([["a", 3]]), "expected a text or a list of tokens, got ['a', 3]"),
+        ("simcse", lambda model: model.encode([3]), "expected input 1 to be a text, got 3"),
+    ],
+)
+def test_a_wrong_use_is_told(name, use, message, folders):
+    with pytest.raises(UserError) as error:
+        use(load(folders[name]))
+    assert message.replace("a embedding", "an embedding") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "a batch_size of at least 1, got 'auto' and 0"),
+        ({"precision": "half"}, "expected a precision of auto, fp32, bf16, fp16 and"),
+        ({"device": "gpu"}, "expected a device that this machine has, such as cpu or cuda:0, got 'gpu'"),
+        ({"device": "cuda:99"}, "expected a device that this machine has, such as cpu or cuda:0, got 'cuda:99'"),
+    ],
+)
+def test_wrong_options_are_told(options, message, folders):
+    with pytest.raises(UserError, match=message):
+        load(folders["classifier"], **options)
+
+
+def changed(folder, target, config=None, weights=None):
+    """A copy of a folder with another config and other weights."""
+    shutil.copytree(folder, target)
+    values = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config(values) if config else values))
+    if weights:
+        tensors = torch.load(target / "pytorch_model.bin", weights_only=True)
+        torch.save(weights(tensors), target / "pytorch_model.bin")
+    return target
+
+
+def without(*keys):
+    return lambda values: {key: value for key, value in values.items() if key not in keys}
+
+
+@pytest.mark.parametrize("name", ["classifier", "matching", "nli", "simcse", "batchneg", "ner with a CRF"])
+def test_a_folder_of_an_earlier_version_is_recognised(name, folders, tmp_path):
+    folder = changed(folders[name], tmp_path / "earlier", without(KEY))
+    earlier, now = load(folder, max_seq_length=MAX_LENGTH), load(folders[name])
+    assert earlier.description.task == now.description.task
+    assert earlier.description.pooling_mode == now.description.pooling_mode
+    assert earlier.description.output_emb_size == now.description.output_emb_size
+    assert earlier.description.concat_multiply == now.description.concat_multiply
+    if name == "classifier":
+        assert earlier.predict(TEXTS[:3]) == now.predict(TEXTS[:3])
+        assert len(earlier.predict(PAIRS[:3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("simcse", {"config": lambda old: old | {KEY: {"task": "x"}}}, "config.json: bertorch: expected the fields"),
+        (
+            "simcse",
+            {"config": lambda old: old | {KEY: old[KEY] | {"pooling_mode": "max"}}},
+            "pooling_mode: expected one of ('linear', 'cls', 'mean'), got 'max'",
+        ),
+        ("classifier", {"config": lambda old: old | {"id2label": {"0": "a", "5": "b"}}}, "id2label: expected each"),
+        ("classifier", {"weights": without("classifier.weight")}, "got none for classifier.weight (1 missing)"),
+        ("nli", {"weights": without("classifier.weight")}, "got none for classifier.weight (1 missing)"),
+        ("ner", {"config": lambda old: old | {"id2label": {"0": "a", "1": "O"}}}, "expected a tag of --tag bios"),
+        ("ner", {"config": lambda old: old | {"id2label": {"0": "O"}}}, "classifier.bias: expected (1,), got (10,)"),
+        ("ner", {"config": without("tag_scheme")}, "expected a folder saved by run_ner.py"),
+    ],
+)
+def test_a_broken_folder_is_told(name, changes, message, folders, tmp_path):
+    with pytest.raises(UserError) as error:
+        load(changed(folders[name], tmp_path / "broken", **changes))
+    assert message in str(error.value)
+    assert "pretrained_model_name_or_path" not in str(error.value)
+
+
+def test_what_is_no_folder_of_a_script_is_told(tmp_path):
+    with pytest.raises(UserError, match="expected the folder that a run saved, got no folder"):
+        load(tmp_path / "none")
+    with pytest.raises(UserError, match="without 'bertorch', which says which of them"):
+        load(TINY)

@@ -1,0 +1,56 @@
+import pytest
+
+from bertorch.errors import UserError
+from bertorch.prepare.examples import collect_labels, read_examples
+
+
+def test_columns(file):
+    [first, second] = read_examples(file("甲\t乙\t1\n丙\t丁\t0\n"))
+    assert (first.number, first.line, first.texts, first.labels) == (1, "甲\t乙\t1", ("甲", "乙"), ("1",))
+    assert (second.number, second.texts) == (2, ("丙", "丁"))
+    pairs = read_examples(file("甲\t乙\n"), texts=2)
+    assert (pairs[0].texts, pairs[0].labels) == (("甲", "乙"), ())
+    [sentence] = read_examples(file("甲\n"))
+    assert (sentence.texts, sentence.labels) == (("甲",), ())
+    with_negative = read_examples(file("甲\t乙\t丙\n"), texts=1)
+    assert (with_negative[0].texts, with_negative[0].labels) == (("甲",), ("乙", "丙"))
+
+
+def test_json_lines(file):
+    line = '{"id": 1, "text": ["我", "们"], "label": ["S-PER", "O"]}'
+    [example] = read_examples(file(line))
+    assert (example.line, example.texts, example.labels) == (line, ("我", "们"), ("S-PER", "O"))
+    assert read_examples(file("{甲\tb\n"))[0].texts == ("{甲",)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "expected"),
+    [
+        ("a\tb\na\n", None, ":2: expected 2 columns as in the first line, got 1"),
+        ("a\tb\na\t \n", None, ":2: expected no empty column"),
+        ('{"text": ["a"], "label": ["O"]}\n{"text": ["a"]}\n', None, ":2: expected two lists of strings"),
+        ("a\nb\n", 2, ": expected lines with at least 2 columns, as --texts has it, got 1"),
+        (
+            '{"text": ["a"], "label": ["O"]}\n',
+            1,
+            ": expected lines with at least 1 columns, as --texts has it, got JSON",
+        ),
+        ("", None, ": expected one example a line, got no line"),
+    ],
+)
+def test_malformed_files(file, content, texts, expected):
+    path = file(content)
+    with pytest.raises(UserError) as error:
+        read_examples(path, texts)
+    assert path + expected in str(error.value)
+
+
+def test_labels_in_each_order(file):
+    lines = read_examples(file("a\t10\nb\t9\nc\t9\nd\tx\n"))
+    assert collect_labels(lines, "sorted") == ["9", "10", "x"]
+    assert collect_labels(lines, "first") == ["10", "9", "x"]
+    assert collect_labels(lines, "frequency") == ["9", "10", "x"]
+    numbers = read_examples(file("a\t10\nb\t-1\nc\t1.5\nd\tx\n"))
+    assert collect_labels(numbers, "sorted") == ["-1", "1.5", "10", "x"]
+    tags = read_examples(file('{"text": ["a", "b", "c"], "label": ["I-A", "B-A", "O"]}\n'))
+    assert collect_labels(tags, "sorted") == ["O", "B-A", "I-A"]

@@ -1,0 +1,74 @@
+import pytest
+
+from bertorch.errors import UserError
+from bertorch.prepare.tables import convert_table
+
+
+def convert(path, columns="review,label", delimiter="comma", encoding="utf-8", **labels):
+    return convert_table(path, columns.split(","), delimiter=delimiter, encoding=encoding, labels=labels)
+
+
+def test_columns_by_name_in_the_order_wanted(file):
+    path = file('label,id,review\n1,7,很好\n0,8,"不好, 真的""差"""\n')
+    assert convert(path) == ["很好\t1", '不好, 真的"差"\t0']
+    assert convert(path, columns="review") == ["很好", '不好, 真的"差"']
+
+
+def test_labels_are_mapped(file):
+    path = file("label,review\n1,好\n 0,差\n")
+    labels = {"0": "negative", "1": "positive"}
+    assert convert_table(path, ["review", "label"], delimiter="comma", encoding="utf-8", labels=labels) == [
+        "好\tpositive",
+        "差\tnegative",
+    ]
+    with pytest.raises(UserError, match=r":3: expected one of the values of --map_label \(1\), got '0'"):
+        convert_table(path, ["review", "label"], delimiter="comma", encoding="utf-8", labels={"1": "positive"})
+
+
+def test_line_breaks_and_tabs_in_a_cell_become_a_space(file):
+    assert convert(file('review,label\r\n"一\r\n\r\n二\t三",1\r\n四,0\r\n')) == ["一 二 三\t1", "四\t0"]
+
+
+def test_other_delimiters(file):
+    assert convert(file("review;label\na,b;1\n"), delimiter="semicolon") == ["a,b\t1"]
+    assert convert(file('label\treview\n1\t他说"好\n0\t"不"\n'), delimiter="tab") == ['他说"好\t1', '"不"\t0']
+
+
+def test_other_encodings(file):
+    path = file("review,label\n好,1\n差,0\n".encode("gb18030"))
+    assert convert(path, encoding="gb18030") == ["好\t1", "差\t0"]
+    with pytest.raises(UserError, match=r"published.txt:2: expected utf-8, got byte 0xba; name another --encoding"):
+        convert(path)
+    with pytest.raises(UserError, match="--encoding: expected an encoding of text that Python knows, got 'gbkk'"):
+        convert(path, encoding="gbkk")
+    with pytest.raises(UserError, match="--encoding: expected an encoding of text that Python knows, got 'undefined'"):
+        convert(path, encoding="undefined")
+    assert convert(file("review,label\n好,1\n".encode("utf-16")), encoding="utf-16") == ["好\t1"]
+    assert convert(file("\ufeffreview,label\n好,1\n")) == ["好\t1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", ":1: expected a header with review, label, each once, got none"),
+        ("text,label\na,1\n", ":1: expected a header with review, label, each once, got text, label"),
+        ("review,label,label\na,1,1\n", ":1: expected a header with review, label, each once, got review"),
+        ("review,label\n", ": expected rows under the header, got none"),
+        ("review,label\na,1\nb\n", ":3: expected 2 cells as in the header, got 1"),
+        ("review,label\na,1\n\nb,c,1\n", ":4: expected 2 cells as in the header, got 3"),
+        ('review,label\n"a\nb",1\n ,1\n', ":4: expected no empty text or label"),
+        ('review,label\na,1\n"b" c,1\n', ":3: expected a row of CSV, got: "),
+        ('review,label\na,1\n"b,1\nc,1\n', ":3: expected a row of CSV, got: "),
+        ("review,label\na\rb,1\n", ":2: expected a row of CSV, got: "),
+    ],
+)
+def test_malformed_rows_are_named(file, content, expected):
+    path = file(content)
+    with pytest.raises(UserError) as error:
+        convert(path)
+    assert path + expected in str(error.value)
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="expected a readable CSV file, got a folder"):
+        convert(str(tmp_path))

@@ -1,0 +1,142 @@
+import json
+
+import pytest
+
+from bertorch.errors import UserError
+from bertorch.prepare.tag_columns import read_tag_columns, read_tag_json, tagged_lines
+
+BMES_ROWS = "我 S-PER\n在 O\n北 B-LOC\n京 M-LOC\n市 E-LOC\n\n好 O\n"
+EXPECTED = [
+    '{"text": ["我", "在", "北", "京", "市"], "label": ["S-PER", "O", "B-LOC", "I-LOC", "I-LOC"]}',
+    '{"text": ["好"], "label": ["O"]}',
+]
+
+
+def convert(path, layout="auto", source="auto", target="bios", *, first_character=False, strict=False):
+    sentences = read_tag_columns(path, layout, first_character=first_character)
+    return tagged_lines(path, sentences, source=source, target=target, strict=strict)
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        BMES_ROWS,  # Weibo, MSRA
+        BMES_ROWS.replace(" ", "\t"),
+        BMES_ROWS.replace("M-", "I-"),  # BIOES
+        "\n\n" + BMES_ROWS.replace("\n\n", "\n \u3000\n\n") + "\n\n",  # more blank lines than one
+        "\ufeff" + BMES_ROWS.replace("\n", "\r\n"),
+        "我 在 北 京 市\tS-PER O B-LOC M-LOC E-LOC\n好\tO\n",  # Resume, OntoNotes 4
+        "我 在 北 京 市 \tS-PER O B-LOC M-LOC E-LOC \n\n好\tO",
+    ],
+)
+def test_layouts(file, published):
+    assert convert(file(published)) == EXPECTED
+
+
+def test_bio_columns(file):
+    """As of People's Daily: a lone B- is an entity of one token."""
+    path = file("我 B-PER\n在 O\n北 B-LOC\n京 I-LOC\n市 I-LOC\n\n好 O\n")
+    assert convert(path) == EXPECTED
+    assert [json.loads(line)["label"] for line in convert(path, target="bmes")] == [
+        ["S-PER", "O", "B-LOC", "M-LOC", "E-LOC"],
+        ["O"],
+    ]
+
+
+def test_the_layout_can_be_told(file):
+    path = file("好\tO\n我 们\tO S-PER\n")
+    with pytest.raises(UserError, match=r":2: expected a token, a space or a tab, and its tag"):
+        convert(path)
+    assert convert(path, layout="sentences")[1] == '{"text": ["我", "们"], "label": ["O", "S-PER"]}'
+
+
+def test_white_space_can_be_a_token(file):
+    assert json.loads(convert(file("a O\n\u3000 O\n  O\nb O\n"))[0])["text"] == ["a", "\u3000", " ", "b"]
+
+
+def test_the_place_in_the_word_is_dropped_on_demand(file):
+    path = file("老0\tB-PER.NOM\n板1\tI-PER.NOM\n20\tO\n")
+    assert json.loads(convert(path, first_character=True)[0])["text"] == ["老", "板", "2"]
+    assert json.loads(convert(path)[0])["text"] == ["老0", "板1", "20"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ("我", "expected a token, a space or a tab, and its tag, got '我'"),
+        ("我 ", "expected a token, a space or a tab, and its tag"),
+        (" O", "expected a token, a space or a tab, and its tag"),
+        ("我 r O", "expected a token, a space or a tab, and its tag"),
+        ("我\tr\tO", "expected a token, a space or a tab, and its tag"),
+        ("我 PER", "expected a tag such as O or B-PER, got 'PER'"),
+        ("我 X-PER", "expected a tag such as O or B-PER, got 'X-PER'"),
+        (b"\xff O", "expected UTF-8, got byte 0xff"),
+    ],
+)
+def test_malformed_rows_are_named(file, bad, expected):
+    path = file("好 O\n\n".encode() + (bad if isinstance(bad, bytes) else bad.encode()) + "\n好 O\n".encode())
+    with pytest.raises(UserError) as error:
+        convert(path)
+    assert str(error.value).splitlines()[1].startswith(f"{path}:3: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ("我 们", "expected tokens, a tab and tags (--layout sentences), got 1 columns"),
+        ("我 们\tO O\tx", "expected tokens, a tab and tags (--layout sentences), got 3 columns"),
+        ("我 们\tO", "expected a tag for each of the 2 tokens, got 1 tags"),
+        ("我  们\tO O O", "expected one space between tokens, got an empty token, 2"),
+        ("\tO", "expected one space between tokens, got an empty token, 1"),
+        ("我 们\tO  O", "expected a tag for each of the 2 tokens, got 3 tags"),
+        ("我 们\tO P", "expected a tag such as O or B-PER, got 'P'"),
+    ],
+)
+def test_malformed_sentences_are_named(file, bad, expected):
+    path = file(f"好 的\tO O\n{bad}\n")
+    with pytest.raises(UserError) as error:
+        convert(path)
+    assert str(error.value).splitlines()[1].startswith(f"{path}:2: {expected}")
+
+
+def test_a_file_of_blank_lines_is_an_error(file):
+    with pytest.raises(UserError, match="expected one example a line, got no line"):
+        convert(file("\n \n\n"))
+
+
+def test_tags_out_of_order_are_counted_and_keep_their_places(file, log_lines):
+    path = file("我 O\n们 E-PER\n\n好 O\n\n我 B-PER\n们 O\n我 S-PER\n")
+    assert [json.loads(line)["label"] for line in convert(path)] == [["O", "I-PER"], ["O"], ["B-PER", "O", "S-PER"]]
+    assert log_lines == [
+        f"{path}: the tags are in bioes",
+        f"{path}: sentences with tags out of the order of bioes: 2; they keep their places. "
+        f"The first: {path}:2: E-PER after O at the end (token 2)",
+    ]
+    with pytest.raises(UserError) as error:
+        convert(path, strict=True)
+    assert str(error.value).splitlines()[1:] == [
+        f"{path}:2: E-PER after O at the end (token 2)",
+        f"{path}:7: O after B-PER (token 2)",
+    ]
+
+
+def test_a_scheme_that_is_told_must_be_right(file):
+    path = file(BMES_ROWS)
+    assert convert(path, source="bmes") == convert(path, source="bioes") == EXPECTED
+    with pytest.raises(UserError, match=r"published.txt:1: expected a tag of --from bio, got 'S-PER'; try --from auto"):
+        convert(path, source="bio")
+
+
+def test_json_lines_in_another_scheme(file):
+    path = file("\n".join(EXPECTED), "tags.json")
+    converted = tagged_lines(path, read_tag_json(path), source="auto", target="bmes", strict=True)
+    assert json.loads(converted[0])["label"] == ["S-PER", "O", "B-LOC", "M-LOC", "E-LOC"]
+    back = file("\n".join(converted), "back.json")
+    sentences = read_tag_json(back)
+    assert tagged_lines(back, sentences, source="bmes", target="bios", strict=True) == EXPECTED
+    wrong = file('{"text": ["a"], "label": ["O"]}\n{"text": ["a"], "label": ["PER"]}', "wrong.json")
+    with pytest.raises(UserError, match=r"wrong.json:2: expected a tag such as O or B-PER, got 'PER'"):
+        read_tag_json(wrong)
+    columns = file("a\tb\n", "columns.txt")
+    with pytest.raises(UserError, match=r"columns.txt:1:1: expected a JSON object"):
+        read_tag_json(columns)
