@@ -30,7 +30,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.measuring import DATA, hardware, versions, write_json
 from bertorch import distributed
-from bertorch.data import datasets
+from bertorch.data import load as datasets
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.encoder.encoder import load_tokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertorch.data.readers import read_labels
-from bertorch.prepare import main
+from bertorch.prepare.__main__ import main
 from bertorch.prepare.command_line import command_line
 from tests.conftest import NER, REVIEWS, ROOT, run_script
 

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from bertorch import distributed
-from bertorch.data import array_folder, cache, datasets, fingerprint
+from bertorch.data import array_folder, cache, fingerprint
+from bertorch.data import load as datasets
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Dataset

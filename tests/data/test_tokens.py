@@ -3,7 +3,7 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from bertorch.data import tokenization
+from bertorch.data import tokens as tokenization
 from bertorch.data.tokens import tokenize
 from bertorch.errors import UserError
 from tests.conftest import TINY

@@ -3,7 +3,7 @@ import torch
 
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.training import execution
+from bertorch.training import acceleration as execution
 from bertorch.training import weights as checkpoint
 from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.loop import fit

@@ -10,7 +10,8 @@ from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training import results, run_folder
+from bertorch.training import run_folder
+from bertorch.training import run_state as results
 from bertorch.training import weights as checkpoint
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit

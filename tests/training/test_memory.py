@@ -14,7 +14,8 @@ from bertorch.training.step import Precision
 from tests.architectures import random_batch
 from tests.conftest import REVIEWS, Script, launcher
 from tests.log_lines import command
-from tests.training import test_contrastive, test_trainer
+from tests.tasks import test_contrastive
+from tests.training import test_loop as test_trainer
 from tests.training.several_processes import config
 
 CPU, GPU = Precision("fp32", "cpu"), Precision("fp32", "cuda")

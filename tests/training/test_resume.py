@@ -10,7 +10,8 @@ from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.interruption import Interruption
 from bertorch.training.loop import fit
 from tests.conftest import run_processes
-from tests.training import test_contrastive, test_tagging, test_trainer
+from tests.tasks import test_contrastive, test_tagging
+from tests.training import test_loop as test_trainer
 from tests.training.several_processes import NO_DROPOUT, config
 
 TASKS = {
