@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bertorch.training.weights import publish
 from sentence_transformers import SentenceTransformer
 from transformers import pipeline
 
@@ -38,7 +39,6 @@ from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model
 from bertorch.tasks.metadata import CLASSIFICATION, EMBEDDING, Description
 from bertorch.training.step import Precision
-from bertorch.training.weights import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
 LABELS = ["negative", "positive"]

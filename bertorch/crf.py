@@ -122,6 +122,11 @@ class CRF(nn.Module):
             spans = Spans.of(cu_seqlens, len(emissions), max_seqlen)
             return both_ways(self._scores(emissions, constrained=self.constrain_training), spans)[1]
 
+    def path_log_probs(
+        self, emissions: Tensor, tags: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
     def viterbi(self, emissions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """(T,) int64, the tags of each sequence's best path.
 

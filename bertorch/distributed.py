@@ -250,3 +250,23 @@ def _all_reduce_flat(tensors: list[Tensor]) -> None:
     dist.all_reduce(flat)
     for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(summed.view_as(tensor))
+
+
+def broadcast_tensors(tensors: "dict[str, Tensor] | Any") -> dict[str, Tensor]:
+    """Shim."""
+    if world_size() == 1:
+        return dict(tensors)
+    kinds = broadcast_json(
+        [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()]
+        if is_main()
+        else None
+    )
+    found = {}
+    for name, shape, dtype in kinds:
+        tensor = (
+            tensors[name].to(device()).contiguous()
+            if is_main()
+            else torch.empty(shape, dtype=getattr(torch, dtype), device=device())
+        )
+        found[name] = broadcast(tensor)
+    return found

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
+from bertorch.training.tagging import load_tagger
 
 from bertorch.training.metrics_file import METRICS, read_metrics
-from bertorch.training.tagging import load_tagger
 from tests.conftest import NER, TINY, launcher, run_script
 from tests.log_lines import F1_LINE, TRAINING_LINE, command, last_result, matches
 

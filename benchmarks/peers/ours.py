@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.contrastive import ContrastiveTask
+from bertorch.training.tasks import ClassificationTask, Task
+
 from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
 from bertorch import distributed
@@ -17,12 +21,9 @@ from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
 from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask, Task
 from bertorch.training.training_log import TrainingLog
 
 

@@ -26,8 +26,6 @@ class SentenceEncoder(EncoderModel):
         UserError: `linear` pooling, and the encoder came without a pooler.
     """
 
-    pipeline_tag = "sentence-similarity"
-
     def __init__(self, model: PreTrainedModel, pooling_mode: str, output_emb_size: int | None = None) -> None:
         super().__init__()
         self.encoder = Encoder(model)

@@ -13,8 +13,8 @@ def in_batch_negatives_loss(
     *,
     margin: float,
     scale: float,
-    both_ways: bool = False,
-    own: slice = slice(None),
+    symmetric: bool = False,
+    local_rows: slice = slice(None),
 ) -> Tensor:
     """Cross-entropy that picks each anchor's positive among the positives and hard negatives of all rows.
 
@@ -33,13 +33,13 @@ def in_batch_negatives_loss(
         texts: (M, S) int64, equal numbers for equal texts; None lets duplicates count as negatives.
         margin: subtracted from the cosine of anchor and own positive.
         scale: the inverse of the temperature.
-        both_ways: also pick each positive's anchor among all anchors, and take the mean of both losses.
-        own: the rows whose losses are summed; on several processes each sums its own over the candidates of all.
+        symmetric: also pick each positive's anchor among all anchors, and take the mean of both losses.
+        local_rows: the rows whose losses are summed; on several processes each sums its own over the candidates of all.
 
     Returns:
-        Scalar, the loss summed over the rows of `own`, at least in fp32 whatever the type of `embeddings`.
+        Scalar, the loss summed over the local rows, at least in fp32 whatever the type of `embeddings`.
     """
-    rows = torch.arange(len(embeddings), device=embeddings.device)[own]  # (m,)
+    rows = torch.arange(len(embeddings), device=embeddings.device)[local_rows]  # (m,)
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(at_least_fp32(embeddings), dim=-1)  # (M, S, E)
         anchors, positives, negatives = unit[:, 0], unit[:, 1], unit[:, 2:].flatten(0, 1)
@@ -50,13 +50,13 @@ def in_batch_negatives_loss(
         def logits(queries: Tensor, keys: Tensor) -> Tensor:
             return _without(excluded_rows, (queries @ keys.T - margins) * scale)  # (m, M)
 
-        candidates = logits(anchors[own], positives)  # (m, M)
+        candidates = logits(anchors[local_rows], positives)  # (m, M)
         if len(negatives):
-            hard = _without(excluded_negatives, anchors[own] @ negatives.T * scale)  # (m, M·(S-2))
+            hard = _without(excluded_negatives, anchors[local_rows] @ negatives.T * scale)  # (m, M·(S-2))
             candidates = torch.cat([candidates, hard], dim=1)
         loss = F.cross_entropy(candidates, rows, reduction="sum")
-        if both_ways:
-            loss = (loss + F.cross_entropy(logits(positives[own], anchors), rows, reduction="sum")) / 2
+        if symmetric:
+            loss = (loss + F.cross_entropy(logits(positives[local_rows], anchors), rows, reduction="sum")) / 2
         return loss
 
 

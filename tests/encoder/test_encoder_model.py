@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.contrastive import encode_in_chunks
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.classifier import SequenceClassifier
@@ -10,8 +12,6 @@ from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.contrastive import encode_in_chunks
 from bertorch.training.step import Precision
 from tests.architectures import (
     PACKED,

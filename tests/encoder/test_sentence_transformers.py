@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from bertorch.tasks.siamese import SiameseClassifier
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.siamese import SiameseClassifier
 from bertorch.training import weights as checkpoint
 from tests.architectures import small_encoder
 from tests.conftest import TINY

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from bertorch.training.tagging import load_tagger
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
@@ -13,7 +14,6 @@ from bertorch import load
 from bertorch.errors import UserError
 from bertorch.inference import engine
 from bertorch.tasks.metadata import KEY
-from bertorch.training.tagging import load_tagger
 from tests.conftest import MATCHING, NER, NLI, REVIEWS, TINY
 
 MAX_LENGTH = 32

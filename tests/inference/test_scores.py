@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from bertorch.inference.entities import entities_in
+from bertorch.inference.scores import Span, best_threshold, class_report, entity_report
 from seqeval.metrics import classification_report as entity_classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
 from bertorch.data.tags import TagSet
-from bertorch.inference.entities import entities_in
-from bertorch.inference.scores import Span, best_threshold, class_report, entity_report
 
 LABELS = ["a", "b", "c", "none"]
 

@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from bertorch.training.contrastive import ContrastiveTask, encode_in_chunks
 
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.training import contrastive
-from bertorch.training.contrastive import ContrastiveTask, encode_in_chunks
 from tests.architectures import random_store, small_encoder
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
 

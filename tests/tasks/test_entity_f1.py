@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bertorch.training.entity_f1 import EntityFinder, EntityMetric
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, IOBES, Entities
 
 from bertorch import distributed
 from bertorch.data.tags import TagSet
-from bertorch.training.entity_f1 import EntityFinder, EntityMetric
 from tests.conftest import run_processes
 
 CPU = torch.device("cpu")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from bertorch.tasks.siamese import SiameseClassifier
 
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.siamese import SiameseClassifier
 from tests.architectures import random_batch, small_encoder
 
 LENGTHS = [4, 17, 2, 9, 5, 5]  # three pairs

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from bertorch.training.tagging import TaggingTask, load_tagger
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from bertorch.crf import CRF
@@ -17,7 +18,6 @@ from bertorch.training import weights as checkpoint
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.optimization import build_optimizer
 from bertorch.training.step import Precision
-from bertorch.training.tagging import TaggingTask, load_tagger
 from tests.architectures import random_store, small_tagging_model
 from tests.conftest import TINY, run_processes
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-
-from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.training.metrics import ClassificationMetric
 from bertorch.training.tasks import ClassificationTask
+
+from bertorch.encoder.classifier import SequenceClassifier
 from tests.architectures import random_batch, small_classifier
 
 

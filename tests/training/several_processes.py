@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bertorch.training.tasks import Task
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Dataset
 from bertorch.training.loop import fit
-from bertorch.training.tasks import Task
 from tests.conftest import run_processes
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -1,14 +1,14 @@
 import pytest
 import torch
+from bertorch.training.contrastive import ContrastiveTask
+from bertorch.training.tasks import ClassificationTask
 
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.training import acceleration as execution
 from bertorch.training import weights as checkpoint
-from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.loop import fit
 from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask
 from tests.architectures import small_classifier, small_encoder
 from tests.training.several_processes import NO_DROPOUT, config
 from tests.training.test_loop import random_dataset

@@ -5,6 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.contrastive import ContrastiveTask
+from bertorch.training.tagging import TaggingTask
+from bertorch.training.tasks import ClassificationTask
 
 from bertorch.crf import CRF
 from bertorch.data.dataset import Dataset
@@ -15,14 +19,10 @@ from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.tagger import Tagger
 from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.siamese import SiameseClassifier
 from bertorch.training import graphs
-from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.graphs import CudaCapture
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import OptimizationStep, Precision
-from bertorch.training.tagging import TaggingTask
-from bertorch.training.tasks import ClassificationTask
 from tests.architectures import (
     random_store,
     random_tagged_dataset,

@@ -5,18 +5,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.tasks import ClassificationTask
 
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.siamese import SiameseClassifier
 from bertorch.training import run_folder
 from bertorch.training import run_state as results
 from bertorch.training import weights as checkpoint
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
 from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask
 from tests.architectures import random_store, small_classifier, small_encoder
 from tests.conftest import run_processes
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process, config

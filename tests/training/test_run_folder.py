@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bertorch.training.weights import WEIGHTS
 from safetensors.torch import load_file
 
 from bertorch.config import TrainingConfig
 from bertorch.errors import UserError
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
-from bertorch.training.weights import WEIGHTS
 
 OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
 

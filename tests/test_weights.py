@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bertorch.training.tasks import ClassificationTask
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -23,7 +24,6 @@ from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
 from bertorch.training import weights as checkpoint
-from bertorch.training.tasks import ClassificationTask
 from tests.architectures import small_classifier, small_encoder
 from tests.conftest import ROOT, TINY
 from tests.data.hostile_files import attempt

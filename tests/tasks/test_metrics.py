@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
-from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
 from tests.architectures import random_batch
 from tests.conftest import run_processes
 

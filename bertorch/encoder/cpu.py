@@ -1,0 +1,3 @@
+"""Shim."""
+
+from bertorch.encoder.onednn import use_onednn  # noqa: F401
