@@ -79,7 +79,8 @@ def test_its_code_is_what_the_model_takes(folder, is_pair, tmp_path, monkeypatch
     prediction = SimpleNamespace(label="x")
     model = SimpleNamespace(predict=lambda inputs: (called.append(inputs), [prediction])[1])
     monkeypatch.setattr("bertorch.load", lambda path: (called.append(path), model)[1])
-    monkeypatch.setattr("transformers.pipeline", lambda task, model: lambda text: called.extend([task, model, text]))
+    transformers = SimpleNamespace(pipeline=lambda task, model: lambda text: called.extend([task, model, text]))
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
     options = ClassifierConfig(
         pretrained_model_name_or_path="bert-base-chinese",
         train_data_file="train.txt",
