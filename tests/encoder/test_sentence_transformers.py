@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from bertorch.tasks.siamese import SiameseClassifier
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.training import weights as checkpoint
+from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.training.weights import publish
 from tests.architectures import small_encoder
 from tests.conftest import TINY
 
@@ -38,7 +38,7 @@ def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_siz
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     companions = [embedder.config, tokenizer, SentenceTransformerFiles(embedder, MAX_LENGTH)]
     weights = SiameseClassifier(embedder, 2).weights if pooling_mode == "mean" else embedder.weights
-    checkpoint.publish(str(tmp_path), weights.state_dict(), companions)
+    publish(str(tmp_path), weights.state_dict(), companions)
 
     model = SentenceTransformer(str(tmp_path), device="cpu")
     ours = our_embeddings(embedder, tokenizer)

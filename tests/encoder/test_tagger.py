@@ -11,7 +11,6 @@ from bertorch.crf import CRF
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tags import TagSet
-from bertorch.encoder import tagger as tagger_module
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
 from tests.architectures import (
@@ -116,7 +115,7 @@ def test_a_long_sentence_is_tagged_by_the_windows_of_its_words(monkeypatch):
             window = slice(data.word_offsets[number], data.word_offsets[number + 1])
             expected.append(logits[torch.from_numpy(data.word_starts[window])])
         emissions = tagger(batch)
-        monkeypatch.setattr(tagger_module, "WINDOWS_AT_ONCE", 2)
+        monkeypatch.setattr("bertorch.encoder.tagger.WINDOWS_AT_ONCE", 2)
         in_parts = tagger(batch)
     assert len(emissions) == len(words)
     torch.testing.assert_close(emissions, torch.cat(expected), rtol=0, atol=1e-5)

@@ -2,16 +2,17 @@ import math
 
 import pytest
 import torch
-from bertorch.training.metrics import ClassificationMetric
-from bertorch.training.tasks import ClassificationTask
 
-from bertorch.encoder.classifier import SequenceClassifier
-from tests.architectures import random_batch, small_classifier
+from bertorch.training.metrics import ClassificationMetric
+from tests.architectures import random_batch
+from tests.small_tasks import classification_task
 
 
 @pytest.fixture(scope="module")
 def task():
-    return ClassificationTask(SequenceClassifier(small_classifier("bert")).eval(), companions=[])
+    task = classification_task()
+    task.model.eval()
+    return task
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_sentences(task):

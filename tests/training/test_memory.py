@@ -7,21 +7,20 @@ import torch
 
 from bertorch.config import ContrastiveConfig, TrainingConfig
 from bertorch.errors import UserError
-from bertorch.training import run_state as results
+from bertorch.training import run_state
 from bertorch.training.loop import fit
 from bertorch.training.memory import out_of_memory_told
 from bertorch.training.step import Precision
 from tests.architectures import random_batch
 from tests.conftest import REVIEWS, Script, launcher
 from tests.log_lines import command
-from tests.tasks import test_contrastive
-from tests.training import test_loop as test_trainer
-from tests.training.several_processes import config
+from tests.short_runs import config
+from tests.small_tasks import classification_data, classification_task, contrastive_task
 
 CPU, GPU = Precision("fp32", "cpu"), Precision("fp32", "cuda")
-TASK = test_trainer.make_task()
-CONTRASTIVE = test_contrastive.make_task()
-GATHERED = test_contrastive.make_task(gather=True)
+TASK = classification_task()
+CONTRASTIVE = contrastive_task()
+GATHERED = contrastive_task(gather=True)
 GO_ON = "A checkpoint in --saved_dir goes on "
 OTHERWISE = "; any other change makes another run, for another --saved_dir or --overwrite"
 
@@ -72,8 +71,8 @@ def contrastive(**settings) -> ContrastiveConfig:
 
 @ERRORS
 def test_a_step(error, reason, tmp_path, monkeypatch):
-    task = test_trainer.make_task()
-    data = test_trainer.random_dataset(20)
+    task = classification_task()
+    data = classification_data(20)
     learn, steps = task.training_output, []
 
     def third_fails(batch):
@@ -90,13 +89,13 @@ def test_a_step(error, reason, tmp_path, monkeypatch):
 
 @ERRORS
 def test_an_evaluation(error, reason, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "evaluate", error)
-    data = test_trainer.random_dataset(20)
+    monkeypatch.setattr(run_state, "evaluate", error)
+    data = classification_data(20)
     with pytest.raises(
         UserError,
         match="^evaluation after step 3: expected enough memory .* --batch_size 8 per process, got too little; ",
     ) as caught:
-        fit(config(tmp_path), test_trainer.make_task(), data, data)
+        fit(config(tmp_path), classification_task(), data, data)
     assert reason in str(caught.value).splitlines()[1]
 
 
