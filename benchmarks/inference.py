@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from bertorch.training.weights import publish
 from sentence_transformers import SentenceTransformer
 from transformers import pipeline
 
@@ -37,8 +36,9 @@ from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model
+from bertorch.precision import Precision
 from bertorch.tasks.metadata import CLASSIFICATION, EMBEDDING, Description
-from bertorch.training.step import Precision
+from bertorch.training.saving import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
 LABELS = ["negative", "positive"]

@@ -22,11 +22,11 @@ from bertorch.data.fingerprint import file_digest
 from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, whole_output
+from bertorch.inference.load import InferenceConfig
 from bertorch.inference.model import Model
 from bertorch.inference.neighbours import Neighbours
-from bertorch.inference.options import InferenceConfig
 from bertorch.inference.vectors import VectorFile
-from bertorch.training.weights import SAFE_WEIGHTS, WEIGHTS
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
 DTYPES = ("float32", "float16")
 
@@ -65,7 +65,7 @@ def run(config: EncodeConfig) -> None:
 
 
 def _sentences(path: str, start: int = 0) -> "islice[str]":
-    return islice((text for (text,) in stream_texts(path, texts=1)), start, None)
+    return islice((text for (text,) in stream_texts(path, num_texts=1)), start, None)
 
 
 def _encode(model: Model, config: EncodeConfig, path: str) -> None:
@@ -97,8 +97,8 @@ def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
         "size": model.size,
         "dtype": config.dtype,
         "--normalize": config.normalize,
-        "--max_seq_length": model.description.max_seq_length,
-        "--precision": model.precision,
+        "--max_seq_length": model.task.max_seq_length,
+        "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
         "weights": file_digest(str(folder / weights)),
         "config.json": file_digest(str(folder / "config.json")),

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bertorch.training.tasks import Task
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Dataset
+from bertorch.tasks.base import Task
 from bertorch.training.interruption import Interruption
 from bertorch.training.loop import fit
 from tests.conftest import run_processes

@@ -6,36 +6,35 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from bertorch.crf import CRF
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.tagger import Tagger
+from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.contrastive import ContrastiveTask
-from bertorch.training.tagging import TaggingTask
-from bertorch.training.tasks import ClassificationTask
+from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
+from bertorch.tasks.tag_heads import HEADS
+from bertorch.tasks.tagging import TaggingTask
 from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
 from tests.conftest import TINY
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
-CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True)
+CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symmetric=True)
 
 
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
     """Three classes; the settings are those of the encoder's configuration, here and below."""
-    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), companions=[])
+    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
 
 
-def siamese_task(pooling_mode: str = "linear", **settings: object) -> ClassificationTask:
+def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
     encoder = SentenceEncoder(small_encoder("bert", **settings), pooling_mode)
     torch.manual_seed(1)
-    return ClassificationTask(SiameseClassifier(encoder, 3, concat_multiply=True), companions=[])
+    return SentenceBertTask(SiameseClassifier(encoder, 3, concat_multiply=True), ["a", "b", "c"])
 
 
 def contrastive_task(
@@ -51,7 +50,6 @@ def contrastive_task(
     torch.nn.init.normal_(model.emb_reduce_linear.weight)
     return ContrastiveTask(
         model,
-        [],
         loss=CONTRASTIVE_LOSS,
         gather_negatives=gather,
         keep_duplicates=keep_duplicates,
@@ -60,27 +58,34 @@ def contrastive_task(
 
 
 def tagging_task(*, use_crf: bool, **settings: object) -> TaggingTask:
-    crf = None
-    if use_crf:
-        torch.manual_seed(1)
-        crf = CRF(len(TAGS))
-    model = Tagger(small_tagging_model("bert", **settings), crf)
-    return TaggingTask(model, [], tags=TAGS, crf_learning_rate=1e-2)
+    head = "crf" if use_crf else "linear"
+    torch.manual_seed(1)
+    return TaggingTask(HEADS[head](small_tagging_model("bert", **settings), TAGS), head, head_learning_rate=1e-2)
 
 
 def tiny_classification_task(label_names: list[str]) -> ClassificationTask:
     """On the embedded checkpoint, with all that a saved folder holds."""
     torch.manual_seed(0)
-    model = SequenceClassifier.from_pretrained(str(TINY), label_names).eval()
-    return ClassificationTask(model, [model.model.config, AutoTokenizer.from_pretrained(TINY)])
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    task = ClassificationTask.from_pretrained(str(TINY), tokenizer, label_names, text_pair=False, max_seq_length=128)
+    task.model.eval()
+    return task
 
 
 def tiny_tagging_task(*, use_crf: bool) -> TaggingTask:
     """On the embedded checkpoint, with all that a saved folder holds."""
     torch.manual_seed(0)
-    model = Tagger.from_pretrained(str(TINY), TAGS, use_crf=use_crf).eval()
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    return TaggingTask(model, [model.model.config, tokenizer], tags=TAGS, crf_learning_rate=1e-3)
+    task = TaggingTask.from_pretrained(
+        str(TINY),
+        AutoTokenizer.from_pretrained(TINY),
+        TAGS,
+        head="crf" if use_crf else "linear",
+        constrain_training=False,
+        head_learning_rate=1e-3,
+        max_seq_length=128,
+    )
+    task.model.eval()
+    return task
 
 
 def classification_data(size: int, seed: int = 0) -> Dataset:
@@ -95,17 +100,17 @@ def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:
     return Dataset(random_store(texts), sentences, labels=sentences.sum(axis=1) % 3)
 
 
-def contrastive_data(rows: int, width: int = 2, texts: int | None = None) -> Dataset:
+def contrastive_data(rows: int, width: int = 2, texts: int | None = None) -> TextRows:
     """Rows of `width` texts; with fewer `texts` than that takes, some occur several times."""
     texts = texts or rows * width
     sentences = np.random.default_rng(0).permutation(np.arange(rows * width) % texts).reshape(rows, width)
-    return Dataset(random_store(texts), sentences, sentences)
+    return TextRows(random_store(texts), sentences)
 
 
-def own_positives(rows: int) -> Dataset:
+def own_positives(rows: int) -> TextRows:
     """Each sentence is its own positive, as in SimCSE."""
     sentences = np.repeat(np.arange(rows)[:, None], 2, axis=1)
-    return Dataset(random_store(rows), sentences, sentences)
+    return TextRows(random_store(rows), sentences)
 
 
 def tagged_data(examples: int, windows: int = 1) -> TaggedDataset:

@@ -22,8 +22,9 @@ from transformers import (
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
+from bertorch.tasks.classification import ClassificationTask
 from bertorch.training import weights
-from bertorch.training.tasks import ClassificationTask
+from bertorch.training.saving import publish
 from tests.architectures import small_classifier, small_encoder
 from tests.conftest import ROOT, TINY
 from tests.data.hostile_files import attempt
@@ -33,7 +34,7 @@ TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐�
 
 
 def save_task(folder: Path, task: ClassificationTask) -> None:
-    weights.publish(str(folder), task.model.weights.state_dict(), task.companions)
+    publish(str(folder), task.model.weights.state_dict(), task.savables)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ class Folders:
 
 def test_a_save_replaces_files_in_folders_too(tmp_path):
     for content in ("first", "second"):
-        weights.publish(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
+        publish(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
         assert (tmp_path / "modules.json").read_text() == content
         assert (tmp_path / "1_Pooling" / "config.json").read_text() == content
     assert {path.name for path in tmp_path.iterdir()} == {"modules.json", "1_Pooling", weights.WEIGHTS}
@@ -122,7 +123,7 @@ def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     program = (
         "import os, signal, sys, torch; from bertorch.training import weights;"
         "weights.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
-        "weights.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
+        "publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
     assert killed.returncode == -9

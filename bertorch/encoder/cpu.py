@@ -1,3 +1,5 @@
 """Shim."""
 
-from bertorch.encoder.onednn import use_onednn  # noqa: F401
+from bertorch.encoder import onednn
+
+use_onednn = onednn.use_onednn

@@ -1,10 +1,12 @@
 """Shim."""
 
-from bertorch.encoder.encoder import (  # noqa: F401
-    empty_model,
-    label_settings,
-    load_config,
-    load_pretrained,
-    load_tokenizer,
+from bertorch.encoder import encoder
+
+empty_model, label_settings, load_config, load_pretrained, load_tokenizer, saved_label_names = (
+    encoder.empty_model,
+    encoder.label_settings,
+    encoder.load_config,
+    encoder.load_pretrained,
+    encoder.load_tokenizer,
+    encoder.saved_labels,
 )
-from bertorch.encoder.encoder import saved_labels as saved_label_names  # noqa: F401

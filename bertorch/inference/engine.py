@@ -104,8 +104,7 @@ class Engine:
         indices = [torch.from_numpy(each).to(self.device) for each in window.indices]  # (inputs of the batch,) each
         with torch.inference_mode(), self.precision.autocast():
             for batch, of_batch in zip(window.batches, indices, strict=True):
-                where = f"{self.device}, a batch of {len(batch.input_ids)} tokens"
-                with explain_out_of_memory(where, IN_EVALUATION):
+                with explain_out_of_memory(str(self.device), IN_EVALUATION, len(batch.input_ids)):
                     rows = inference.rows_of(batch.to(self.device))
                 if inference.is_set:
                     rows[:, 0] = of_batch[rows[:, 0].long()] + window.first
@@ -120,7 +119,7 @@ def _results(inference: Inference[Input], inputs: list[Input], rows: Tensor) -> 
     """The result of each input, on the host."""
     found = rows.cpu().numpy()
     if not inference.is_set:
-        return found
+        return list(found)
     indices = found[:, 0].astype(np.int64)  # (rows,)
     order = indices.argsort(kind="stable")
     bounds = np.searchsorted(indices[order], np.arange(1, len(inputs)))  # (inputs-1,)

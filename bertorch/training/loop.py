@@ -115,7 +115,7 @@ def _run(
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
             rates = _rates(step, task)
             tokens = sum(batch.tokens for batch in batches)
-            with explain_out_of_memory(f"step {now.number}, a batch of {tokens} tokens", IN_TRAINING):
+            with explain_out_of_memory(f"step {now.number}", IN_TRAINING, tokens):
                 reported = step(batches, label_count)
             training_log.step(reported, now, tokens=tokens, rates=rates, overflows=step.overflows)
             stop = interruption.requested(now.number)

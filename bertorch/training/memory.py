@@ -12,8 +12,8 @@ from bertorch.errors import UserError
 # Only CUDA has its own exception class; match the others by message.
 _SIGNS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 IN_TRAINING = (
-    "set --gradient_checkpointing, or --micro_batch_size in run_simcse.py and run_batchneg.py; or lower --batch_size and "
-    "raise --gradient_accumulation_steps as much, or lower --max_seq_length, for another --saved_dir or with --overwrite"
+    "set --gradient_checkpointing, or --micro_batch_size in run_simcse.py and run_batchneg.py; or, as another run, lower "
+    "--batch_size and raise --gradient_accumulation_steps as much, or lower --max_seq_length"
 )
 IN_EVALUATION = "lower --batch_size or --max_seq_length, or free some memory"
 
@@ -27,12 +27,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def explain_out_of_memory(where: str, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(where: str, remedy: str, tokens: int | None = None) -> Iterator[None]:
     """Around work on the device.
 
     Args:
-        where: what it is, such as `step 7, 830 tokens`.
+        where: what it is, such as `step 7`.
         remedy: what to do.
+        tokens: of the batch, if that is known.
 
     Raises:
         UserError: the memory is not enough for the block.
@@ -45,6 +46,7 @@ def explain_out_of_memory(where: str, remedy: str) -> Iterator[None]:
         if not own_class and not any(sign in reason for sign in _SIGNS):
             raise
         # The remedy stands in the first line, which is all that processes other than the first log.
+        batch = "" if tokens is None else f" for a batch of {tokens} tokens"
         raise UserError(
-            f"{where}: expected enough memory, got too little; {remedy}\n{reason or type(error).__name__}"
+            f"{where}: expected enough memory{batch}, got too little; {remedy}\n{reason or type(error).__name__}"
         ) from error

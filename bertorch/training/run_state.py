@@ -1,4 +1,4 @@
-"""How far a run is and what it leaves behind: dev metrics, weights, checkpoints; and how a resumed run takes them up."""
+"""How far a run is and what it leaves behind: dev metrics, weights, checkpoints; and how it is resumed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -94,7 +94,7 @@ class RunKeeper:
         Raises:
             UserError: `--tensorboard_dir` cannot be written to.
         """
-        self._parts = {PROGRESS: self.run, "model": ModuleState(self._task.model.weights), **parts}
+        self._parts: dict[str, Stateful] = {PROGRESS: self.run, "model": ModuleState(self._task.model.weights), **parts}
         self._evaluation_hooks = using(hooks, "evaluation_weights")
         if self._is_resumed:
             restore_parts(self._parts, self._saved)

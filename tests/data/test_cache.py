@@ -24,7 +24,7 @@ from bertorch.data.load import (
     sentences_with_tags,
     texts_with_labels,
 )
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
@@ -80,7 +80,7 @@ def folders(cache_dir: Path) -> list[Path]:
         (
             sentences_with_tags,
             NER / "dev.json",
-            {"tags": TagSet(read_labels(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
+            {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

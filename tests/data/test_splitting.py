@@ -33,7 +33,7 @@ def test_examples_of_a_part_are_those_of_the_whole(make):
     part = Subset(whole, np.array([1, 4, 5, 11]))
     chosen, numbers = np.array([3, 0]), np.array([11, 1])
     assert np.array_equal(part.lengths, whole.lengths[[1, 4, 5, 11]])
-    assert part.labels_of(chosen) == whole.labels_of(numbers)
+    assert part.label_count(chosen) == whole.label_count(numbers)
     ours, theirs = vars(part.batch(chosen)), vars(whole.batch(numbers))
     assert all(torch.equal(ours[name], value) for name, value in theirs.items() if isinstance(value, torch.Tensor))
 

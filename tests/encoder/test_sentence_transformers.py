@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoTokenizer
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.weights import publish
+from bertorch.tasks.sentence_bert import SiameseClassifier
+from bertorch.training.saving import publish
 from tests.architectures import small_encoder
 from tests.conftest import TINY
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from bertorch.data.dataset import Dataset
-from bertorch.training.contrastive import encode_in_chunks
-from bertorch.training.metrics import CorrelationMetric
+from bertorch.tasks.base import Negatives
+from bertorch.tasks.contrastive import encode_in_chunks
+from bertorch.tasks.metrics import CorrelationMetric
 from tests.architectures import random_store
 from tests.short_runs import assert_same_as_one_process
 from tests.small_tasks import CONTRASTIVE_LOSS, NO_DROPOUT, contrastive_data, contrastive_task, own_positives
@@ -45,7 +46,7 @@ def test_gathered_negatives_make_several_processes_train_as_one(world_size, batc
 
 def gradients(task, batch) -> dict[str, torch.Tensor]:
     task.model.zero_grad()
-    task.training_output(batch).loss.backward()
+    task.losses(batch)["loss"].backward()
     return {name: parameter.grad for name, parameter in task.model.named_parameters() if parameter.grad is not None}
 
 
@@ -113,7 +114,7 @@ def test_the_first_pass_and_the_second_see_the_same_chunks(monkeypatch):
     forward = task.model.forward
     monkeypatch.setattr(task.model, "forward", lambda batch: seen.append(batch.input_ids.tolist()) or forward(batch))
     data = contrastive_data(10)
-    task.training_output(data.batch(np.arange(10))).loss.backward()
+    task.losses(data.batch(np.arange(10)))["loss"].backward()
     chunks = [data.batch(np.arange(start, end)).input_ids.tolist() for start, end in pairwise([0, 4, 8, 10])]
     assert seen == [*chunks, *reversed(chunks)]
 
@@ -138,12 +139,12 @@ def test_duplicates_by_text_not_by_embedding():
     for keep_duplicates in (False, True):
         task = contrastive_task(keep_duplicates=keep_duplicates)
         torch.manual_seed(0)
-        losses.append(task.training_output(batch).loss.item())
+        losses.append(task.losses(batch)["loss"].item())
     assert losses[0] < losses[1] - 0.1
 
 
 def test_the_task_joins_processes_only_for_their_negatives():
-    assert contrastive_task(gather=True).joins_processes
-    assert not contrastive_task().joins_processes
-    assert not contrastive_task().counts_correct
-    assert isinstance(contrastive_task().new_metric(torch.device("cpu")), CorrelationMetric)
+    assert contrastive_task(gather=True).negatives is Negatives.GLOBAL
+    assert contrastive_task().negatives is Negatives.LOCAL
+    assert contrastive_task().loss_parts == ("loss",)
+    assert isinstance(contrastive_task().metric(torch.device("cpu")), CorrelationMetric)

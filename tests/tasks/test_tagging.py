@@ -10,11 +10,14 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.errors import UserError
+from bertorch.inference.load import load_trained
+from bertorch.precision import Precision
+from bertorch.tasks.tag_heads import CrfTagger
+from bertorch.tasks.tagging import TaggingTask
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.optimization import build_optimizer
-from bertorch.training.step import Precision
-from bertorch.training.tagging import TaggingTask, load_tagger
-from bertorch.training.weights import publish, warm_start
+from bertorch.training.saving import publish
+from bertorch.weights import warm_start
 from tests.conftest import TINY, run_processes
 from tests.short_runs import assert_same_as_one_process
 from tests.small_tasks import NO_DROPOUT, TAGS, tagged_data, tagging_task, tiny_tagging_task
@@ -41,7 +44,7 @@ def evaluated(batch_size: int) -> str:
     task = tagging_task(use_crf=True)
     task.model.double()
     metric = evaluate(task, tagged_data(11, windows=2), batch_size, Precision("fp32", "cpu"))
-    return "\n".join([metric.line(), *metric.report()])
+    return "\n".join([metric.line(), *metric.summary()])
 
 
 def write_evaluation(folder, batch_size) -> None:
@@ -59,10 +62,10 @@ def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_p
 
 def test_the_loss_is_a_mean_over_words():
     data = tagged_data(6)
-    assert data.labels_of(np.arange(6)) == len(data.tags)
+    assert data.label_count(np.arange(6)) == len(data.tags)
     task = tagging_task(use_crf=False, **NO_DROPOUT)
-    whole = task.training_output(data.batch(np.arange(6))).loss
-    parts = sum(task.training_output(data.batch(np.array([number]))).loss for number in range(6))
+    whole = task.losses(data.batch(np.arange(6)))["loss"]
+    parts = sum(task.losses(data.batch(np.array([number])))["loss"] for number in range(6))
     torch.testing.assert_close(whole, parts)
 
 
@@ -93,7 +96,7 @@ def test_without_a_crf_there_is_one_rate():
 
 
 def save(task: TaggingTask, folder) -> None:
-    publish(str(folder), task.model.weights.state_dict(), task.companions)
+    publish(str(folder), task.model.weights.state_dict(), task.savables)
 
 
 def batch_of(words: list[str]):
@@ -119,21 +122,21 @@ def test_a_saved_folder_loads_in_transformers_and_gives_our_logits(use_crf, tmp_
 def test_a_saved_folder_loads_back_with_one_call(use_crf, tmp_path):
     task = tiny_tagging_task(use_crf=use_crf)
     save(task, tmp_path)
-    tagger = load_tagger(str(tmp_path))
+    tagger = load_trained(tmp_path).span_model
     batch = batch_of([*"他在北京大学读书。"])
     with torch.no_grad():
         emissions = tagger(batch)
         assert torch.equal(emissions, task.model(batch))
-        assert torch.equal(tagger.decode(emissions, batch), task.model.decode(emissions, batch))
+        assert torch.equal(tagger.decode(emissions, batch).tags, task.model.decode(emissions, batch).tags)
     assert not tagger.training
-    assert tagger.crf.learned == use_crf
+    assert isinstance(tagger, CrfTagger) == use_crf
     if use_crf:
         assert torch.equal(tagger.crf.transitions, task.model.crf.transitions)
 
 
 def test_a_folder_of_another_script_is_refused():
     with pytest.raises(UserError, match="expected a folder saved by run_ner.py"):
-        load_tagger(str(TINY))
+        load_trained(TINY)
 
 
 @HEADS
@@ -151,10 +154,10 @@ def test_weights_of_the_earlier_bertorch(use_crf, tmp_path, log_lines):
             tensor = padded  # noqa: PLW2901
         earlier[name.replace("bert.", "encoder.", 1)] = tensor
     torch.save(earlier, tmp_path / "pytorch_model.bin")
-    warm_start(task.model.weights, str(tmp_path), "bert", adapted=task.adapted)
+    warm_start(task.model.weights, str(tmp_path), "bert", convert=task.convert_legacy_weights)
     for name, tensor in task.model.weights.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert any("left out the last label of the earlier bertorch, [PAD], in classifier" in line for line in log_lines)
+    assert any("skipped the last label of the earlier bertorch, [PAD], in classifier" in line for line in log_lines)
     assert not any("missing" in line or "unexpected" in line for line in log_lines)
 
 
@@ -163,4 +166,4 @@ def test_other_weights_with_one_label_more_are_an_error(tmp_path):
     weights = task.model.weights.state_dict() | {"classifier.bias": torch.zeros(len(TAGS) + 1)}
     torch.save(weights, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"classifier.bias: expected \(5,\), got \(6,\)"):
-        warm_start(task.model.weights, str(tmp_path), "bert", adapted=task.adapted)
+        warm_start(task.model.weights, str(tmp_path), "bert", convert=task.convert_legacy_weights)

@@ -9,10 +9,12 @@ import torch
 from bertorch.data.dataset import Dataset
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.data.tagged_dataset import TaggedDataset
+from bertorch.precision import Precision
 from bertorch.training import graphs
 from bertorch.training.graphs import CudaCapture
+from bertorch.training.hooks import ClipGradients, StopIfNotFinite
 from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.step import OptimizationStep, Precision
+from bertorch.training.step import OptimizationStep
 from tests.small_tasks import (
     NO_DROPOUT,
     classification_data,
@@ -54,11 +56,12 @@ def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False, 
     resolved = Precision.resolve(precision, torch.device(device))
     return OptimizationStep(
         task.model,
-        task.training_output,
+        task.losses,
         optimizer,
         scheduler,
         resolved,
-        max_grad_norm=0.5,
+        loss_parts=task.loss_parts,
+        hooks=[StopIfNotFinite("folder"), ClipGradients(0.5)],
         capture=capture,
         compiled=compiled,
     )
@@ -71,7 +74,7 @@ def train(step, dataset: Dataset | TaggedDataset, epochs=3) -> list[list[float]]
     for now in schedule.all_steps(epochs * schedule.steps_per_epoch):
         (examples,) = now.batches
         torch.manual_seed(now.number)
-        sums.append(step([step.prepared(dataset.batch(examples))], labels=dataset.labels_of(examples)))
+        sums.append(step([step.prepared(dataset.batch(examples))], label_count=dataset.label_count(examples)))
     return [item.tolist() for item in sums]
 
 
@@ -123,7 +126,7 @@ def test_each_shape_is_captured_once(compiled, monkeypatch):
         batch = step.prepared(dataset.batch(now.batches[0]))
         assert len(batch.input_ids) % 32 == 0
         shapes.append((len(batch.input_ids), batch.max_seqlen))
-        step([batch], labels=8)
+        step([batch], label_count=8)
     later = shapes[graphs.EAGER_STEPS :]
     assert len(set(later)) > 1
     if compiled:  # what was seen once; a shape of the first steps is captured when it comes back
@@ -156,7 +159,7 @@ def test_batches_of_an_accumulated_step_run_eagerly():
     step = make_step(classification_task(), capture)
     batches = [step.prepared(classification_data(SIZE).batch(np.arange(start, start + 8))) for start in (0, 8)]
     for _ in range(3):
-        step(batches, labels=16)
+        step(batches, label_count=16)
     assert capture.captured == 0
 
 
@@ -171,7 +174,7 @@ def test_cuda_graphs_train_as_eager_steps_do(name, precision):
         step = make_step(task, CudaCapture(), precision=precision, device="cuda")
         sums = train(step, dataset)
         expected = train(make_step(reference, None, precision=precision, device="cuda"), dataset)
-    assert not step.graphs_failed
+    assert not step._graphs._failed
     tolerance = 1e-4 if precision == "fp32" else 5e-2
     assert_same_training(task, reference, sums, expected, rtol=tolerance, atol=tolerance)
 
@@ -186,8 +189,8 @@ def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
         for seed in (1, 2, 3, 4, 3, None):  # the first two are eager
             if seed is not None:
                 torch.manual_seed(seed)
-            losses.append(step([batch], labels=8)[0].item())
-    assert not step.graphs_failed
+            losses.append(step([batch], label_count=8)[0].item())
+    assert not step._graphs._failed
     assert len(set(losses[:4])) == 4
     assert losses[4] == losses[2]
     assert losses[5] not in losses[:5]
@@ -204,5 +207,5 @@ def test_a_failed_capture_leaves_dropout_as_it_was():
     with torch.cuda.stream(torch.cuda.Stream()):
         step = make_step(classification_task(), fails, precision="bf16", device="cuda")
         sums = train(step, classification_data(SIZE))
-    assert step.graphs_failed
+    assert step._graphs._failed
     assert np.isfinite(sums).all()

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
+from bertorch.precision import Precision
 from bertorch.training import run_folder, run_state
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
-from bertorch.training.step import Precision
-from bertorch.training.weights import load_weights
+from bertorch.weights import load_weights
 from tests.conftest import run_processes
 from tests.short_runs import assert_same_as_one_process, config
 from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, pair_data, siamese_task

@@ -37,7 +37,7 @@ def run_task(folder, name="classifier", **settings) -> dict[str, torch.Tensor]:
     """Train a task on its data, and evaluate it on them if it has an accuracy."""
     make_task, make_train = TASKS[name]
     task, train = make_task(), make_train()
-    return trained(folder, task, train, train if task.counts_correct else None, **settings)
+    return trained(folder, task, train, train if "accuracy" in task.loss_parts else None, **settings)
 
 
 def results_told(lines: list[str]) -> list[str]:

@@ -123,7 +123,7 @@ def test_evaluations_and_saves_have_their_own_steps(tmp_path, scripted, monkeypa
     values, evaluated = scripted
     values += [0.5, 0.7, 0.6]
     saves = []
-    for name in ("save_weights", "save_state"):
+    for name in ("save_weights", "save_checkpoint"):
         original = getattr(RunFolder, name)
 
         def spied(self, *arguments, name=name, original=original):
@@ -133,7 +133,7 @@ def test_evaluations_and_saves_have_their_own_steps(tmp_path, scripted, monkeypa
         monkeypatch.setattr(RunFolder, name, spied)
     run(tmp_path, eval_steps=3, save_steps=4, save_best_model=True)
     assert evaluations(tmp_path) == [3, 6, 8]
-    assert saves == [(1, "save_weights"), (1, "save_state"), (2, "save_weights"), (3, "save_state")]
+    assert saves == [(1, "save_weights"), (1, "save_checkpoint"), (2, "save_weights"), (3, "save_checkpoint")]
 
 
 def test_patience_counts_evaluations_in_a_row(tmp_path, scripted, log_lines):
