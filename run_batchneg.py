@@ -25,7 +25,7 @@ class BatchNegConfig(ContrastiveConfig):
 
 def run(config: BatchNegConfig) -> None:
     """Read and train."""
-    fit_contrastive(config, anchors_with_positives, both_ways=config.mean_loss)
+    fit_contrastive(config, anchors_with_positives, symmetric=config.mean_loss)
 
 
 if __name__ == "__main__":

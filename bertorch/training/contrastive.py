@@ -28,7 +28,7 @@ def fit_contrastive(
     config: ContrastiveConfig,
     read: Callable[..., Dataset],
     *,
-    both_ways: bool = False,
+    symmetric: bool = False,
     dropout: float | None = None,
 ) -> None:
     """Train a sentence encoder on rows of texts; evaluate it on the scored pairs of `--dev_data_file`.
@@ -36,7 +36,7 @@ def fit_contrastive(
     Args:
         config: the run's options.
         read: of `bertorch.data.load`, for rows of anchor, positive, and hard negatives if there are any.
-        both_ways: also pick the anchor of each positive, see `in_batch_negatives_loss`.
+        symmetric: also pick the anchor of each positive, see `in_batch_negatives_loss`.
         dropout: hidden and attention dropout of the encoder; None keeps those of its config.
 
     Raises:
@@ -58,7 +58,7 @@ def fit_contrastive(
     task = ContrastiveTask(
         embedder,
         [embedder.config, tokenizer, SentenceTransformerFiles(embedder, config.max_seq_length)],
-        loss=partial(in_batch_negatives_loss, margin=config.margin, scale=config.scale, both_ways=both_ways),
+        loss=partial(in_batch_negatives_loss, margin=config.margin, scale=config.scale, symmetric=symmetric),
         gather_negatives=config.gather_negatives,
         keep_duplicates=config.keep_duplicates,
         micro_batch_size=config.micro_batch_size,
@@ -101,11 +101,13 @@ class ContrastiveTask(Task[PackedBatch]):
         rows_at_once, sentences = self._micro_batch_size, batch.labels.shape[1]
         embeddings = encode_in_chunks(self.model, batch, rows_at_once and rows_at_once * sentences)  # (N, E)
         rows = embeddings.view(*batch.labels.shape, embeddings.shape[-1])  # (rows, S, E)
-        texts, own = batch.labels, slice(None)
+        texts, local_rows = batch.labels, slice(None)
         if self.joins_processes:
-            rows, own = distributed.gather_rows(rows)  # (rows of all processes, S, E)
+            rows, local_rows = distributed.gather_rows(rows)  # (rows of all processes, S, E)
             texts, _ = distributed.gather_rows(texts)
-        return BatchOutput(loss=self._loss(rows, None if self._keep_duplicates else texts, own=own), correct=None)
+        return BatchOutput(
+            loss=self._loss(rows, None if self._keep_duplicates else texts, local_rows=local_rows), correct=None
+        )
 
     def new_metric(self, device: torch.device) -> CorrelationMetric:
         """Spearman and Pearson correlation of the cosine with the scores of pairs."""

@@ -16,7 +16,7 @@ from tests.architectures import random_store, small_encoder
 from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True)
+LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symmetric=True)
 
 
 def make_task(*, gather=False, keep_duplicates=False, micro_batch_size=None, pooling_mode="mean", **settings):

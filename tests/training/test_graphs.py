@@ -54,7 +54,7 @@ def in_batch_negatives(**settings):
     return ContrastiveTask(
         sentence_encoder("mean", **settings),
         [],
-        loss=partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True),
+        loss=partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symmetric=True),
         gather_negatives=False,
         keep_duplicates=False,
         micro_batch_size=None,
