@@ -65,8 +65,9 @@ def session(local_rank: int = -1) -> Iterator[None]:
 
 
 def _share_cores() -> None:
-    """Divide the cores of a machine among its processes, unless the user set `OMP_NUM_THREADS`; torchrun sets it to 1."""
+    """Divide the cores of a machine among its processes, unless the user set `OMP_NUM_THREADS`."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # torchrun sets it to 1 where it is not set.
     if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // processes))
