@@ -36,12 +36,10 @@ def in_batch_negatives_loss(
     Returns:
         Scalar, the loss summed over `local_rows`, in fp32 at least.
     """
-    if text_ids is None:  # as if no text came twice
-        text_ids = torch.arange(embeddings[..., 0].numel(), device=embeddings.device).view(embeddings.shape[:2])
     rows = torch.arange(len(embeddings), device=embeddings.device)  # (M,)
     targets = rows[local_rows]  # (m,), the index of each local row's own positive
     same_row = targets[:, None] == rows  # (m, M)
-    same_text, same_text_as_hard = _shared_texts(text_ids, local_rows)  # (m, M), (m, M·(S-2))
+    excluded, excluded_hard = (None, None) if text_ids is None else _excluded(text_ids, local_rows, same_row)
 
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(at_least_fp32(embeddings), dim=-1)  # (M, S, E)
@@ -50,19 +48,27 @@ def in_batch_negatives_loss(
 
         def logits(queries: Tensor, keys: Tensor) -> Tensor:
             cosines = queries[local_rows] @ keys.T  # (m, M)
-            return ((cosines - margins) * scale).masked_fill(same_text & ~same_row, -torch.inf)
+            return _without(excluded, (cosines - margins) * scale)
 
-        hard_logits = (anchors[local_rows] @ hard.T * scale).masked_fill(same_text_as_hard, -torch.inf)  # (m, M·(S-2))
-        candidates = torch.cat([logits(anchors, positives), hard_logits], dim=1)  # (m, M·(S-1))
+        candidates = logits(anchors, positives)  # (m, M)
+        if len(hard):
+            hard_logits = _without(excluded_hard, anchors[local_rows] @ hard.T * scale)  # (m, M·(S-2))
+            candidates = torch.cat([candidates, hard_logits], dim=1)  # (m, M·(S-1))
         loss = F.cross_entropy(candidates, targets, reduction="sum")
         if symmetric:
             loss = (loss + F.cross_entropy(logits(positives, anchors), targets, reduction="sum")) / 2
         return loss
 
 
-def _shared_texts(text_ids: Tensor, local_rows: slice) -> tuple[Tensor, Tensor]:
-    """Whose anchor or positive is also that of a local row (m, M), and which hard negatives are one (m, M·(S-2))."""
-    pairs, hard = text_ids[:, :2], text_ids[:, 2:].flatten()  # (M, 2) of anchor and positive, (M·(S-2),)
-    local = pairs[local_rows]  # (m, 2)
-    in_pair = local[:, :, None, None] == pairs  # (m, 2, M, 2)
-    return in_pair.any(dim=3).any(dim=1), (local[:, :, None] == hard).any(dim=1)
+def _excluded(text_ids: Tensor, local_rows: slice, same_row: Tensor) -> tuple[Tensor, Tensor]:
+    """Other rows (m, M) and hard negatives (m, M·(S-2)) that share a text with anchor or positive of a local row."""
+    anchors, positives, hard = text_ids[:, 0], text_ids[:, 1], text_ids[:, 2:].flatten()  # (M,), (M,), (M·(S-2),)
+
+    def in_local_pair(others: Tensor) -> Tensor:
+        return (anchors[local_rows, None] == others) | (positives[local_rows, None] == others)  # (m, others)
+
+    return (in_local_pair(anchors) | in_local_pair(positives)) & ~same_row, in_local_pair(hard)
+
+
+def _without(excluded: Tensor | None, logits: Tensor) -> Tensor:
+    return logits if excluded is None else logits.masked_fill(excluded, -torch.inf)
