@@ -77,11 +77,11 @@ def test_each_process_sums_its_own_rows(symmetric):
     texts = DUPLICATES["a hard negative is another row's text"]
     embeddings = random_embeddings(4, 3, 5)
     expected = expected_losses(embeddings, texts, symmetric=symmetric)
-    for own in (slice(0, 1), slice(1, 4), slice(2, 2)):
+    for local_rows in (slice(0, 1), slice(1, 4), slice(2, 2)):
         loss = in_batch_negatives_loss(
-            embeddings, torch.tensor(texts), margin=MARGIN, scale=SCALE, symmetric=symmetric, own=own
+            embeddings, torch.tensor(texts), margin=MARGIN, scale=SCALE, symmetric=symmetric, local_rows=local_rows
         )
-        assert loss.item() == pytest.approx(sum(expected[own]), rel=1e-12)
+        assert loss.item() == pytest.approx(sum(expected[local_rows]), rel=1e-12)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -89,7 +89,7 @@ def test_gradients(symmetric):
     """Against finite differences, with duplicates left out, whose logits are -inf."""
     texts = torch.tensor(DUPLICATES["a hard negative is another row's text"])
     embeddings = random_embeddings(4, 3, 5).requires_grad_()
-    settings = {"margin": MARGIN, "scale": SCALE, "symmetric": symmetric, "own": slice(1, 4)}
+    settings = {"margin": MARGIN, "scale": SCALE, "symmetric": symmetric, "local_rows": slice(1, 4)}
     assert torch.autograd.gradcheck(lambda rows: in_batch_negatives_loss(rows, texts, **settings), embeddings)
 
 
