@@ -42,5 +42,5 @@ def test_a_mean_of_bf16_states_is_summed_in_fp32():
     assert (pooled.dtype, pooled.item()) == (torch.float32, 1.0078125)
 
 
-def test_the_options_name_every_pooling():
-    assert sorted(POOLING_MODES) == sorted(pooling.POOLING)
+def test_every_pooling_of_the_options_exists():
+    assert set(POOLING_MODES) <= pooling.POOLING.keys()
