@@ -91,9 +91,12 @@ def _require_single_label(folder: str, config: PretrainedConfig) -> None:
 def _tag_scheme(folder: str, config: PretrainedConfig) -> str:
     """The scheme of the label names; in all of them an entity of several tokens begins with B-."""
     tags = saved_labels(config, folder)
-    errors = [f"{tag}, which is none" for tag in tags if not is_tag(tag)]
-    errors += [f"{tag} without B-{tag[2:]}" for tag in tags if tag[0] in "IME" and f"B-{tag[2:]}" not in tags]
+    errors = [f"{tag!r}, which is none" for tag in tags if not is_tag(tag)]
+    errors += [
+        f"{tag} without B-{tag[2:]}" for tag in tags if tag[:2] in ("I-", "M-", "E-") and f"B-{tag[2:]}" not in tags
+    ]
     errors += ["no O"] if "O" not in tags else []
     if errors:
-        raise UserError(f"{folder}/config.json: id2label: expected O, B-X, I-X or other tags, got {', '.join(errors)}")
+        got = ", ".join(errors[:3])
+        raise UserError(f"{folder}/config.json: id2label: expected O, B-X, I-X or other tags, got {got}")
     return scheme_of(tags)

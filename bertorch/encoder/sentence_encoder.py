@@ -61,11 +61,7 @@ class SentenceEncoder(EncoderModel):
         dropout: float | None = None,
         **settings: Any,
     ) -> "SentenceEncoder":
-        """Load the encoder from a hub model or local folder; the other arguments are those of the class.
-
-        Args:
-            dropout: hidden and attention dropout of the encoder; None keeps those of its config.
-            settings: fields of the model's config to set, such as `id2label`.
+        """Load the encoder from a hub model or local folder; `dropout` and `settings` are those of `load_pretrained`.
 
         Raises:
             UserError: it cannot be loaded, has no such pooling, or no dropout to set.

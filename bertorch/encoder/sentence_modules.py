@@ -4,7 +4,7 @@ Releases up to 6.2 name the same settings in several ways. A module or setting u
 would give other embeddings than ours is refused by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,13 @@ _ACTIVATIONS = {
     for activation in (nn.Identity, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid)
     for name in (f"{activation.__module__}.{activation.__name__}", f"torch.nn.{activation.__name__}")
 }
-# The file of a Transformer's settings, by release and architecture.
-_TRANSFORMER_CONFIGS = [
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-]
 # The settings of each module with the values that can be opened, None for any.
-_IN_PLACE: dict[str, list[Any] | None] = {
-    "module_input_name": ["sentence_embedding"],
-    "module_output_name": ["sentence_embedding", None],
-}
-_SETTINGS: dict[str, Mapping[str, list[Any] | None]] = {
-    "Transformer": dict.fromkeys(["max_seq_length", "do_lower_case", "unpad_inputs"])
-    | {
+_IN_PLACE = {"module_input_name": ["sentence_embedding"], "module_output_name": ["sentence_embedding"]}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "Transformer": {
+        "max_seq_length": range(1, 2**20),
+        "do_lower_case": (False, True),
+        "unpad_inputs": None,
         "transformer_task": ["feature-extraction"],
         "modality_config": [{"text": {"method": "forward", "method_output_name": "last_hidden_state"}}],
         "module_output_name": ["token_embeddings"],
@@ -55,8 +49,10 @@ _SETTINGS: dict[str, Mapping[str, list[Any] | None]] = {
     "Pooling": dict.fromkeys(
         [*_POOLING_SWITCHES, "pooling_mode", "include_prompt", "embedding_dimension", "word_embedding_dimension"]
     ),
-    "Dense": dict.fromkeys(["in_features", "out_features", "bias", "activation_function"]) | _IN_PLACE,
-    "Normalize": dict(_IN_PLACE),
+    "Dense": dict.fromkeys(["in_features", "out_features", "bias", "activation_function"])
+    | {"use_residual": [False]}
+    | _IN_PLACE,
+    "Normalize": _IN_PLACE,
 }
 # Arguments within `model_args`, `tokenizer_args`, … that change no embedding beyond rounding.
 _HARMLESS_ARGUMENTS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
@@ -124,13 +120,13 @@ def read_modules(folder: str) -> SentenceModules | None:
     Raises:
         UserError: it cannot be read, or has modules or settings that cannot be opened.
     """
-    listed = _listed(Path(folder))
-    if listed is None:
+    if not (Path(folder) / "modules.json").exists():
         return None
-    (_, transformer), (_, pooling), *others = listed
-    settings = next(filter(None, (_settings("Transformer", transformer / name) for name in _TRANSFORMER_CONFIGS)), {})
     prompt, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
-    layers = [_dense(path) if kind == "Dense" else _normalize(path) for kind, path in others]
+    (_, transformer), (_, pooling), *others = _listed(Path(folder))
+    files = sorted(transformer.glob("sentence_*_config.json"))  # bert, roberta or another, by release
+    settings = _settings("Transformer", files[0]) if files else {}
+    layers = [_layer(kind, path) for kind, path in others]
     return SentenceModules(
         transformer_folder=str(transformer),
         pooling_modes=_pooling_modes(pooling, prompt),
@@ -146,13 +142,11 @@ def _read(path: Path, parse: Callable[[Any], Any]) -> Any:
     return read_record(path, parse, expected="settings of sentence-transformers", remedy=remedy)
 
 
-def _listed(folder: Path) -> list[tuple[str, Path]] | None:
-    """The kind and folder of each module; None if there is no modules.json."""
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """The kind and folder of each module."""
     path = folder / "modules.json"
     types = _read(path, lambda modules: [(str(module["type"]), folder / module["path"]) for module in modules])
-    if types is None:
-        return None
-    for index, (type_, _) in enumerate([*types, ("an end", folder)] if len(types) < 2 else types):
+    for index, (type_, _) in enumerate(types + [("an end", folder)] * (2 - len(types))):
         known = ("Transformer", "Pooling")[index : index + 1] or ("Dense", "Normalize")
         if not type_.startswith("sentence_transformers.") or not type_.endswith(tuple(f".{kind}" for kind in known)):
             raise UserError(
@@ -166,11 +160,11 @@ def _settings(kind: str, path: Path) -> dict[str, Any]:
     """The settings of a module, all of which can be opened; none if it has no file."""
     settings: dict[str, Any] = _read(path, dict) or {}
     for name, value in settings.items():
-        accepted = _SETTINGS[kind].get(name, [])
+        accepted = _SETTINGS[kind].get(name, ())
         harmless = (
             name.endswith(("_args", "_kwargs")) and isinstance(value, dict) and value.keys() <= _HARMLESS_ARGUMENTS
         )
-        if not harmless and accepted is not None and value not in accepted:
+        if not harmless and None not in (value, accepted) and value not in accepted:
             raise UserError(f"{path}: expected settings of a {kind} that can be opened, got {name}: {value!r}")
     return settings
 
@@ -180,7 +174,7 @@ def _model_settings(path: Path) -> tuple[str, int | None]:
     settings = _read(path, dict) or {}
     kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise UserError(f"{path}: expected a SentenceTransformer, got a {kind}")
+        raise UserError(f"{path}: expected the model_type SentenceTransformer, got {kind}")
     name = settings.get("default_prompt_name")
     prompts = {None: "", "query": "", "document": ""} | (settings.get("prompts") or {})
     if name not in prompts:
@@ -204,14 +198,11 @@ def _pooling_modes(folder: Path, prompt: str) -> tuple[str, ...]:
     return modes
 
 
-def _normalize(folder: Path) -> nn.Module:
-    _settings("Normalize", folder / "config.json")
-    return Normalize()
-
-
-def _dense(folder: Path) -> nn.Module:
-    """A linear layer with its weights, and its activation."""
-    settings = _settings("Dense", folder / "config.json")
+def _layer(kind: str, folder: Path) -> nn.Module:
+    """A Dense, which is a linear layer and its activation, or a Normalize."""
+    settings = _settings(kind, folder / "config.json")
+    if kind == "Normalize":
+        return Normalize()
     name = settings.get("activation_function", "torch.nn.Tanh")
     if name not in _ACTIVATIONS:
         known = ", ".join(activation for activation in _ACTIVATIONS if activation.count(".") == 2)
