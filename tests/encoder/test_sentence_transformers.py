@@ -14,7 +14,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_modules import read_modules
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training import weights
+from bertorch.training.weights import publish
 from tests.architectures import small_encoder
 from tests.conftest import TINY
 
@@ -39,8 +39,8 @@ def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_siz
     embedder = SentenceEncoder.from_pretrained(str(TINY), pooling_mode, output_emb_size)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     companions = [embedder.config, tokenizer, SentenceTransformerFiles(embedder, MAX_LENGTH)]
-    saved = SiameseClassifier(embedder, 2).weights if pooling_mode == "mean" else embedder.weights
-    weights.publish(str(tmp_path), saved.state_dict(), companions)
+    weights = SiameseClassifier(embedder, 2).weights if pooling_mode == "mean" else embedder.weights
+    publish(str(tmp_path), weights.state_dict(), companions)
 
     model = SentenceTransformer(str(tmp_path), device="cpu")
     ours = our_embeddings(embedder, tokenizer)
