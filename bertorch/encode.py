@@ -26,7 +26,6 @@ from bertorch.inference.load import InferenceConfig
 from bertorch.inference.model import Model
 from bertorch.inference.neighbours import Neighbours
 from bertorch.inference.vectors import VectorFile
-from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,9 @@ def _encode(model: Model, config: EncodeConfig, path: str) -> None:
 def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
     """All that the vectors depend on."""
     folder = Path(config.model_dir)
-    weights = next(name for name in (SAFE_WEIGHTS, WEIGHTS) if (folder / name).exists())  # as load_weights has it
+    # Those of a run, or of another library also in several files and in the folders of modules.json.
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("[0-9]_*/*.safetensors")]
+    weights = {str(file.relative_to(folder)): file_digest(str(file)) for file in sorted(files)}
     return {
         "rows": sum(1 for _ in _sentences(config.input_file)),
         "size": model.size,
@@ -98,7 +99,7 @@ def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
-        "weights": file_digest(str(folder / weights)),
+        "weights": weights,
         "config.json": file_digest(str(folder / "config.json")),
     }
 

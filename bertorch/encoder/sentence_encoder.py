@@ -33,15 +33,9 @@ class SentenceEncoder(EncoderModel):
         UserError: `linear` pooling, and the encoder came without a pooler.
     """
 
-<<<<<<< HEAD
-    def __init__(self, model: PreTrainedModel, pooling_mode: str, output_emb_size: int | None = None) -> None:
-=======
-    pipeline_tag = "sentence-similarity"
-
     def __init__(
         self, model: PreTrainedModel, pooling_mode: str | Sequence[str], output_emb_size: int | None = None
     ) -> None:
->>>>>>> h-st
         super().__init__()
         self.encoder = Encoder(model)
         self.pooling_mode = pooling_mode

@@ -16,7 +16,8 @@ from bertorch.inference.engine import Engine
 from bertorch.inference.model import Model
 from bertorch.precision import Precision
 from bertorch.tasks.base import LoadedFolder, Task
-from bertorch.tasks.metadata import ModelMetadata
+from bertorch.tasks.foreign import foreign_task
+from bertorch.tasks.metadata import KEY, ModelMetadata
 from bertorch.tasks.registry import task_of
 from bertorch.weights import load_weights
 
@@ -39,16 +40,25 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
     name = str(folder)
     if not Path(name).is_dir():
         raise UserError(f"{name}: expected the folder that a run saved, got no folder")
-    config = load_config(name, _OPTION)
-    weights = load_weights(name)
-    metadata = ModelMetadata.read(config, name, weights) or foreign_metadata(name, config)
-    if max_seq_length is not None:
-        metadata = replace(metadata, max_seq_length=max_seq_length)
-    task = task_of(LoadedFolder(name, config, load_tokenizer(name, _OPTION), weights, metadata))
+    task = _own_task(name, max_seq_length) or foreign_task(name, max_seq_length)
     for encoder in task.model.encoders:
-        encoder.require_positions(metadata.max_seq_length)
+        encoder.require_positions(task.max_seq_length)
     task.model.eval()
     return task
+
+
+def _own_task(folder: str, max_seq_length: int | None) -> Task[Any] | None:
+    """The task of a folder with our metadata, None without."""
+    if not (Path(folder) / "config.json").exists():  # the encoder of sentence-transformers may lie in a folder below
+        return None
+    config = load_config(folder, _OPTION)
+    if not hasattr(config, KEY):
+        return None
+    weights = load_weights(folder)
+    metadata = ModelMetadata.read(config, folder, weights)
+    if max_seq_length is not None:
+        metadata = replace(metadata, max_seq_length=max_seq_length)
+    return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
 
 
 def load(
@@ -133,7 +143,3 @@ def _device(name: str | torch.device) -> torch.device:
             f"load: expected a device that this machine has, such as cpu or cuda:0, got {str(name)!r}: {reason(error)}"
         ) from error
     return device
-
-
-def foreign_metadata(folder: str, config: Any) -> ModelMetadata:
-    raise UserError(f"{folder}: foreign")

@@ -53,7 +53,7 @@ class ContrastiveTask(EmbeddingTask):
         gather_negatives: whether the rows of the other processes are negatives too.
         keep_duplicates: whether rows with the same text are negatives of each other.
         micro_batch_size: rows that are encoded at once; None encodes the whole batch.
-        tokenizer, max_seq_length: see `Task`.
+        tokenizer, max_seq_length, prompt: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -70,8 +70,9 @@ class ContrastiveTask(EmbeddingTask):
         micro_batch_size: int | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_seq_length: int = 128,
+        prompt: str = "",
     ) -> None:
-        super().__init__(model, model, tokenizer, max_seq_length)
+        super().__init__(model, model, tokenizer, max_seq_length, prompt)
         self.negatives = Negatives.GLOBAL if gather_negatives else Negatives.LOCAL
         self.recomputes = micro_batch_size is not None
         self._loss = loss
@@ -139,7 +140,7 @@ class ContrastiveTask(EmbeddingTask):
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
         read = read_scored_pairs(path, on_bad_line=on_bad_line)
-        return read, Dataset.of_sentences(self.tokenizer, read.columns, read.labels, max_length=self.max_seq_length)
+        return read, self._tokenized(read.columns, read.labels)
 
     @override
     def errors(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:

@@ -29,6 +29,7 @@ class EmbeddingTask(ScoringTask):
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
         tokenizer, max_seq_length: see `Task`.
+        prompt: stands before each text in use.
     """
 
     pipeline_tag = "sentence-similarity"
@@ -40,8 +41,10 @@ class EmbeddingTask(ScoringTask):
         embedder: SentenceEncoder,
         tokenizer: PreTrainedTokenizerBase | None,
         max_seq_length: int,
+        prompt: str = "",
     ) -> None:
         super().__init__(model, tokenizer, max_seq_length)
+        self._prompt = prompt
         self.embedder_model = embedder
         self.embedding_size = embedder.size
 
@@ -70,8 +73,12 @@ class EmbeddingTask(ScoringTask):
         return Inference(characters, self._examples, self._scores, (len(self.label_names) + 1,))
 
     def _examples(self, texts: Sequence[Text]) -> Dataset:
-        columns, no_labels = text_columns(texts), np.zeros(len(texts))
-        return Dataset.of_sentences(self.tokenizer, columns, no_labels, max_length=self.max_seq_length)
+        return self._tokenized(text_columns(texts), np.zeros(len(texts)))
+
+    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+        if self._prompt:
+            columns = [[self._prompt + text for text in column] for column in columns]
+        return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
     def _embeddings(self, batch: PackedBatch, *, normalize: bool) -> Tensor:
         vectors = self.embedder_model(batch).float()  # (N, E)

@@ -33,8 +33,8 @@ class ModelMetadata:
         setattr(config, KEY, values)
 
     @classmethod
-    def read(cls, config: PretrainedConfig, folder: str, weight_names: Collection[str]) -> "ModelMetadata | None":
-        """The metadata in a model's config, None if there is none.
+    def read(cls, config: PretrainedConfig, folder: str, weight_names: Collection[str]) -> "ModelMetadata":
+        """The metadata in a model's config, which has some.
 
         Args:
             config: of the folder.
@@ -44,9 +44,7 @@ class ModelMetadata:
         Raises:
             UserError: it is not as `write` leaves it.
         """
-        values = getattr(config, KEY, None)
-        if values is None:
-            return None
+        values = getattr(config, KEY)
         if not isinstance(values, dict) or not {"task", "max_seq_length"} <= values.keys():
             raise UserError(
                 f"{folder}/config.json: {KEY}: expected the fields task, head, max_seq_length, got {values!r}"

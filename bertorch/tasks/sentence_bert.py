@@ -167,7 +167,7 @@ class SentenceBertTask(EmbeddingTask):
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
         read = read_labelled_texts(path, self.label_names, num_texts=2, on_bad_line=on_bad_line)
-        return read, Dataset.of_sentences(self.tokenizer, read.columns, read.labels, max_length=self.max_seq_length)
+        return read, self._tokenized(read.columns, read.labels)
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:

@@ -14,8 +14,8 @@ from bertorch.tasks.base import Task
 from bertorch.training.graphs import CudaCapture
 from bertorch.training.hooks import Hook
 
-# What compilation takes at the start of a run, and then saves in a step on top of CUDA graphs: figures of a prototype of
-# this design with bert-base on an H100, not of this code. So compilation must save twice what it takes.
+# What compilation takes at the start of a run, and then saves in a step on top of CUDA graphs: figures of a prototype
+# of this design with bert-base on an H100, not of this code. So compilation must save twice what it takes.
 COMPILATION_SECONDS = 20.0
 SECONDS_SAVED = 1.2e-3
 SECONDS_SAVED_PER_TOKEN = 0.4e-6

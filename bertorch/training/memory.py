@@ -12,8 +12,8 @@ from bertorch.errors import UserError
 # Only CUDA has its own exception class; match the others by message.
 _SIGNS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 IN_TRAINING = (
-    "set --gradient_checkpointing, or --micro_batch_size in run_simcse.py and run_batchneg.py; or, as another run, lower "
-    "--batch_size and raise --gradient_accumulation_steps as much, or lower --max_seq_length"
+    "set --gradient_checkpointing, or --micro_batch_size in run_simcse.py and run_batchneg.py; or, as another run, "
+    "lower --batch_size and raise --gradient_accumulation_steps as much, or lower --max_seq_length"
 )
 IN_EVALUATION = "lower --batch_size or --max_seq_length, or free some memory"
 
