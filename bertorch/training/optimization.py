@@ -87,6 +87,6 @@ class OptimizerState:
         for name, tensor in state.tensors.items():
             parameter_name, _, key = name.rpartition(".")
             parameter = self._named[parameter_name]
-            self._optimizer.state[parameter][key] = tensor.to(parameter.device)
+            self._optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
         for group, rate in zip(self._optimizer.param_groups, state.values["rates"], strict=True):
             group["lr"] = rate

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import TextRows
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.contrastive import encode_in_chunks
 from bertorch.tasks.metrics import CorrelationMetric
@@ -123,7 +123,7 @@ def test_the_first_pass_and_the_second_see_the_same_chunks(monkeypatch):
 def test_the_two_views_of_a_sentence_differ_in_training(dropout):
     """Each kind of dropout alone makes them differ; without any they are the same."""
     sentences = np.repeat(np.arange(6)[:, None], 2, axis=1)
-    batch = Dataset(random_store(6), sentences, sentences).batch(np.arange(6))
+    batch = TextRows(random_store(6), sentences).batch(np.arange(6))
     model = contrastive_task(**(NO_DROPOUT | {dropout: 0.1})).model
     first, second = model.train()(batch).view(6, 2, -1).unbind(1)
     assert ((first - second).abs().amax(dim=1) > 1e-4).all()
@@ -134,7 +134,7 @@ def test_the_two_views_of_a_sentence_differ_in_training(dropout):
 def test_duplicates_by_text_not_by_embedding():
     """Under dropout equal texts have different embeddings; they are found by their numbers all the same."""
     sentences = np.array([[0, 1], [2, 3], [0, 4]])
-    batch = Dataset(random_store(5), sentences, sentences).batch(np.arange(3))
+    batch = TextRows(random_store(5), sentences).batch(np.arange(3))
     losses = []
     for keep_duplicates in (False, True):
         task = contrastive_task(keep_duplicates=keep_duplicates)
