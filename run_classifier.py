@@ -13,7 +13,7 @@ from functools import partial
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
 from bertorch.data.load import texts_with_labels, training_and_dev
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.tasks.metadata import CLASSIFICATION, Description
@@ -31,7 +31,7 @@ class ClassifierConfig(TrainingConfig):
 
 def run(config: ClassifierConfig) -> None:
     """Read, load, train."""
-    labels = read_labels(config.label_file)
+    labels = read_label_names(config.label_file)
     read = partial(texts_with_labels, labels=labels, texts=2 if config.is_text_pair else 1)
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
     train, dev = training_and_dev(config, tokenizer, read, read)

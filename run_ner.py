@@ -13,7 +13,7 @@ from functools import partial
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
 from bertorch.data.load import sentences_with_tags, training_and_dev
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.tagger import Tagger
@@ -41,7 +41,7 @@ class NERConfig(TrainingConfig):
 
 def run(config: NERConfig) -> None:
     """Read, load, train."""
-    tags = TagSet(read_labels(config.label_file), config.tag, config.label_file)
+    tags = TagSet(read_label_names(config.label_file), config.tag, config.label_file)
     read = partial(sentences_with_tags, tags=tags, strict=config.constrain_crf)
     name = config.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)

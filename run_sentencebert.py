@@ -14,7 +14,7 @@ from functools import partial
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
 from bertorch.data.load import pairs_with_labels, training_and_dev
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.encoder.encoder import label_settings, load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
@@ -43,7 +43,7 @@ class SentenceBertConfig(EmbeddingConfig):
 
 def run(config: SentenceBertConfig) -> None:
     """Read, load, train."""
-    labels = MATCHING_LABELS if config.label_file is None else read_labels(config.label_file)
+    labels = MATCHING_LABELS if config.label_file is None else read_label_names(config.label_file)
     read = partial(pairs_with_labels, labels=labels)
     name = config.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)

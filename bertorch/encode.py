@@ -65,7 +65,7 @@ def run(config: EncodeConfig) -> None:
 
 
 def _sentences(path: str, start: int = 0) -> "islice[str]":
-    return islice((text for (text,) in stream_texts(path, texts=1)), start, None)
+    return islice((text for (text,) in stream_texts(path, num_texts=1)), start, None)
 
 
 def _encode(model: Model, config: EncodeConfig, path: str) -> None:

@@ -78,7 +78,7 @@ def _output(model: Model, config: PredictConfig) -> Iterator[tuple[list[str], in
     if not config.no_header:
         yield ["\t".join(["label", *model.labels] if model.labels else ["cosine"])], 0
     texts = 2 if model.description.embeds else _TEXTS[model.description.text_pair]
-    for pairs, rows in model.scores(_plain(stream_texts(config.input_file, texts=texts))):
+    for pairs, rows in model.scores(_plain(stream_texts(config.input_file, num_texts=texts))):
         yield [_columns(model, row) for row in rows.tolist()], len(pairs)
 
 

@@ -57,7 +57,7 @@ def texts_with_labels(
     on_bad_line: str,
 ) -> Dataset:
     """Texts or pairs with a class; the texts of a pair are encoded together. See `read_labelled_texts`."""
-    read = read_labelled_texts(path, labels, texts=texts, on_bad_line=on_bad_line)
+    read = read_labelled_texts(path, labels, num_texts=texts, on_bad_line=on_bad_line)
     return Dataset.of_sequences(tokenizer, read.columns, read.labels, max_length=max_length)
 
 
@@ -65,7 +65,7 @@ def pairs_with_labels(
     path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: Sequence[str], on_bad_line: str
 ) -> Dataset:
     """Pairs with a class, whose texts are encoded apart. See `read_labelled_texts`."""
-    read = read_labelled_texts(path, labels, texts=2, on_bad_line=on_bad_line)
+    read = read_labelled_texts(path, labels, num_texts=2, on_bad_line=on_bad_line)
     return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
 
 

@@ -41,7 +41,7 @@ def evaluate_classes(model: Model, path: str, on_bad_line: str) -> Evaluation:
     pairs = model.description.embeds or model.description.text_pair
     if pairs is None:
         pairs = has_pairs(path)
-    data = read_labelled_texts(path, model.labels, texts=1 + pairs, on_bad_line=on_bad_line)
+    data = read_labelled_texts(path, model.labels, num_texts=1 + pairs, on_bad_line=on_bad_line)
     scores = _scores(model, data)
     probabilities = scores[:, : len(model.labels)]
     predicted = probabilities.argmax(axis=1)

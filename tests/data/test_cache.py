@@ -17,7 +17,7 @@ from bertorch.data import load as datasets
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Dataset
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
@@ -73,7 +73,7 @@ def folders(cache_dir: Path) -> list[Path]:
         (
             datasets.sentences_with_tags,
             NER / "dev.json",
-            {"tags": TagSet(read_labels(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
+            {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -246,7 +246,7 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     open_dataset(read, str(path), str(tmp_path / "cache"))
     warnings = log_lines[:-1]
     assert len(warnings) == 2
-    assert warnings[0].startswith(f"{path}: dropped malformed lines: 1; the first: {path}:2")
+    assert warnings[0].startswith(f"{path}: skipped malformed lines: 1; the first: {path}:2")
     log_lines.clear()
     path = path.rename(tmp_path / "renamed.json")
     open_dataset(read, str(path), str(tmp_path / "cache"))

@@ -46,6 +46,6 @@ def test_the_report_is_told_in_lines():
 
 
 def test_the_first_of_each_text_is_kept_unless_it_is_held_out():
-    assert [example.number for example in without_duplicates(TRAIN, [])] == [1, 2, 4, 6]
-    assert [example.number for example in without_duplicates(TRAIN, [DEV])] == [1, 4]
-    assert [example.number for example in without_duplicates(TRAIN, [DEV, TEST])] == [1]
+    assert [example.line_number for example in without_duplicates(TRAIN, [])] == [1, 2, 4, 6]
+    assert [example.line_number for example in without_duplicates(TRAIN, [DEV])] == [1, 4]
+    assert [example.line_number for example in without_duplicates(TRAIN, [DEV, TEST])] == [1]
