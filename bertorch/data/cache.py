@@ -100,11 +100,7 @@ class _Entry(Generic[D]):
         return dataset
 
     def _map(self) -> tuple[D, dict[str, Any]]:
-        """The dataset as read-only memory maps, and the content of `meta.json`.
-
-        Raises:
-            DamagedError: a file is missing or is not as it was written.
-        """
+        """The dataset as read-only memory maps, and the content of `meta.json`; see `map_arrays` for errors."""
         try:
             meta = json.loads((self._folder / META).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

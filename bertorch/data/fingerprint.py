@@ -19,11 +19,7 @@ _blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
 def file_digest(path: str) -> str:
-    """A hash of a file's content.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """A hash of a file's content; an `OSError` if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, _blake2b).hexdigest()
 

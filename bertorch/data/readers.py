@@ -25,15 +25,10 @@ _SHOWN_NEGATIVES = 3
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts or text pairs, each with a class or score.
+    """N texts or text pairs, each with a class or score."""
 
-    Attributes:
-        columns: one list of N texts, or two for pairs.
-        labels: (N,), class ids in int64 or scores in float64.
-    """
-
-    columns: tuple[list[str], ...]
-    labels: np.ndarray
+    columns: tuple[list[str], ...]  # one list of N texts, or two for pairs
+    labels: np.ndarray  # (N,), class ids in int64 or scores in float64
 
     def __len__(self) -> int:
         return len(self.labels)

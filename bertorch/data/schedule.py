@@ -19,36 +19,22 @@ def share(indices: np.ndarray, rank: int, world_size: int) -> np.ndarray:
 
 
 class ScheduledStep(NamedTuple):
-    """One optimisation step of a run.
+    """One optimisation step of a run."""
 
-    Attributes:
-        number: the global step, from 1.
-        epoch: from 1.
-        last_batch: the number of its last batch within the epoch, from 1.
-        batches: for each batch the indices of its examples, int64.
-    """
-
-    number: int
-    epoch: int
-    last_batch: int
-    batches: list[np.ndarray]
+    number: int  # the global step, from 1
+    epoch: int  # from 1
+    last_batch: int  # the number of its last batch within the epoch, from 1
+    batches: list[np.ndarray]  # of each batch the indices of its examples, int64
 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """The examples of each optimisation step, the same on every process.
+    """The examples of each optimisation step, the same on every process."""
 
-    Attributes:
-        size: the number of training examples.
-        batch_size: examples of a batch over all processes, W·B.
-        accumulation: batches of one optimisation step.
-        seed: of the order.
-    """
-
-    size: int
-    batch_size: int
-    accumulation: int
-    seed: int
+    size: int  # number of training examples
+    batch_size: int  # examples of a batch over all processes, W·B
+    accumulation: int  # batches of an optimisation step
+    seed: int  # of the order
 
     @property
     def steps_per_epoch(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard
@@ -38,15 +38,10 @@ _JSON = json.JSONDecoder(
 
 @dataclass(frozen=True)
 class TaggedSentences:
-    """Sentences of tokens with a tag for each.
+    """N sentences, each of at least one token."""
 
-    Attributes:
-        tokens: the tokens of each of N sentences, at least one.
-        tags: (tokens,) int64 for each sentence, tag ids.
-    """
-
-    tokens: list[list[str]]
-    tags: list[np.ndarray]
+    tokens: list[list[str]]  # of each sentence
+    tags: list[np.ndarray]  # of each sentence (tokens,) int64, tag ids
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -81,22 +76,18 @@ def read_tagged_sentences(
         return tokens, tag_ids
 
     tokens, tag_ids = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
-    sentences = TaggedSentences(list(tokens), list(tag_ids))
-    if not strict:
-        _warn_of_violations(path, tags, sentences.tags)
-    return sentences
+    violations = [] if strict else find_violations(tags, tag_ids)
+    if violations:  # the metric counts such tags as part of no entity
+        sentence, _, description = violations[0]
+        message = "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}: {}"
+        logger.warning(message, path, len(violations), sentence + 1, description)
+    return TaggedSentences(list(tokens), list(tag_ids))
 
 
-def _warn_of_violations(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None:
-    """Count the sentences that violate the scheme; the metric counts such tags as part of no entity."""
-    found = [
-        f"{number}: {tags.told(ids, violation)}"
-        for number, ids in enumerate(sentences, start=1)
-        if (violation := tags.first_offence(ids)) is not None
-    ]
-    if found:
-        message = "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}"
-        logger.warning(message, path, len(found), found[0])
+def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> list[tuple[int, int, str]]:
+    """The first violation of the scheme in each sentence that has one: indices of sentence and token, description."""
+    first = ((sentence, ids, tags.first_offence(ids)) for sentence, ids in enumerate(sentences))
+    return [(sentence, token, tags.told(ids, token)) for sentence, ids, token in first if token is not None]
 
 
 def stream_untagged(path: str) -> Iterator[str | list[str]]:

@@ -18,17 +18,11 @@ _Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The tokens of N sentences, end to end.
+    """The T tokens of N sentences, end to end: sentence i is tokens `offsets[i] : offsets[i+1]`."""
 
-    Attributes:
-        input_ids: (T,) int32.
-        token_type_ids: (T,) int8: 1 in the second text of a pair, if the model tells the texts apart.
-        offsets: (N+1,) int64: sentence i is tokens `offsets[i] : offsets[i+1]`.
-    """
-
-    input_ids: np.ndarray
-    token_type_ids: np.ndarray
-    offsets: np.ndarray
+    input_ids: np.ndarray  # (T,) int32
+    token_type_ids: np.ndarray  # (T,) int8: 1 in the second text of a pair, if the model distinguishes the texts
+    offsets: np.ndarray  # (N+1,) int64
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,7 +41,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     """Tokenise texts or text pairs with the special tokens of the model.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: its truncation side is kept.
         columns: one list of N texts, or two for pairs.
         max_length: tokens of an example, special tokens included; of a pair, the longer text is truncated first.
 
@@ -120,22 +114,14 @@ def _flatten(rows: Iterable[list[int]], dtype: type[np.integer]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WordPieces:
-    """The word pieces of tagged sentences, each of D distinct words tokenised by itself and stored once.
+    """The word pieces of tagged sentences, each of D distinct words tokenised by itself and stored once."""
 
-    Attributes:
-        sentences: (words,) int64 for each sentence, indices of its words.
-        ids: (pieces,) int64, the pieces of all distinct words, end to end.
-        offsets: (D,) int64, the first piece of each.
-        lengths: (D,) int64, the number of its pieces, at least one.
-        prefix, suffix: the special tokens around a sentence.
-    """
-
-    sentences: list[np.ndarray]
-    ids: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    prefix: list[int]
-    suffix: list[int]
+    sentences: list[np.ndarray]  # of each sentence (words,) int64, indices of its words among the D
+    ids: np.ndarray  # (pieces,) int64, the pieces of all distinct words, end to end
+    offsets: np.ndarray  # (D,) int64, the first piece of each
+    lengths: np.ndarray  # (D,) int64, the number of its pieces, at least one
+    prefix: list[int]  # special tokens before a sentence
+    suffix: list[int]  # and after it
 
     def cut(self, most: int) -> "WordPieces":
         """Keep the first `most` pieces of every word."""

@@ -20,19 +20,12 @@ Entity = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class Form:
-    """What the lines of a task hold.
+    """The objects of a task."""
 
-    Attributes:
-        texts: keys of the texts.
-        label: keys that the label may have.
-        label_names: in the order of their ids.
-        skipped: the label of lines that are skipped, if there is one.
-    """
-
-    texts: tuple[str, ...]
-    label: tuple[str, ...]
-    label_names: tuple[str, ...]
-    skipped: str | None = None
+    texts: tuple[str, ...]  # keys of the texts
+    label: tuple[str, ...]  # keys that the label may have
+    label_names: tuple[str, ...]  # in the order of their ids
+    skipped: str | None = None  # label of lines to skip
 
 
 _PAIR = ("sentence1", "sentence2")

@@ -43,10 +43,10 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     for shared in report["shared"]:
         (first, first_lines), (second, second_lines) = shared["lines"].items()
+        lines = report["splits"][second]["lines"]
         yield (
-            f"{first} and {second}: {second_lines} of the {report['splits'][second]['lines']} lines of {second} stand "
-            f"in {first} too ({first_lines} lines there); {shared['texts_with_different_labels']} texts with different "
-            "labels"
+            f"{first} and {second}: {second_lines} of the {lines} lines of {second} are also in {first} "
+            f"({first_lines} lines there); {shared['texts_with_different_labels']} texts with different labels"
         )
 
 

@@ -16,19 +16,12 @@ REMEDY = "Fix them in the file; nothing was written."
 
 @dataclass(frozen=True)
 class Example:
-    """One line.
+    """One line of a file."""
 
-    Attributes:
-        line_number: from 1.
-        line: as it stands in the file.
-        texts: the text columns, or the tokens; examples with equal ones are duplicates.
-        labels: the label columns, or the tags; empty without any.
-    """
-
-    line_number: int
+    line_number: int  # from 1
     line: str
-    texts: tuple[str, ...]
-    labels: tuple[str, ...]
+    texts: tuple[str, ...]  # the text columns, or the tokens; examples with equal ones are duplicates
+    labels: tuple[str, ...]  # the label columns, or the tags; empty without any
 
 
 def columns_line(columns: Sequence[str]) -> str:
@@ -70,7 +63,7 @@ def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
     rows = read_numbered_rows(path, parse, remedy=REMEDY)
     if num_texts is not None and (is_json or num_texts > width):
         got = "JSON lines" if is_json else width
-        raise UserError(f"{path}: expected lines with at least {num_texts} columns, as --texts has it, got {got}")
+        raise UserError(f"{path}: expected {num_texts} or more columns (--texts {num_texts}), got {got}")
     return [Example(number, *row) for number, row in rows]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from loguru import logger
 
 from bertorch.data.lines import SHOWN_ERRORS, BadLineError, read_numbered_rows, shorten
-from bertorch.data.tagged_sentences import format_tagged, parse_tagged
+from bertorch.data.tagged_sentences import find_violations, format_tagged, parse_tagged
 from bertorch.data.tags import SCHEMES, TagSet, convert_tags, is_tag, scheme_of
 from bertorch.errors import UserError
 from bertorch.prepare.examples import REMEDY
@@ -132,15 +132,14 @@ def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, targe
 
 def _report_violations(path: str, sentences: Sequence[Sentence], tags: TagSet, *, strict: bool) -> None:
     ids = {tag: index for index, tag in enumerate(tags.tags)}
-    violations = []
-    for sentence in sentences:
-        tag_ids = np.array([ids[tag] for tag in sentence.tags], dtype=np.int64)  # (tokens,)
-        index = tags.first_offence(tag_ids)
-        if index is not None:
-            violations.append(f"{path}:{sentence.lines[index]}: {tags.told(tag_ids, index)}")
+    tag_ids = (np.array([ids[tag] for tag in sentence.tags], dtype=np.int64) for sentence in sentences)  # (tokens,)
+    violations = [
+        f"{path}:{sentences[index].lines[token]}: {description}"
+        for index, token, description in find_violations(tags, tag_ids)
+    ]
     if not violations:
         return
     count = f"{path}: sentences with tags out of the order of {tags.scheme_name}: {len(violations)}"
     if strict:
         raise UserError("\n".join([f"{count}; expected none with --strict", *violations[:SHOWN_ERRORS]]))
-    logger.warning("{}; they keep their places. The first: {}", count, violations[0])
+    logger.warning("{}; they are kept. The first: {}", count, violations[0])

@@ -84,18 +84,18 @@ def test_the_same_dataset_from_memory_built_and_mapped(  # noqa: PLR0917
     read = partial(function, tokenizer=tokenizer, **options, **OPTIONS)
     expected = open_dataset(read, str(path), None)
     assert log_lines == [line for line in log_lines if "out of the scheme" in line]
-    for told in (
+    for beginning in (
         f"{path}: {len(expected)} examples, tokenised in ",
         f"{path}: {len(expected)} examples from the cache ",
     ):
         log_lines.clear()
         dataset = open_dataset(read, str(path), str(tmp_path / "new" / "cache"))
-        assert any(line.startswith(told) for line in log_lines)
+        assert any(line.startswith(beginning) for line in log_lines)
         assert_same(dataset, expected)
         assert not any(array.flags.writeable for array in arrays_of(dataset).values())
-        numbers = np.array([3, 0, 2])
-        for name, value in vars(dataset.batch(numbers)).items():
-            assert np.array_equal(value, vars(expected.batch(numbers))[name])
+        indices = np.array([3, 0, 2])
+        for name, value in vars(dataset.batch(indices)).items():
+            assert np.array_equal(value, vars(expected.batch(indices))[name])
         assert np.array_equal(dataset.lengths, expected.lengths)
     (folder,) = folders(tmp_path / "new" / "cache")
     assert folder.name.startswith(f"{function.__name__}-")
@@ -166,7 +166,7 @@ def test_the_tokenizer_is_part_of_the_key(slow, tmp_path):
     assert key(tokenizer) != before
 
 
-def test_an_argument_that_cannot_be_told_apart_or_is_missing_is_refused(tokenizer):
+def test_an_argument_of_an_unknown_type_or_a_missing_one_is_refused(tokenizer):
     with pytest.raises(TypeError, match="tags: expected a plain value, a list, a TagSet or a tokenizer, got dict"):
         key(tokenizer, tags={})
     with pytest.raises(TypeError, match="strict: expected .*, got none"):
@@ -198,7 +198,7 @@ def another(file: Path) -> None:
         *(("meta.json", damage) for damage in (truncate, empty, zero, Path.unlink)),
     ],
 )
-def test_a_damaged_dataset_is_built_anew(  # noqa: PLR0917
+def test_a_damaged_dataset_is_built_again(  # noqa: PLR0917
     damage, name, read, texts, tmp_path, log_lines
 ):
     expected = open_dataset(read, texts, None)
@@ -254,12 +254,12 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     assert log_lines[1] != warnings[0]
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(read, texts):
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(read, texts):
     with pytest.raises(UserError, match=f"--cache_dir {texts}/cache: expected a folder that can be written"):
         open_dataset(partial(read, tokenizer=None), f"{texts}", f"{texts}/cache")
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
     def full(file, array, **_):
         file.write_bytes(b"beginning")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -270,7 +270,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(read, texts, tmp_path, monkeypat
     assert folders(tmp_path / "cache") == []
 
 
-def test_mistakes_in_the_file_are_told_as_without_a_cache_and_leave_nothing(read, texts, tmp_path):
+def test_errors_in_the_file_are_those_without_a_cache_and_leave_nothing(read, texts, tmp_path):
     cache_dir = tmp_path / "cache"
     with pytest.raises(UserError, match="nowhere.txt: expected a readable text file"):
         open_dataset(read, "nowhere.txt", str(cache_dir))

@@ -117,7 +117,7 @@ def test_what_is_unusual_but_right(read):
     assert read(line(["\u2028", "\x85"], ["O", "O"]) + "\r").tokens == [["\u2028", "\x85"]]
 
 
-def test_tags_out_of_order_are_told_and_kept_or_refused(read, log_lines):
+def test_tags_out_of_order_are_counted_or_refused(read, log_lines):
     bad = line(["a", "b", "c"], ["O", "I-PER", "O"])
     good = line(["a"], ["O"])
     assert len(read(good, bad, good)) == 3

@@ -37,11 +37,11 @@ def test_counts_and_places():
     assert (dev_test["lines"], dev_test["texts_with_different_labels"]) == ({"dev": 1, "test": 1}, 0)
 
 
-def test_the_report_is_told_in_lines():
+def test_the_report_in_words():
     assert list(report_lines(overlap_report({"train": TRAIN, "dev": DEV}))) == [
         "train: 6 lines, 2 of them repeat an earlier one; 1 texts with different labels",
         "dev: 4 lines, 1 of them repeat an earlier one; 0 texts with different labels",
-        "train and dev: 3 of the 4 lines of dev stand in train too (3 lines there); 1 texts with different labels",
+        "train and dev: 3 of the 4 lines of dev are also in train (3 lines there); 1 texts with different labels",
     ]
 
 

@@ -29,11 +29,11 @@ def test_json_lines(file):
         ("a\tb\na\n", None, ":2: expected 2 columns (as in the first line), got 1"),
         ("a\tb\na\t \n", None, ":2: expected no empty column"),
         ('{"text": ["a"], "label": ["O"]}\n{"text": ["a"]}\n', None, ":2: expected two lists of strings"),
-        ("a\nb\n", 2, ": expected lines with at least 2 columns, as --texts has it, got 1"),
+        ("a\nb\n", 2, ": expected 2 or more columns (--texts 2), got 1"),
         (
             '{"text": ["a"], "label": ["O"]}\n',
             1,
-            ": expected lines with at least 1 columns, as --texts has it, got JSON",
+            ": expected 1 or more columns (--texts 1), got JSON",
         ),
         ("", None, ": expected one example a line, got no line"),
     ],
