@@ -21,7 +21,7 @@ from bertorch.data.readers import read_label_names, read_labelled_texts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.encoder import load_pretrained, load_tokenizer
 from bertorch.encoder.layouts import BlockLayout
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.tagger import Tagger
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
 
 
 def main() -> None:

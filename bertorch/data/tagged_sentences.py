@@ -69,9 +69,9 @@ def read_tagged_sentences(
                 error = f"expected one of the tags ({first_few(tags.tags)}), got {shorten(name)} for token {index + 1}"
                 raise BadLineError(error, _column_of(line, "label", index))
         tag_ids = np.array([ids[name] for name in names], dtype=np.int64)  # (tokens,)
-        violation = tags.first_offence(tag_ids) if strict else None
+        violation = tags.first_violation(tag_ids) if strict else None
         if violation is not None:
-            error = f"expected tags in the order of the scheme, got {tags.told(tag_ids, violation)}"
+            error = f"expected tags in the order of the scheme, got {tags.describe(tag_ids, violation)}"
             raise BadLineError(error, _column_of(line, "label", violation))
         return tokens, tag_ids
 
@@ -86,8 +86,8 @@ def read_tagged_sentences(
 
 def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> list[tuple[int, int, str]]:
     """The first violation of the scheme in each sentence that has one: indices of sentence and token, description."""
-    first = ((sentence, ids, tags.first_offence(ids)) for sentence, ids in enumerate(sentences))
-    return [(sentence, token, tags.told(ids, token)) for sentence, ids, token in first if token is not None]
+    first = ((sentence, ids, tags.first_violation(ids)) for sentence, ids in enumerate(sentences))
+    return [(sentence, token, tags.describe(ids, token)) for sentence, ids, token in first if token is not None]
 
 
 def stream_untagged(path: str) -> Iterator[str | list[str]]:

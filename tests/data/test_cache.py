@@ -13,13 +13,16 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from bertorch import distributed
 from bertorch.data import array_folder, cache, fingerprint
-from bertorch.data import load as datasets
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import TextRows
 from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
+from bertorch.tasks.classification import labelled_texts
+from bertorch.tasks.contrastive import anchors_with_positives, scored_pairs, sentences_twice
+from bertorch.tasks.sentence_bert import labelled_pairs
+from bertorch.tasks.tagging import tagged_sentences
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 
 TAGS = TagSet(["O", "B-a", "I-a"], "bio", "labels.txt")
@@ -40,7 +43,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def read(tokenizer):
-    return partial(datasets.sentences_twice, tokenizer=tokenizer, **OPTIONS)
+    return partial(sentences_twice, tokenizer=tokenizer, **OPTIONS)
 
 
 def arrays_of(dataset) -> dict[str, np.ndarray]:
@@ -64,14 +67,14 @@ def folders(cache_dir: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("function", "path", "options"),
     [
-        (datasets.texts_with_labels, REVIEWS / "dev.txt", {"labels": ["negative", "positive"], "texts": 1}),
-        (datasets.texts_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"], "texts": 2}),
-        (datasets.pairs_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"]}),
-        (datasets.pairs_with_scores, STS, {}),
-        (datasets.sentences_twice, SENTENCES, {}),
-        (datasets.anchors_with_positives, PARAPHRASES, {}),
+        (labelled_texts, REVIEWS / "dev.txt", {"label_names": ["negative", "positive"], "num_texts": 1}),
+        (labelled_texts, MATCHING / "dev.txt", {"label_names": ["0", "1"], "num_texts": 2}),
+        (labelled_pairs, MATCHING / "dev.txt", {"label_names": ["0", "1"]}),
+        (scored_pairs, STS, {}),
+        (sentences_twice, SENTENCES, {}),
+        (anchors_with_positives, PARAPHRASES, {}),
         (
-            datasets.sentences_with_tags,
+            tagged_sentences,
             NER / "dev.json",
             {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
         ),
@@ -112,15 +115,15 @@ def test_the_name_of_the_file_does_not_count_but_its_content_does(read, texts, t
     assert len(folders(tmp_path / "cache")) == 2
 
 
-def key(tokenizer, function=datasets.sentences_with_tags, content="c", layout=(1, "x"), **changes) -> str:
+def key(tokenizer, function=tagged_sentences, content="c", layout=(1, "x"), **changes) -> str:
     options = {"tokenizer": tokenizer, "max_length": 8, "on_bad_line": "stop"}
-    if function is datasets.sentences_with_tags:
+    if function is tagged_sentences:
         options |= {"tags": TAGS, "strict": False}
     return fingerprint.fingerprint(partial(function, **(options | changes)), content, layout)
 
 
 def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
-    labels = {"labels": ["a", "b"], "texts": 1}
+    labels = {"label_names": ["a", "b"], "num_texts": 1}
     keys = [
         key(tokenizer),
         key(tokenizer, content="d"),
@@ -130,11 +133,11 @@ def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
         key(tokenizer, strict=True),
         key(tokenizer, tags=TagSet(TAGS.tags, "bios", "labels.txt")),
         key(tokenizer, tags=TagSet(["O", "I-a", "B-a"], "bio", "labels.txt")),
-        key(tokenizer, function=datasets.sentences_twice),
-        key(tokenizer, function=datasets.anchors_with_positives),
-        key(tokenizer, function=datasets.texts_with_labels, **labels),
-        key(tokenizer, function=datasets.texts_with_labels, **labels | {"texts": 2}),
-        key(tokenizer, function=datasets.texts_with_labels, **labels | {"labels": ["b", "a"]}),
+        key(tokenizer, function=sentences_twice),
+        key(tokenizer, function=anchors_with_positives),
+        key(tokenizer, function=labelled_texts, **labels),
+        key(tokenizer, function=labelled_texts, **labels | {"num_texts": 2}),
+        key(tokenizer, function=labelled_texts, **labels | {"label_names": ["b", "a"]}),
     ]
     monkeypatch.setattr(fingerprint.tokenizers, "__version__", "0")
     keys.append(key(tokenizer))
@@ -170,9 +173,7 @@ def test_an_argument_of_an_unknown_type_or_a_missing_one_is_refused(tokenizer):
     with pytest.raises(TypeError, match="tags: expected a plain value, a list, a TagSet or a tokenizer, got dict"):
         key(tokenizer, tags={})
     with pytest.raises(TypeError, match="strict: expected .*, got none"):
-        fingerprint.fingerprint(
-            partial(datasets.sentences_with_tags, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None
-        )
+        fingerprint.fingerprint(partial(tagged_sentences, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None)
 
 
 def truncate(file: Path) -> None:
@@ -242,7 +243,7 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     lines = [{"text": ["我", "们"], "label": ["O", "I-a"]}, {"text": ["我"], "label": ["B-b"]}]
     path.write_text("\n".join(map(json.dumps, lines)))
     options = {"tokenizer": tokenizer, "tags": TAGS, "strict": False, "max_length": 8, "on_bad_line": "skip"}
-    read = partial(datasets.sentences_with_tags, **options)
+    read = partial(tagged_sentences, **options)
     open_dataset(read, str(path), str(tmp_path / "cache"))
     warnings = log_lines[:-1]
     assert len(warnings) == 2
@@ -280,8 +281,8 @@ def test_errors_in_the_file_are_those_without_a_cache_and_leave_nothing(read, te
     assert folders(cache_dir) == []
 
 
-def changing_while_read(path: str, *, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    dataset = datasets.sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
+def changing_while_read(path: str, *, tokenizer: PreTrainedTokenizerBase) -> TextRows:
+    dataset = sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
     with Path(path).open("a") as file:
         file.write("后天\n")
     return dataset
@@ -293,13 +294,13 @@ def test_a_file_that_changes_while_it_is_read_is_not_cached(tokenizer, texts, tm
     assert folders(tmp_path / "cache") == []
 
 
-def overtaken(path: str, *, tokenizer: PreTrainedTokenizerBase, other: str, cache_dir: str) -> Dataset:
+def overtaken(path: str, *, tokenizer: PreTrainedTokenizerBase, other: str, cache_dir: str) -> TextRows:
     """Another run builds the same dataset while this one does."""
     if not Path(other).exists():
         Path(other).touch()
         read = partial(overtaken, tokenizer=tokenizer, other=other, cache_dir=cache_dir)
         open_dataset(read, path, cache_dir)
-    return datasets.sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
+    return sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
 
 
 def test_of_two_runs_the_first_to_end_gives_its_dataset_to_both(tokenizer, read, texts, tmp_path):
@@ -316,7 +317,7 @@ def in_each_process(texts: str, cache_dir: Path, *, machines: bool) -> None:
     if machines:
         os.environ["LOCAL_RANK"] = "0"
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    read = partial(datasets.sentences_twice, tokenizer=tokenizer, **OPTIONS)
+    read = partial(sentences_twice, tokenizer=tokenizer, **OPTIONS)
     distributed.barrier()
     dataset = open_dataset(read, texts, str(cache_dir))
     cache.logger.remove(handler)
