@@ -102,7 +102,7 @@ def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
     (folder / "bad.bmes").write_text("我 O\n们\n")
     message = failure(log_lines, "columns", "--input_file", folder / "bad.bmes", "--output_file", folder / "out")
     assert f"{folder}/bad.bmes:2: expected a token, a space or a tab, and its tag" in message
-    assert message.endswith("Mend them in the file; nothing was written.")
+    assert message.endswith("Fix them in the file; nothing was written.")
     assert not (folder / "out").exists()
     one = folder / "one.txt"
     one.write_text("a\tb\n")

@@ -93,7 +93,7 @@ def test_bad_lines_can_be_skipped(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(["no label", *lines, "text\tunknown"]))
     files = {"train_data_file": tmp_path / "train.txt", "epochs": 1, "on_bad_line": "skip"}
     done = run_script(*arguments(REVIEWS, tmp_path / "saved", **files))
-    assert "dropped malformed lines: 2; the first: " in done.stderr
+    assert "skipped malformed lines: 2; the first: " in done.stderr
     assert "train: 20 examples" in done.stderr
 
 
@@ -110,6 +110,6 @@ def test_a_second_run_takes_the_tokens_from_the_cache(tmp_path):
     assert told["plain"] == []
     assert [bool(re.fullmatch(r", tokenised in \d+\.\d s, cached in", line)) for line in told["first"]] == [True, True]
     assert told["second"] == [" from the cache"] * 2
-    assert all("dropped malformed lines: 1; the first: " in done.stderr for done in runs.values())
+    assert all("skipped malformed lines: 1; the first: " in done.stderr for done in runs.values())
     weights = {name: (tmp_path / name / "pytorch_model.bin").read_bytes() for name in runs}
     assert weights["plain"] == weights["first"] == weights["second"]

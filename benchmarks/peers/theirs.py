@@ -53,7 +53,7 @@ def train_classifier(job: Job, watch: Stopwatch, folder: Path, *, torch_compile:
 
 def train_softmax_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     """sentence-transformers with SoftmaxLoss: a classifier over u, v and |u−v|."""
-    examples = read_labelled_texts(job.train_data_file, job.labels, texts=2)
+    examples = read_labelled_texts(job.train_data_file, job.labels, num_texts=2)
     first, second = examples.columns
     columns = {"sentence1": first, "sentence2": second, "label": examples.labels.tolist()}
     _train_embeddings(

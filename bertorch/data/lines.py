@@ -1,141 +1,136 @@
-"""Lines of a text file and their flaws: what all readers share.
+"""Lines of a text file and their errors: what all readers share.
 
-A file is UTF-8, one example a line. A byte-order mark, CRLF and blank lines at the end are fine. Any other flaw stops
-the run before training: the whole file is gone through and then one `UserError` raised with the first flaws as
-`path:line: expected …, got …` and their count; or those lines are dropped and counted.
+A file is UTF-8, one example a line. A byte-order mark, CRLF and blank lines at the end are fine. Any other error stops
+the run before training: the whole file is parsed, and then one `UserError` lists the first errors as
+`path:line: expected …, got …` and counts all; or those lines are skipped and counted.
 """
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from loguru import logger
 
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, require_file
 
-SHOWN_FLAWS = 10
-# Texts are at most a few thousand tokens once they are cut. A line beyond this is a file without line breaks or one
-# that is no text, and the tokenizer, which cuts a text last, would take minutes and gigabytes for it.
+SHOWN_ERRORS = 10
+# A text is cut to a few thousand tokens at most. A longer line is binary data or lacks line breaks, and the tokenizer,
+# which truncates last, would take minutes and gigabytes for it.
 LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
+_JSON = json.JSONDecoder()
 _BREAKS = re.compile("[\t\r\n]+")
-# Half a surrogate pair, which is no text: UTF-8 has none, but an escape in JSON and a string of Python may hold one.
+# A lone surrogate is no text: UTF-8 has none, but an escape in JSON or a Python string may hold one.
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
+Line = TypeVar("Line")
 Row = TypeVar("Row")
 
 
 class BadLineError(Exception):
-    """What is wrong with one line: "expected …, got …".
+    """What is wrong with one line, "expected …, got …", and in which column, in characters from 1, if that is known."""
 
-    Args:
-        flaw: the text.
-        column: where in the line it is, in characters from 1, if that is known.
-    """
-
-    def __init__(self, flaw: str, column: int | None = None) -> None:
-        super().__init__(flaw)
+    def __init__(self, error: str, column: int | None = None) -> None:
+        super().__init__(error)
         self.column = column
 
+    def located(self, path: str, line: int) -> str:
+        """The error behind `path:line` or `path:line:column`."""
+        return f"{path}:{line}: {self}" if self.column is None else f"{path}:{line}:{self.column}: {self}"
 
-def read_rows(
-    path: str,
-    parse: Callable[[str], Row],
-    *,
-    on_bad_line: str,
-    remedy: str = "Mend them, or drop them with --on_bad_line skip.",
-) -> list[Row]:
-    """Parse every line of a file, see `read_numbered_rows`."""
-    return [row for _, row in read_numbered_rows(path, parse, on_bad_line=on_bad_line, remedy=remedy)]
+
+def read_rows(path: str, parse: Callable[[str], Row], **options: str) -> list[Row]:
+    """Parse every line of a regular file, see `parse_lines`."""
+    return [row for _, row in read_numbered_rows(path, parse, blank_lines=False, **options)]
 
 
 def read_numbered_rows(
-    path: str, parse: Callable[[str], Row], *, on_bad_line: str, remedy: str, blank_lines: bool = False
+    path: str, parse: Callable[[str], Row], *, blank_lines: bool = False, **options: str
 ) -> list[tuple[int, Row]]:
-    """Parse every line of a file.
+    """Line numbers from 1 and rows of `read_rows`; without `blank_lines`, a blank line is malformed."""
+    return parse_lines(path, _lines(path), lambda raw: parse(_decode(raw, blank_lines=blank_lines)), **options)
+
+
+def parse_lines(
+    path: str,
+    lines: Iterable[tuple[int, Line]],
+    parse: Callable[[Line], Row],
+    *,
+    on_bad_line: str = "stop",
+    remedy: str = "Fix them, or skip them with --on_bad_line skip.",
+    expected: str = "one example a line",
+) -> list[tuple[int, Row]]:
+    """Parse numbered lines of `path` and collect their errors.
 
     Args:
-        path: the file.
+        lines: line numbers from 1 and lines.
         parse: line → row; raises `BadLineError`.
-        on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
+        on_bad_line: `stop` raises, `skip` leaves malformed lines out and logs how many.
         remedy: the last line of the error.
-        blank_lines: whether lines of white space mean something, and are parsed as an empty one; else they are flaws.
-
-    Returns:
-        Line numbers from 1 and rows.
+        expected: what the file should hold.
 
     Raises:
-        UserError: a missing file, what is no regular file, one without a good line, or malformed lines.
+        UserError: malformed lines, or no good line.
     """
     rows: list[tuple[int, Row]] = []
-    flaws: list[str] = []
+    errors: list[str] = []
     bad_lines = 0
-    for number, raw in _lines(path):
+    for number, line in lines:
         try:
-            rows.append((number, parse(_decode(raw, blank_lines=blank_lines))))
-        except BadLineError as flaw:
+            rows.append((number, parse(line)))
+        except BadLineError as error:
             bad_lines += 1
-            if len(flaws) < SHOWN_FLAWS:
-                place = f"{path}:{number}" if flaw.column is None else f"{path}:{number}:{flaw.column}"
-                flaws.append(f"{place}: {flaw}")
+            if bad_lines <= SHOWN_ERRORS:
+                errors.append(error.located(path, number))
     if bad_lines and on_bad_line == "stop":
-        shown = "" if bad_lines == len(flaws) else f", the first {len(flaws)} of them"
-        raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *flaws, remedy]))
+        shown = "" if bad_lines == len(errors) else f", the first {len(errors)} of them"
+        raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *errors, remedy]))
     if bad_lines:
-        logger.warning("{}: dropped malformed lines: {}; the first: {}", path, bad_lines, flaws[0])
+        logger.warning("{}: skipped malformed lines: {}; the first: {}", path, bad_lines, errors[0])
     if not rows:
-        raise UserError(f"{path}: expected one example a line, got no {'good ' if bad_lines else ''}line")
+        raise UserError(f"{path}: expected {expected}, got no {'good ' if bad_lines else ''}line")
     return rows
 
 
 def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
-    """Parse the lines of a file one after the other, in memory that does not grow with the file.
-
-    Args:
-        path: the file, `STANDARD` for what is piped in.
-        parse: line → row; raises `BadLineError`.
+    """Parse the lines of a file, or of standard input for `STANDARD`, one by one in constant memory.
 
     Raises:
-        UserError: a missing file, what is no regular file, one without a line, or the first malformed line.
+        UserError: a missing file, no regular file, no line, or the first malformed line.
     """
-    found = False
+    number = 0
     for number, raw in _lines(path):
         try:
-            yield parse(_decode(raw, blank_lines=False))
-        except BadLineError as flaw:
-            place = f"{path}:{number}" if flaw.column is None else f"{path}:{number}:{flaw.column}"
-            raise UserError(f"{place}: {flaw}") from flaw
-        found = True
-    if not found:
+            row = parse(_decode(raw))
+        except BadLineError as error:
+            raise UserError(error.located(path, number)) from error
+        yield row
+    if not number:
         raise UserError(f"{path}: expected one example a line, got no line")
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes | int]]:
-    """Line numbers from 1 and lines without their ends, up to the last line that is not blank.
-
-    Of a line beyond the limit, its length stands in its place.
-    """
+    """Line numbers from 1 and the lines of `_ended_lines`, up to the last line that is not blank."""
     if path != STANDARD:
         require_file(path, "a readable text file")
     try:
         with nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
-            blank = range(0)
+            last = 0
             for number, line in enumerate(_ended_lines(file), start=1):
-                if isinstance(line, bytes) and not line.strip():
-                    blank = range(blank.start or number, number + 1)
-                    continue
-                yield from ((place, b"") for place in blank)
-                blank = range(0)
-                yield number, line
+                if isinstance(line, int) or line.strip():
+                    yield from ((blank, b"") for blank in range(last + 1, number))
+                    yield number, line
+                    last = number
     except OSError as error:
         raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
 
 
 def _ended_lines(file: BinaryIO) -> Iterator[bytes | int]:
-    """The lines of a file; of one beyond the limit its length, so that it never is in memory."""
+    """Lines without their ends; instead of a line over the limit, which is never held in memory, its length."""
     most = LONGEST_LINE + len(b"\r\n")
     mark = b"\xef\xbb\xbf"
     while piece := file.readline(most + len(mark)):
@@ -149,35 +144,65 @@ def _ended_lines(file: BinaryIO) -> Iterator[bytes | int]:
         yield line if length <= LONGEST_LINE else length
 
 
-def _decode(raw: bytes | int, *, blank_lines: bool) -> str:
+def _decode(raw: bytes | int, *, blank_lines: bool = False) -> str:
     if isinstance(raw, int):
         raise BadLineError(f"expected at most {LONGEST_LINE} bytes a line, got {raw}; is a line break missing?")
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadLineError(
-            f"expected UTF-8, got byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        ) from error
-    if line.strip():
-        return line
-    if blank_lines:
-        return ""
-    raise BadLineError("expected an example, got an empty line")
+        byte = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        raise BadLineError(f"expected UTF-8, got {byte}") from error
+    if not blank_lines and not line.strip():
+        raise BadLineError("expected an example, got an empty line")
+    return line
+
+
+def split_columns(line: str, width: int, form: str) -> list[str]:
+    """The tab-separated columns of a line, `form` in errors.
+
+    Raises:
+        BadLineError: not `width` columns, or a blank one.
+    """
+    columns = line.split("\t")
+    if len(columns) != width:
+        expected = f"{width} column{'s' * (width > 1)}"
+        raise BadLineError(f"expected {expected} ({form}), got {len(columns)}: {shorten(line)}")
+    if not all(map(str.strip, columns)):
+        raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")
+    return columns
+
+
+def parse_object(line: str, form: str, decoder: json.JSONDecoder = _JSON) -> dict[str, Any]:
+    """The JSON object of a line, such as `form`.
+
+    Raises:
+        BadLineError: it is no JSON, or no object.
+    """
+    try:
+        parsed = decoder.decode(line)
+    except json.JSONDecodeError as error:
+        raise BadLineError(f"expected a JSON object ({form}), got: {error.msg}", error.colno) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more than 4300 digits
+        raise BadLineError(f"expected a JSON object ({form}), got: {error}") from error
+    if not isinstance(parsed, dict):
+        raise BadLineError(f"expected a JSON object ({form}), got {shorten(line)}")
+    return parsed
 
 
 def cell(text: str) -> str:
-    """A text as a column of a line: with a space for tabs and line breaks."""
+    """A text as a column of a line, with a space for tabs and line breaks."""
     return _BREAKS.sub(" ", text)
 
 
 def shorten(text: str) -> str:
-    """A text as it is quoted in an error: its beginning."""
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
+    """The beginning of a text, quoted for an error."""
+    return repr(_beginning(text))
 
 
-def some(labels: Sequence[str]) -> str:
-    """Labels as they are quoted in an error: the first ones."""
-    shown = [
-        label if len(label) <= _SHOWN_CHARACTERS else label[:_SHOWN_CHARACTERS] + "…" for label in labels[:SHOWN_FLAWS]
-    ]
-    return ", ".join(shown) + (", …" if len(labels) > SHOWN_FLAWS else "")
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a list for an error."""
+    return ", ".join(map(_beginning, names[:SHOWN_ERRORS])) + (", …" if len(names) > SHOWN_ERRORS else "")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"

@@ -1,4 +1,4 @@
-"""Work done ahead in a thread, so that the next batch is ready when the device asks for it."""
+"""Results computed ahead in a thread, so that the next batch is ready when the device needs it."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -13,12 +13,9 @@ AHEAD = 4
 
 
 def prefetched(make: Callable[[T], U], items: Iterable[T], ahead: int = AHEAD) -> Generator[U]:
-    """Like `map(make, items)`, but the next results are worked out in a thread while the last one is used.
+    """Like `map(make, items)`, but a thread computes the next `ahead` results while the last one is used.
 
-    Args:
-        make: from an item to a result; what it raises is raised where its result would have come.
-        items: read as far ahead as results are.
-        ahead: results that are worked out before they are asked for.
+    Items are read as far ahead. An error of `make` is raised in place of its result.
     """
     remaining = iter(items)
     waiting: deque[Future[U]] = deque()
@@ -29,6 +26,6 @@ def prefetched(make: Callable[[T], U], items: Iterable[T], ahead: int = AHEAD) -
                 result = waiting.popleft().result()
                 waiting.extend(thread.submit(make, item) for item in islice(remaining, 1))
                 yield result
-        finally:  # also where the reader has stopped early
+        finally:  # also where the caller stops early
             for future in waiting:
                 future.cancel()

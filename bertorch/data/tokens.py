@@ -1,6 +1,6 @@
 """Examples → token store: the ids of all sentences end to end in flat arrays, with offsets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import TypeAlias
@@ -10,27 +10,19 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bertorch.errors import UserError
 
-# Examples handed to the tokenizer at once: enough for its threads, few enough that the lists it returns stay small.
-CHUNK = 2048
-# Nor more characters than this: what the tokenizer makes of one takes some 200 bytes until the text is cut.
-CHUNK_CHARACTERS = 2**21
-# Lengths (N,), and ids and types of the tokens, end to end, of a chunk of N sentences.
+CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
+CHUNK_CHARACTERS = 2**21  # at most: the tokenizer takes some 200 bytes for each until it truncates the text
+# Of N sentences: lengths (N,), token ids (T,) and token types (T,).
 _Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The tokens of N sentences, end to end.
+    """The T tokens of N sentences, end to end: sentence i is tokens `offsets[i] : offsets[i+1]`."""
 
-    Attributes:
-        input_ids: (tokens,) int32.
-        token_type_ids: (tokens,) int8: 1 in the second text of a pair, if the model tells the texts apart.
-        offsets: (N+1,) int64: sentence i is tokens `offsets[i] : offsets[i+1]`.
-    """
-
-    input_ids: np.ndarray
-    token_type_ids: np.ndarray
-    offsets: np.ndarray
+    input_ids: np.ndarray  # (T,) int32
+    token_type_ids: np.ndarray  # (T,) int8: 1 in the second text of a pair, if the model distinguishes the texts
+    offsets: np.ndarray  # (N+1,) int64
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,7 +33,7 @@ class TokenStore:
         return np.diff(self.offsets)
 
     def lengths_of(self, sentences: np.ndarray) -> np.ndarray:
-        """Tokens of the sentences with these numbers; the same shape, int64."""
+        """Tokens of the sentences with these indices; the same shape, int64."""
         return self.offsets[sentences + 1] - self.offsets[sentences]
 
 
@@ -49,9 +41,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     """Tokenise texts or text pairs with the special tokens of the model.
 
     Args:
-        tokenizer: the model's tokenizer.
+        tokenizer: its truncation side is kept.
         columns: one list of N texts, or two for pairs.
-        max_length: tokens kept of an example, special tokens included; of a pair, the longer text is cut first.
+        max_length: tokens of an example, special tokens included; of a pair, the longer text is truncated first.
 
     Raises:
         UserError: `max_length` leaves no room for a token of each text.
@@ -60,25 +52,21 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
-    bounds = _chunk_bounds(columns)
     chunks = [
-        encode(tokenizer, [column[start:end] for column in columns], max_length) for start, end in pairwise(bounds)
+        encode(tokenizer, [column[start:end] for column in columns], max_length)
+        for start, end in pairwise(_chunk_bounds(columns))
     ]
     lengths, ids, types = zip(*chunks, strict=True)
-    return TokenStore(
-        input_ids=np.concatenate(ids),
-        token_type_ids=np.concatenate(types),
-        offsets=np.concatenate([[0], *lengths]).cumsum(),
-    )
+    return TokenStore(np.concatenate(ids), np.concatenate(types), np.concatenate([[0], *lengths]).cumsum())
 
 
 def _chunk_bounds(columns: Sequence[list[str]]) -> list[int]:
-    """Where chunks of examples begin, and where the last one ends."""
+    """The index at which each chunk of examples begins, and N."""
     bounds, characters = [0], 0
-    for number, texts in enumerate(zip(*columns, strict=True)):
+    for index, texts in enumerate(zip(*columns, strict=True)):
         more = sum(map(len, texts))
-        if number - bounds[-1] == CHUNK or (characters + more > CHUNK_CHARACTERS and number > bounds[-1]):
-            bounds.append(number)
+        if index - bounds[-1] == CHUNK or (characters + more > CHUNK_CHARACTERS and index > bounds[-1]):
+            bounds.append(index)
             characters = 0
         characters += more
     return [*bounds, len(columns[0])]
@@ -92,16 +80,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], ma
         return_attention_mask=False,
         return_token_type_ids=True,
     )
-    rows = encoded["input_ids"]
-    return (
-        np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)),
-        _flatten(rows, np.int32),
-        _flatten(encoded["token_type_ids"], np.int8),
-    )
+    ids, types = encoded["input_ids"], encoded["token_type_ids"]
+    return _lengths(ids), _flatten(ids, np.int32), _flatten(types, np.int8)
 
 
 def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a call of the tokenizer is one of its Rust backend and nothing else, unlike those of LUKE or RoCBert."""
+    """Whether a call of the tokenizer only calls its Rust backend, unlike LUKE's or RoCBert's."""
     kind = type(tokenizer)
     return (
         issubclass(kind, PreTrainedTokenizerFast)
@@ -111,16 +95,17 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _encode_directly(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
-    """The same as `_encode` without the dicts and lists that a call makes of each text: half the time on two cores."""
-    _encode(tokenizer, [column[:1] for column in columns], max_length)  # tells the backend how to truncate
+    """The result of `_encode` without its dicts and lists for each text: half the time on two cores."""
+    _encode(tokenizer, [column[:1] for column in columns], max_length)  # sets the backend's truncation
     texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts)
-    # one list at a time: thousands of lists alive would set off the garbage collector again and again
-    return (
-        np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)),
-        _flatten((encoding.ids for encoding in encodings), np.int32),
-        _flatten((encoding.type_ids for encoding in encodings), np.int8),
-    )
+    # generators, one list alive at a time: thousands would trigger the garbage collector again and again
+    ids, types = (encoding.ids for encoding in encodings), (encoding.type_ids for encoding in encodings)
+    return _lengths(encodings), _flatten(ids, np.int32), _flatten(types, np.int8)
+
+
+def _lengths(rows: Sequence[Sized]) -> np.ndarray:
+    return np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
 def _flatten(rows: Iterable[list[int]], dtype: type[np.integer]) -> np.ndarray:
@@ -129,22 +114,14 @@ def _flatten(rows: Iterable[list[int]], dtype: type[np.integer]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WordPieces:
-    """What a tokenizer makes of the words of tagged sentences, each word by itself; a word is stored once.
+    """The word pieces of tagged sentences, each of D distinct words tokenised by itself and stored once."""
 
-    Attributes:
-        sentences: (words,) int64 for each sentence, the numbers of its words.
-        ids: (pieces,) int64, the word pieces of all distinct words, end to end.
-        offsets: (distinct words,) int64, where each begins.
-        lengths: (distinct words,) int64, how many pieces it has, at least one.
-        prefix, suffix: the special tokens around a sentence.
-    """
-
-    sentences: list[np.ndarray]
-    ids: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    prefix: list[int]
-    suffix: list[int]
+    sentences: list[np.ndarray]  # of each sentence (words,) int64, indices of its words among the D
+    ids: np.ndarray  # (pieces,) int64, the pieces of all distinct words, end to end
+    offsets: np.ndarray  # (D,) int64, the first piece of each
+    lengths: np.ndarray  # (D,) int64, the number of its pieces, at least one
+    prefix: list[int]  # special tokens before a sentence
+    suffix: list[int]  # and after it
 
     def cut(self, most: int) -> "WordPieces":
         """Keep the first `most` pieces of every word."""
@@ -154,57 +131,49 @@ class WordPieces:
         """Windows of words as sentences with their special tokens.
 
         Args:
-            start, end: (N,) int64: window i has words `start[i] : end[i]`, counted over all sentences.
+            start, end: (N,) int64: window i has words `start[i] : end[i]` of the K words of all sentences.
 
         Returns:
-            The store of N sentences, and (words+1,) int64, the pieces before each word, counted over all sentences.
+            The store of N sentences, and (K+1,) int64, the pieces before each word.
         """
-        words = np.concatenate(self.sentences)  # (words,)
-        before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (words+1,)
+        words = np.concatenate(self.sentences)  # (K,)
+        before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (K+1,)
         flat = self.ids[end_to_end(self.offsets[words], self.lengths[words])]  # (pieces of all words,)
         inside = before[end] - before[start]  # (N,)
-        special = len(self.prefix) + len(self.suffix)
-        offsets = np.concatenate([[0], inside + special]).cumsum()  # (N+1,)
-        input_ids = np.empty(offsets[-1], dtype=np.int32)
+        offsets = np.concatenate([[0], len(self.prefix) + inside + len(self.suffix)]).cumsum()  # (N+1,)
+        input_ids = np.empty(offsets[-1], dtype=np.int32)  # (T,)
         input_ids[end_to_end(offsets[:-1] + len(self.prefix), inside)] = flat[end_to_end(before[start], inside)]
-        for place, token in enumerate(self.prefix):
-            input_ids[offsets[:-1] + place] = token
-        for place, token in enumerate(reversed(self.suffix), start=1):
-            input_ids[offsets[1:] - place] = token
+        for index, token in enumerate(self.prefix):
+            input_ids[offsets[:-1] + index] = token
+        for index, token in enumerate(self.suffix):
+            input_ids[offsets[1:] - len(self.suffix) + index] = token
         return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[str]]) -> WordPieces:
-    """Tokenise the words of sentences, each word by itself; one of which nothing is left becomes the unknown token.
+    """Tokenise the words of sentences, each by itself; a word that the tokenizer drops becomes the unknown token.
 
     Raises:
-        UserError: nothing is left of a word, and the tokenizer has no unknown token.
+        UserError: the tokenizer drops a word and has no unknown token.
     """
-    numbers: dict[str, int] = {}
-    numbered = [
-        np.array([numbers.setdefault(word, len(numbers)) for word in sentence], dtype=np.int64)
+    index_of: dict[str, int] = {}
+    indices = [
+        np.array([index_of.setdefault(word, len(index_of)) for word in sentence], dtype=np.int64)
         for sentence in sentences
     ]
-    pieces = tokenizer(list(numbers), add_special_tokens=False)["input_ids"]
+    pieces = tokenizer(list(index_of), add_special_tokens=False)["input_ids"]
     unknown = tokenizer.unk_token_id
     if unknown is None and not all(pieces):
-        word = next(word for word, ids in zip(numbers, pieces, strict=True) if not ids)
+        word = next(word for word, ids in zip(index_of, pieces, strict=True) if not ids)
         raise UserError(f"expected a tokenizer that keeps every word or has an unknown token, got none of {word!r}")
     pieces = [ids or [unknown] for ids in pieces]
-    lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
-    prefix, suffix = _special_tokens(tokenizer)
-    return WordPieces(
-        sentences=numbered,
-        ids=_flatten(pieces, np.int64),
-        offsets=np.concatenate([[0], lengths[:-1]]).cumsum(),
-        lengths=lengths,
-        prefix=prefix,
-        suffix=suffix,
-    )
+    lengths = _lengths(pieces)
+    offsets = np.concatenate([[0], lengths[:-1]]).cumsum()
+    return WordPieces(indices, _flatten(pieces, np.int64), offsets, lengths, *_special_tokens(tokenizer))
 
 
 def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers `start : start + length` of each range, one range after the other."""
+    """The indices `start : start + length` of each range, one range after the other; int64."""
     before = np.concatenate([[0], lengths]).cumsum()  # (ranges+1,)
     return np.repeat(starts - before[:-1], lengths) + np.arange(before[-1])
 
@@ -213,5 +182,5 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
     """The tokens that the tokenizer puts before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
-    start = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    start = next(index for index in range(len(whole)) if whole[index : index + len(bare)] == bare)
     return whole[:start], whole[start + len(bare) :]

@@ -1,15 +1,15 @@
-"""CSV with a header, as spreadsheets and data collections publish texts."""
+"""CSV with a header, the form in which spreadsheets and data collections publish texts."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bertorch.data.lines import LONGEST_LINE, SHOWN_FLAWS, BadLineError, shorten, some
+from bertorch.data.lines import LONGEST_LINE, BadLineError, first_few, parse_lines, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
-from bertorch.prepare.examples import MEND, columns_line
+from bertorch.prepare.examples import REMEDY, columns_line
 
-# Files with tabs are written without quotes as a rule, and then a quotation mark is part of the text.
+# Files with tabs are usually written without quotes; a quotation mark is part of the text there.
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
@@ -23,78 +23,62 @@ def convert_table(
         columns: those to write, in this order.
         delimiter: a name of `DELIMITERS`.
         encoding: of the file; a byte-order mark is fine.
-        labels: value of the last column → label to write instead. If there are any, each value must be among them.
+        labels: value of the last column → label to write instead; empty keeps the values.
 
     Raises:
         UserError: a missing or empty file, a column that it does not have, bytes that are not of the encoding, or
-            malformed rows: another number of cells than in the header, an empty text, a value without label.
+            malformed rows: another number of cells than in the header, an empty text, a value that `labels` lacks.
     """
     rows = _rows(path, delimiter, encoding)
     header = [name.strip() for name in next(rows, (1, []))[1]]
-    missing = [name for name in columns if header.count(name) != 1]
-    if missing:
-        raise UserError(f"{path}:1: expected a header with {some(columns)}, each once, got {some(header) or 'none'}")
-    places = [header.index(name) for name in columns]
-    lines = []
-    flaws = []
-    for number, cells in rows:
-        if not cells:
-            continue  # the csv module's word for a blank line
-        try:
-            lines.append(_picked(cells, places, width=len(header), labels=labels))
-        except BadLineError as flaw:
-            flaws.append(f"{path}:{number}: {flaw}")
-    if flaws:
-        raise UserError("\n".join([f"{path}: malformed rows: {len(flaws)}", *flaws[:SHOWN_FLAWS], MEND]))
-    if not lines:
-        raise UserError(f"{path}: expected rows under the header, got none")
-    return lines
+    if any(header.count(name) != 1 for name in columns):
+        got = first_few(header) or "none"
+        raise UserError(f"{path}:1: expected a header with {first_few(columns)}, each once, got {got}")
+    indices = [header.index(name) for name in columns]
 
+    def parse(cells: list[str]) -> str:
+        if len(cells) != len(header):
+            raise BadLineError(f"expected {len(header)} cells as in the header, got {len(cells)}")
+        picked = [cells[index] for index in indices]
+        if labels:
+            value = picked[-1].strip()
+            if value not in labels:
+                expected = f"one of the values of --map_label ({first_few(list(labels))})"
+                raise BadLineError(f"expected {expected}, got {shorten(value)}")
+            picked[-1] = labels[value]
+        return columns_line(picked)
 
-def _picked(cells: Sequence[str], places: Sequence[int], *, width: int, labels: Mapping[str, str]) -> str:
-    """The line of a row."""
-    if len(cells) != width:
-        raise BadLineError(f"expected {width} cells as in the header, got {len(cells)}")
-    columns = [cells[place] for place in places]
-    if labels:
-        value = columns[-1].strip()
-        if value not in labels:
-            raise BadLineError(
-                f"expected one of the values of --map_label ({some(list(labels))}), got {shorten(value)}"
-            )
-        columns[-1] = labels[value]
-    return columns_line(columns)
+    filled = (row for row in rows if row[1])  # a blank line has no cells
+    return [line for _, line in parse_lines(path, filled, parse, remedy=REMEDY, expected="rows under the header")]
 
 
 def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """The first line of each row, from 1, and its cells."""
-    require_file(path, "a readable CSV file")
-    mark = DELIMITERS[delimiter]
+    csv.field_size_limit(LONGEST_LINE)
+    lines = (f"{line}\n" for line in _content(path, encoding).split("\n"))
+    if delimiter == "tab":
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=DELIMITERS[delimiter], strict=True)
+    number = 1
     try:
-        content = Path(path).read_bytes().decode(encoding).removeprefix("\ufeff")
+        for cells in reader:
+            yield number, cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{number}: expected a row of CSV, got: {error}") from error
+
+
+def _content(path: str, encoding: str) -> str:
+    require_file(path, "a readable CSV file")
+    try:
+        return Path(path).read_bytes().decode(encoding).removeprefix("\ufeff")
     except OSError as error:
         raise UserError(f"{path}: expected a readable CSV file, got: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: expected {encoding}, got byte 0x{error.object[error.start]:02x}; name another --encoding, "
-            "such as gb18030"
-        ) from error
+        byte = f"byte 0x{error.object[error.start]:02x}"
+        remedy = "name another --encoding, such as gb18030"
+        raise UserError(f"{path}:{line}: expected {encoding}, got {byte}; {remedy}") from error
     except (LookupError, UnicodeError) as error:
         raise UserError(f"--encoding: expected an encoding of text that Python knows, got {encoding!r}") from error
-    csv.field_size_limit(LONGEST_LINE)
-    lines = (f"{line}\n" for line in content.split("\n"))
-    if mark == "\t":
-        reader = csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, delimiter=mark, strict=True)
-    number = 1
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}:{number}: expected a row of CSV, got: {error}") from error
-        yield number, cells
-        number = reader.line_num + 1

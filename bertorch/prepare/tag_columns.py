@@ -1,7 +1,7 @@
 """Tagged text in columns, the form in which most sets of named entities are published, and tags in another scheme.
 
-Two layouts: `rows` has a token and its tag on a line, behind one space or tab, and a blank line after each sentence;
-`sentences` has a sentence a line, its tokens with a space between them, a tab, and its tags.
+Two layouts: `rows` has a token and its tag on a line, separated by a space or tab, and a blank line after each
+sentence; `sentences` has a sentence a line: its tokens with a space between them, a tab, and its tags.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from loguru import logger
 
-from bertorch.data.lines import SHOWN_FLAWS, BadLineError, read_numbered_rows, shorten
-from bertorch.data.tagged_sentences import format_tagged, parse_tagged
+from bertorch.data.lines import SHOWN_ERRORS, BadLineError, read_numbered_rows, shorten
+from bertorch.data.tagged_sentences import find_violations, format_tagged, parse_tagged
 from bertorch.data.tags import SCHEMES, TagSet, convert_tags, is_tag, scheme_of
 from bertorch.errors import UserError
-from bertorch.prepare.examples import MEND
+from bertorch.prepare.examples import REMEDY
 
 LAYOUTS = ("auto", "rows", "sentences")
+Tagged = tuple[list[str], list[str]]  # tokens and a tag for each
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A tagged sentence.
-
-    Attributes:
-        tokens, tags: one of each for every token.
-        lines: the line that each token stands on, from 1.
-    """
+    """A sentence: its tokens, and for each a tag and the number of its line, from 1."""
 
     tokens: list[str]
     tags: list[str]
@@ -37,14 +33,9 @@ def read_tag_json(path: str) -> list[Sentence]:
     """Read JSON lines, whatever the scheme of their tags is.
 
     Raises:
-        UserError: a missing file, or malformed lines: not of the form, or a tag of no scheme.
+        UserError: a missing file, or malformed lines, among them those with a tag of no scheme.
     """
-
-    def parse(line: str) -> tuple[list[str], list[str]]:
-        tokens, tags = parse_tagged(line)
-        return tokens, [_checked(tag) for tag in tags]
-
-    rows = read_numbered_rows(path, parse, on_bad_line="stop", remedy=MEND)
+    rows = read_numbered_rows(path, lambda line: _checked(*parse_tagged(line)), remedy=REMEDY)
     return [Sentence(tokens, tags, [number] * len(tokens)) for number, (tokens, tags) in rows]
 
 
@@ -53,28 +44,27 @@ def read_tag_columns(path: str, layout: str, *, first_character: bool) -> list[S
 
     Args:
         path: the file.
-        layout: `rows`, `sentences`, or `auto`, which is `sentences` if the first line is one of several tokens.
-        first_character: whether only the first character of each token counts: behind it weiboNER_2nd_conll has the
-            character's place in its word.
+        layout: `rows`, `sentences`, or `auto`, which is `sentences` if the first line has several tokens.
+        first_character: whether to keep only the first character of each token: weiboNER_2nd_conll has the character's
+            index in its word behind it.
 
     Raises:
         UserError: a missing file, or malformed lines: no token, no tag, one of no scheme, another number of tags than
             of tokens.
     """
 
-    def parse(line: str) -> tuple[list[str], list[str]] | None:
+    def parse(line: str) -> Tagged | None:
         nonlocal layout
-        if not line:
+        if not line.strip():
             return None
         if layout == "auto":
             tokens, _, tags = line.partition("\t")
             layout = "sentences" if " " in tokens and " " in tags else "rows"
-        return _sentence(line) if layout == "sentences" else _row(line)
+        return _checked(*(_sentence(line) if layout == "sentences" else _row(line)))
 
-    rows = read_numbered_rows(path, parse, on_bad_line="stop", remedy=MEND, blank_lines=True)
     sentences: list[Sentence] = []
-    is_open = False  # whether the next row goes on with the last sentence
-    for number, row in rows:
+    is_open = False  # whether the next row belongs to the last sentence
+    for number, row in read_numbered_rows(path, parse, blank_lines=True, remedy=REMEDY):
         if row is not None:
             tokens, tags = row
             if not is_open:
@@ -86,16 +76,15 @@ def read_tag_columns(path: str, layout: str, *, first_character: bool) -> list[S
     return sentences
 
 
-def _row(line: str) -> tuple[list[str], list[str]]:
+def _row(line: str) -> Tagged:
     # Only a tab and a space separate: some files have a wide space as a token.
-    mark = "\t" if "\t" in line else " "
-    token, _, tag = line.rstrip(" \t").rpartition(mark)
+    token, _, tag = line.rstrip(" \t").rpartition("\t" if "\t" in line else " ")
     if not token or "\t" in token or " " in token.strip(" "):
         raise BadLineError(f"expected a token, a space or a tab, and its tag, got {shorten(line)}")
-    return [token], [_checked(tag)]
+    return [token], [tag]
 
 
-def _sentence(line: str) -> tuple[list[str], list[str]]:
+def _sentence(line: str) -> Tagged:
     columns = line.split("\t")
     if len(columns) != 2:
         raise BadLineError(f"expected tokens, a tab and tags (--layout sentences), got {len(columns)} columns")
@@ -104,57 +93,53 @@ def _sentence(line: str) -> tuple[list[str], list[str]]:
         raise BadLineError(f"expected a tag for each of the {len(tokens)} tokens, got {len(tags)} tags")
     if "" in tokens:
         raise BadLineError(f"expected one space between tokens, got an empty token, {tokens.index('') + 1}")
-    return tokens, [_checked(tag) for tag in tags]
+    return tokens, tags
 
 
-def _checked(tag: str) -> str:
-    if not is_tag(tag):
-        raise BadLineError(f"expected a tag such as O or B-PER, got {shorten(tag)}")
-    return tag
+def _checked(tokens: list[str], tags: list[str]) -> Tagged:
+    for tag in tags:
+        if not is_tag(tag):
+            raise BadLineError(f"expected a tag such as O or B-PER, got {shorten(tag)}")
+    return tokens, tags
 
 
 def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, target: str, strict: bool) -> list[str]:
     """The JSON lines of sentences, with their tags in another scheme.
 
     Args:
-        path: where they come from, for messages.
-        sentences: as read.
-        source: the scheme that they are in, a name of `SPELLINGS`, or `auto`, which goes by the letters of the tags.
+        path: of the file, for messages.
+        sentences: of the file.
+        source: the scheme of their tags, a name of `SPELLINGS`, or `auto`, which goes by the letters of the tags.
         target: the scheme to write, a name of `SPELLINGS`.
-        strict: whether tags out of the scheme's order are an error; else they are counted in a warning, and keep their
-            places, see `convert_tags`.
+        strict: whether violations of the scheme are an error; else a warning counts them, and they remain violations,
+            see `convert_tags`.
 
     Raises:
-        UserError: a tag that the source does not have, or tags out of order.
+        UserError: a tag that the source scheme does not have, or violations if `strict`.
     """
     tags = sorted({tag for sentence in sentences for tag in sentence.tags} | {"O"})
     scheme = scheme_of(tags) if source == "auto" else {"bmes": "bioes"}.get(source, source)
     if source == "auto":
         logger.info("{}: the tags are in {}", path, scheme)
-    _require_tags(path, sentences, scheme)
-    _tell_offences(path, sentences, TagSet(tags, scheme, path), strict=strict)
-    singles = {tag.removeprefix("S-") for tag in tags if tag.startswith("S-")}
-    return [format_tagged(each.tokens, convert_tags(each.tags, scheme, target, singles)) for each in sentences]
-
-
-def _require_tags(path: str, sentences: Sequence[Sentence], scheme: str) -> None:
     for sentence in sentences:
         for tag, line in zip(sentence.tags, sentence.lines, strict=True):
             if tag != "O" and tag.partition("-")[0] not in SCHEMES[scheme].prefixes:
                 raise UserError(f"{path}:{line}: expected a tag of --from {scheme}, got {tag!r}; try --from auto")
+    _report_violations(path, sentences, TagSet(tags, scheme, path), strict=strict)
+    singles = {tag.removeprefix("S-") for tag in tags if tag.startswith("S-")}
+    return [format_tagged(each.tokens, convert_tags(each.tags, scheme, target, singles)) for each in sentences]
 
 
-def _tell_offences(path: str, sentences: Sequence[Sentence], tags: TagSet, *, strict: bool) -> None:
-    ids = {tag: number for number, tag in enumerate(tags.tags)}
-    offences = []
-    for sentence in sentences:
-        numbers = np.array([ids[tag] for tag in sentence.tags], dtype=np.int64)
-        place = tags.first_violation(numbers)
-        if place is not None:
-            offences.append(f"{path}:{sentence.lines[place]}: {tags.describe(numbers, place)}")
-    if not offences:
+def _report_violations(path: str, sentences: Sequence[Sentence], tags: TagSet, *, strict: bool) -> None:
+    ids = {tag: index for index, tag in enumerate(tags.tags)}
+    tag_ids = (np.array([ids[tag] for tag in sentence.tags], dtype=np.int64) for sentence in sentences)  # (tokens,)
+    violations = [
+        f"{path}:{sentences[index].lines[token]}: {description}"
+        for index, token, description in find_violations(tags, tag_ids)
+    ]
+    if not violations:
         return
-    told = f"{path}: sentences with tags out of the order of {tags.scheme_name}: {len(offences)}"
+    count = f"{path}: sentences with tags out of the order of {tags.scheme_name}: {len(violations)}"
     if strict:
-        raise UserError("\n".join([f"{told}; expected none with --strict", *offences[:SHOWN_FLAWS]]))
-    logger.warning("{}; they keep their places. The first: {}", told, offences[0])
+        raise UserError("\n".join([f"{count}; expected none with --strict", *violations[:SHOWN_ERRORS]]))
+    logger.warning("{}; they are kept. The first: {}", count, violations[0])

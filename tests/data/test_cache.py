@@ -15,18 +15,14 @@ from bertorch import distributed
 from bertorch.data import array_folder, cache, fingerprint
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
-from bertorch.data.dataset import Dataset
-from bertorch.data.load import (
-    anchors_with_positives,
-    pairs_with_labels,
-    pairs_with_scores,
-    sentences_twice,
-    sentences_with_tags,
-    texts_with_labels,
-)
+from bertorch.data.dataset import TextRows
 from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
+from bertorch.tasks.classification import labelled_texts
+from bertorch.tasks.contrastive import anchors_with_positives, scored_pairs, sentences_twice
+from bertorch.tasks.sentence_bert import labelled_pairs
+from bertorch.tasks.tagging import tagged_sentences
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 
 TAGS = TagSet(["O", "B-a", "I-a"], "bio", "labels.txt")
@@ -71,14 +67,14 @@ def folders(cache_dir: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("function", "path", "options"),
     [
-        (texts_with_labels, REVIEWS / "dev.txt", {"labels": ["negative", "positive"], "texts": 1}),
-        (texts_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"], "texts": 2}),
-        (pairs_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"]}),
-        (pairs_with_scores, STS, {}),
+        (labelled_texts, REVIEWS / "dev.txt", {"label_names": ["negative", "positive"], "num_texts": 1}),
+        (labelled_texts, MATCHING / "dev.txt", {"label_names": ["0", "1"], "num_texts": 2}),
+        (labelled_pairs, MATCHING / "dev.txt", {"label_names": ["0", "1"]}),
+        (scored_pairs, STS, {}),
         (sentences_twice, SENTENCES, {}),
         (anchors_with_positives, PARAPHRASES, {}),
         (
-            sentences_with_tags,
+            tagged_sentences,
             NER / "dev.json",
             {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
         ),
@@ -91,18 +87,18 @@ def test_the_same_dataset_from_memory_built_and_mapped(  # noqa: PLR0917
     read = partial(function, tokenizer=tokenizer, **options, **OPTIONS)
     expected = open_dataset(read, str(path), None)
     assert log_lines == [line for line in log_lines if "out of the scheme" in line]
-    for told in (
+    for beginning in (
         f"{path}: {len(expected)} examples, tokenised in ",
         f"{path}: {len(expected)} examples from the cache ",
     ):
         log_lines.clear()
         dataset = open_dataset(read, str(path), str(tmp_path / "new" / "cache"))
-        assert any(line.startswith(told) for line in log_lines)
+        assert any(line.startswith(beginning) for line in log_lines)
         assert_same(dataset, expected)
         assert not any(array.flags.writeable for array in arrays_of(dataset).values())
-        numbers = np.array([3, 0, 2])
-        for name, value in vars(dataset.batch(numbers)).items():
-            assert np.array_equal(value, vars(expected.batch(numbers))[name])
+        indices = np.array([3, 0, 2])
+        for name, value in vars(dataset.batch(indices)).items():
+            assert np.array_equal(value, vars(expected.batch(indices))[name])
         assert np.array_equal(dataset.lengths, expected.lengths)
     (folder,) = folders(tmp_path / "new" / "cache")
     assert folder.name.startswith(f"{function.__name__}-")
@@ -119,15 +115,15 @@ def test_the_name_of_the_file_does_not_count_but_its_content_does(read, texts, t
     assert len(folders(tmp_path / "cache")) == 2
 
 
-def key(tokenizer, function=sentences_with_tags, content="c", layout=(1, "x"), **changes) -> str:
+def key(tokenizer, function=tagged_sentences, content="c", layout=(1, "x"), **changes) -> str:
     options = {"tokenizer": tokenizer, "max_length": 8, "on_bad_line": "stop"}
-    if function is sentences_with_tags:
+    if function is tagged_sentences:
         options |= {"tags": TAGS, "strict": False}
     return fingerprint.fingerprint(partial(function, **(options | changes)), content, layout)
 
 
 def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
-    labels = {"labels": ["a", "b"], "texts": 1}
+    labels = {"label_names": ["a", "b"], "num_texts": 1}
     keys = [
         key(tokenizer),
         key(tokenizer, content="d"),
@@ -139,9 +135,9 @@ def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
         key(tokenizer, tags=TagSet(["O", "I-a", "B-a"], "bio", "labels.txt")),
         key(tokenizer, function=sentences_twice),
         key(tokenizer, function=anchors_with_positives),
-        key(tokenizer, function=texts_with_labels, **labels),
-        key(tokenizer, function=texts_with_labels, **labels | {"texts": 2}),
-        key(tokenizer, function=texts_with_labels, **labels | {"labels": ["b", "a"]}),
+        key(tokenizer, function=labelled_texts, **labels),
+        key(tokenizer, function=labelled_texts, **labels | {"num_texts": 2}),
+        key(tokenizer, function=labelled_texts, **labels | {"label_names": ["b", "a"]}),
     ]
     monkeypatch.setattr(fingerprint.tokenizers, "__version__", "0")
     keys.append(key(tokenizer))
@@ -173,11 +169,11 @@ def test_the_tokenizer_is_part_of_the_key(slow, tmp_path):
     assert key(tokenizer) != before
 
 
-def test_an_argument_that_cannot_be_told_apart_or_is_missing_is_refused(tokenizer):
+def test_an_argument_of_an_unknown_type_or_a_missing_one_is_refused(tokenizer):
     with pytest.raises(TypeError, match="tags: expected a plain value, a list, a TagSet or a tokenizer, got dict"):
         key(tokenizer, tags={})
     with pytest.raises(TypeError, match="strict: expected .*, got none"):
-        fingerprint.fingerprint(partial(sentences_with_tags, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None)
+        fingerprint.fingerprint(partial(tagged_sentences, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None)
 
 
 def truncate(file: Path) -> None:
@@ -203,7 +199,7 @@ def another(file: Path) -> None:
         *(("meta.json", damage) for damage in (truncate, empty, zero, Path.unlink)),
     ],
 )
-def test_a_damaged_dataset_is_built_anew(  # noqa: PLR0917
+def test_a_damaged_dataset_is_built_again(  # noqa: PLR0917
     damage, name, read, texts, tmp_path, log_lines
 ):
     expected = open_dataset(read, texts, None)
@@ -247,11 +243,11 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     lines = [{"text": ["我", "们"], "label": ["O", "I-a"]}, {"text": ["我"], "label": ["B-b"]}]
     path.write_text("\n".join(map(json.dumps, lines)))
     options = {"tokenizer": tokenizer, "tags": TAGS, "strict": False, "max_length": 8, "on_bad_line": "skip"}
-    read = partial(sentences_with_tags, **options)
+    read = partial(tagged_sentences, **options)
     open_dataset(read, str(path), str(tmp_path / "cache"))
     warnings = log_lines[:-1]
     assert len(warnings) == 2
-    assert warnings[0].startswith(f"{path}: dropped malformed lines: 1; the first: {path}:2")
+    assert warnings[0].startswith(f"{path}: skipped malformed lines: 1; the first: {path}:2")
     log_lines.clear()
     path = path.rename(tmp_path / "renamed.json")
     open_dataset(read, str(path), str(tmp_path / "cache"))
@@ -259,12 +255,12 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     assert log_lines[1] != warnings[0]
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(read, texts):
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(read, texts):
     with pytest.raises(UserError, match=f"--cache_dir {texts}/cache: expected a folder that can be written"):
         open_dataset(partial(read, tokenizer=None), f"{texts}", f"{texts}/cache")
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
     def full(file, array, **_):
         file.write_bytes(b"beginning")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -275,7 +271,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(read, texts, tmp_path, monkeypat
     assert folders(tmp_path / "cache") == []
 
 
-def test_mistakes_in_the_file_are_told_as_without_a_cache_and_leave_nothing(read, texts, tmp_path):
+def test_errors_in_the_file_are_those_without_a_cache_and_leave_nothing(read, texts, tmp_path):
     cache_dir = tmp_path / "cache"
     with pytest.raises(UserError, match="nowhere.txt: expected a readable text file"):
         open_dataset(read, "nowhere.txt", str(cache_dir))
@@ -285,7 +281,7 @@ def test_mistakes_in_the_file_are_told_as_without_a_cache_and_leave_nothing(read
     assert folders(cache_dir) == []
 
 
-def changing_while_read(path: str, *, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def changing_while_read(path: str, *, tokenizer: PreTrainedTokenizerBase) -> TextRows:
     dataset = sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
     with Path(path).open("a") as file:
         file.write("后天\n")
@@ -298,7 +294,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_cached(tokenizer, texts, tm
     assert folders(tmp_path / "cache") == []
 
 
-def overtaken(path: str, *, tokenizer: PreTrainedTokenizerBase, other: str, cache_dir: str) -> Dataset:
+def overtaken(path: str, *, tokenizer: PreTrainedTokenizerBase, other: str, cache_dir: str) -> TextRows:
     """Another run builds the same dataset while this one does."""
     if not Path(other).exists():
         Path(other).touch()

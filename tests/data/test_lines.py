@@ -31,25 +31,25 @@ def good_lines(form: str, count: int) -> list[str]:
     return [form.replace("{}", str(number), 1) for number in range(count)]
 
 
-@given(count=st.integers(2, 30), place=st.integers(0, 30), form=written)
+@given(count=st.integers(2, 30), index=st.integers(0, 30), form=written)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_malformed_line_is_named_by_its_number(reader, count, place, form, scratch):
+def test_a_malformed_line_is_named_by_its_number(reader, count, index, form, scratch):
     read, good, bad = READERS[reader]
     content = good_lines(good, count)
-    place = min(place, count)
+    index = min(index, count)
     if reader == "labels":
-        place = max(place, 1)  # the label before which it stands would be the repeated one
-    content.insert(place, bad)
+        index = max(index, 1)  # the label before which it stands would be the repeated one
+    content.insert(index, bad)
     write_lines(scratch, content, form)
     with pytest.raises(UserError) as error:
         read(str(scratch))
-    first, flaw, _ = str(error.value).splitlines()
+    first, located, _ = str(error.value).splitlines()
     assert first == f"{scratch}: malformed lines: 1"
-    assert flaw.startswith(f"{scratch}:{place + 1}:")
+    assert located.startswith(f"{scratch}:{index + 1}:")
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_line_over_the_limit_is_a_flaw(reader, scratch, monkeypatch):
+def test_a_line_over_the_limit_is_malformed(reader, scratch, monkeypatch):
     read, good, _ = READERS[reader]
     content = good_lines(good, 3)
     content[1] = content[1].replace("a", "长" * 40).replace("label 1", "长" * 40).replace("text", "长" * 40)

@@ -29,7 +29,7 @@ def test_single_texts(write):
 
 
 def test_pairs(write):
-    examples = read_labelled_texts(write("a\tb\t1\nc\td\t0\n"), ["0", "1"], texts=2)
+    examples = read_labelled_texts(write("a\tb\t1\nc\td\t0\n"), ["0", "1"], num_texts=2)
     assert examples.columns == (["a", "c"], ["b", "d"])
     assert examples.labels.tolist() == [1, 0]
 
@@ -57,7 +57,7 @@ def test_only_a_newline_ends_a_line(write, separator):
 
 
 @pytest.mark.parametrize(
-    ("line", "flaw"),
+    ("line", "expected"),
     [
         (b"text", "expected 2 columns (text⇥label), got 1: 'text'"),
         (b"a\tb\tpositive", "expected 2 columns (text⇥label), got 3: 'a\\tb\\tpositive'"),
@@ -68,14 +68,14 @@ def test_only_a_newline_ends_a_line(write, separator):
         (b"", "expected an example, got an empty line"),
     ],
 )
-def test_a_malformed_line_is_named(write, line, flaw):
+def test_a_malformed_line_is_named(write, line, expected):
     path = write(b"good\tpositive\n" + line + b"\ngood\tnegative\n")
     with pytest.raises(UserError) as error:
         read_labelled_texts(path, LABELS)
     assert str(error.value).splitlines() == [
         f"{path}: malformed lines: 1",
-        f"{path}:2: {flaw}",
-        "Mend them, or drop them with --on_bad_line skip.",
+        f"{path}:2: {expected}",
+        "Fix them, or skip them with --on_bad_line skip.",
     ]
 
 
@@ -93,7 +93,7 @@ def test_skipping_malformed_lines_says_how_many(write, log_lines):
     examples = read_labelled_texts(path, LABELS, on_bad_line="skip")
     assert examples.columns == (["good", "fine"],)
     assert len(log_lines) == 1
-    assert f"{path}: dropped malformed lines: 2; the first: {path}:2: expected 2 columns" in log_lines[0]
+    assert f"{path}: skipped malformed lines: 2; the first: {path}:2: expected 2 columns" in log_lines[0]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
@@ -119,7 +119,7 @@ def test_labels_keep_their_order(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "flaw"),
+    ("content", "expected"),
     [
         ("a\nb\na\n", ":3: expected each label once, got 'a' again, first on line 1"),
         ("a\n\nb\n", ":2: expected an example, got an empty line"),
@@ -132,15 +132,15 @@ def test_labels_keep_their_order(write):
         ("", "got no line"),
     ],
 )
-def test_bad_label_files(write, content, flaw):
+def test_bad_label_files(write, content, expected):
     path = write(content)
     with pytest.raises(UserError) as error:
         read_label_names(path)
-    assert flaw in str(error.value)
+    assert expected in str(error.value)
     assert path in str(error.value)
 
 
-def flaws(read, path: str) -> list[str]:
+def errors(read, path: str) -> list[str]:
     """What a reader says of each malformed line."""
     with pytest.raises(UserError) as error:
         read(path)
@@ -153,7 +153,7 @@ def test_sentences(write):
 
 def test_malformed_sentences(write):
     path = write("好\n\na\tb\n")
-    assert flaws(read_sentences, path) == [
+    assert errors(read_sentences, path) == [
         "2: expected an example, got an empty line",
         "3: expected 1 column (sentence), got 2: 'a\\tb'",
     ]
@@ -167,7 +167,7 @@ def test_positives_and_hard_negatives(write):
 def test_every_line_has_as_many_hard_negatives(write):
     path = write("alone\na\tb\tn\nc\td\ne\tf\tg\th\ni\tj\t \n")
     form = "expected 3 columns (anchor⇥positive⇥negative), got"
-    assert flaws(read_pairs, path) == [
+    assert errors(read_pairs, path) == [
         "1: expected at least 2 columns (anchor⇥positive), got 1: 'alone'",
         f"3: {form} 2: 'c\\td'",
         f"4: {form} 4: 'e\\tf\\tg\\th'",
@@ -189,7 +189,7 @@ def test_scored_pairs(write):
 )
 def test_a_score_is_a_finite_number(write, score):
     expected = f"2: expected a number as score (a⇥b⇥score), got {score!r}"
-    assert flaws(read_scored_pairs, write(f"a\tb\t1\nc\td\t{score}\n")) == [expected]
+    assert errors(read_scored_pairs, write(f"a\tb\t1\nc\td\t{score}\n")) == [expected]
 
 
 def test_scores_that_are_all_the_same_cannot_be_correlated_with(write):
@@ -209,7 +209,7 @@ def test_an_error_quotes_only_the_beginning_of_what_is_long(write):
         read_labelled_texts(write(f"text\t{long}x\n"), [long, "b"])
     assert len(str(error.value)) < 1000
     form = "(anchor⇥positive⇥negative⇥negative⇥negative…)"
-    assert flaws(read_pairs, write("a\t" * 99_999 + "a\nb\tc\n")) == [
+    assert errors(read_pairs, write("a\t" * 99_999 + "a\nb\tc\n")) == [
         f"2: expected 100000 columns {form}, got 2: 'b\\tc'"
     ]
 
@@ -221,7 +221,7 @@ def test_nul_bytes_and_control_characters_stay_in_a_text(write):
 READERS = {
     "labels": read_label_names,
     "texts": lambda path: read_labelled_texts(path, ["a", "b"]),
-    "pairs of texts": lambda path: read_labelled_texts(path, ["a", "b"], texts=2),
+    "pairs of texts": lambda path: read_labelled_texts(path, ["a", "b"], num_texts=2),
     "scored pairs": read_scored_pairs,
     "sentences": read_sentences,
     "pairs": read_pairs,
@@ -246,7 +246,7 @@ def test_sentences_come_back(rows, form, scratch):
 @given(rows=st.lists(st.tuples(texts(), texts(), st.sampled_from(LABELS)), min_size=1), form=written)
 def test_labelled_pairs_come_back(rows, form, scratch):
     write_lines(scratch, ["\t".join(row) for row in rows], form)
-    read = read_labelled_texts(str(scratch), LABELS, texts=2)
+    read = read_labelled_texts(str(scratch), LABELS, num_texts=2)
     assert list(zip(*read.columns, [LABELS[label] for label in read.labels], strict=True)) == rows
 
 

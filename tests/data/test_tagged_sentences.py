@@ -27,7 +27,7 @@ def read(tmp_path):
     return read_lines
 
 
-def flaw(read, text, **options) -> str:
+def error_of(read, text, **options) -> str:
     with pytest.raises(UserError) as error:
         read(line(["好"], ["O"]), text, **options)
     message = str(error.value).splitlines()[1]
@@ -48,14 +48,14 @@ def test_other_keys_are_left_alone(read):
     assert read('{"id": 7, "text": ["a"], "label": ["O"], "label_type": {"x": []}}').tokens == [["a"]]
 
 
-def test_columns_of_the_first_offence(read):
+def test_columns_of_the_first_error(read):
     """Also where a text looks like the key, or has quotes and escapes in it."""
     text = json.dumps({"text": ['"label": [', "\\", 'a"'], "label": ["O", "B-XXX", "I-YYY"]})
     column = text.index('"B-XXX"') + 1
-    assert flaw(read, text) == (
+    assert error_of(read, text) == (
         f":2:{column}: expected one of the tags (O, B-PER, I-PER, S-PER, B-LOC, I-LOC), got 'B-XXX' for token 2"
     )
-    assert flaw(read, '{"text": ["a"], "label": [O]}').startswith(":2:27: expected a JSON object")
+    assert error_of(read, '{"text": ["a"], "label": [O]}').startswith(":2:27: expected a JSON object")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_columns_of_the_first_offence(read):
     [
         ("no json", ":2:1: expected a JSON object ({"),
         ('{"text": ["a"], "label": ["O"]', ":2:31: expected a JSON object"),
-        ('["a"]', ":2: expected two lists of strings ("),
+        ('["a"]', ":2: expected a JSON object ("),
         ('{"text": ["a"]}', ":2: expected two lists of strings ("),
         ('{"text": "ab", "label": ["O", "O"]}', ":2: expected two lists of strings ("),
         ('{"text": [1], "label": ["O"]}', ":2: expected two lists of strings ("),
@@ -89,7 +89,7 @@ def test_columns_of_the_first_offence(read):
     ],
 )
 def test_malformed_lines(read, text, expected):
-    assert flaw(read, text).startswith(expected)
+    assert error_of(read, text).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_malformed_lines(read, text, expected):
 def test_the_column_is_that_of_the_tags_themselves(read, text):
     """Another list may have the same name, and the name may be spelt with escapes."""
     column = text.index('"Z"') + 1
-    assert flaw(read, text).startswith(f":2:{column}: expected one of the tags")
+    assert error_of(read, text).startswith(f":2:{column}: expected one of the tags")
 
 
 def test_what_is_unusual_but_right(read):
@@ -117,7 +117,7 @@ def test_what_is_unusual_but_right(read):
     assert read(line(["\u2028", "\x85"], ["O", "O"]) + "\r").tokens == [["\u2028", "\x85"]]
 
 
-def test_tags_out_of_order_are_told_and_kept_or_refused(read, log_lines):
+def test_tags_out_of_order_are_counted_or_refused(read, log_lines):
     bad = line(["a", "b", "c"], ["O", "I-PER", "O"])
     good = line(["a"], ["O"])
     assert len(read(good, bad, good)) == 3
@@ -126,7 +126,7 @@ def test_tags_out_of_order_are_told_and_kept_or_refused(read, log_lines):
     )
     column = bad.index('"I-PER"') + 1
     expected = f":2:{column}: expected tags in the order of the scheme, got I-PER after O (token 2)"
-    assert flaw(read, bad, strict=True) == expected
+    assert error_of(read, bad, strict=True) == expected
     assert len(read(good, bad, good, strict=True, on_bad_line="skip")) == 2
 
 
@@ -170,13 +170,13 @@ def test_sentences_come_back(rows, ascii_only, form, scratch):
 
 @given(
     tokens=st.lists(st.text(max_size=4), min_size=1, max_size=8),
-    place=st.integers(0, 7),
+    index=st.integers(0, 7),
     others=st.dictionaries(st.text(max_size=6).filter(lambda key: key not in ("text", "label")), VALUES, max_size=3),
     ascii_only=st.booleans(),
 )
-def test_an_unknown_tag_is_found_at_its_column(tokens, place, others, ascii_only, scratch):
-    place = min(place, len(tokens) - 1)
-    row = others | {"text": tokens, "label": ["O"] * place + ["?!"] + ["O"] * (len(tokens) - place - 1)}
+def test_an_unknown_tag_is_found_at_its_column(tokens, index, others, ascii_only, scratch):
+    index = min(index, len(tokens) - 1)
+    row = others | {"text": tokens, "label": ["O"] * index + ["?!"] + ["O"] * (len(tokens) - index - 1)}
     text = json.dumps(row, ensure_ascii=ascii_only or r"\ud800" in repr(others))
     scratch.write_bytes(text.encode())
     column = text.rindex('"?!"') + 1

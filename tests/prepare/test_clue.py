@@ -53,10 +53,10 @@ def test_texts_with_labels(file, task, published, expected, unlabelled):
     assert convert(file(lines(without)), task, unlabelled=True) == [unlabelled]
 
 
-def test_lines_without_a_majority_are_left_out_and_counted(file, log_lines):
+def test_lines_without_a_majority_are_skipped_and_counted(file, log_lines):
     path = file(lines(OCNLI, OCNLI | {"label": "-"}, OCNLI | {"label": "neutral"}))
     assert [line.split("\t")[2] for line in convert(path, "ocnli")] == ["entailment", "neutral"]
-    assert log_lines == [f"{path}: lines without a majority label (-), left out: 1"]
+    assert log_lines == [f"{path}: skipped lines without a majority label (-): 1"]
     with pytest.raises(UserError, match=r":1: expected one of the labels \(0, 1\), got '-'"):
         convert(file(lines(AFQMC | {"label": "-"})), "afqmc")
 
@@ -93,8 +93,8 @@ def test_entities_that_overlap(file):
 @pytest.mark.parametrize(
     ("task", "bad", "expected"),
     [
-        ("afqmc", "no json", ":2:1: expected a JSON object, got: Expecting value"),
-        ("afqmc", "[1]", ":2: expected a JSON object, got '[1]'"),
+        ("afqmc", "no json", ":2:1: expected a JSON object (a line of afqmc), got: Expecting value"),
+        ("afqmc", "[1]", ":2: expected a JSON object (a line of afqmc), got '[1]'"),
         ("afqmc", "[" * 100_000, ":2: expected a JSON object"),
         ("afqmc", "1" * 5000, ":2: expected a JSON object"),
         ("afqmc", "", ":2: expected an example, got an empty line"),
@@ -121,9 +121,9 @@ def test_malformed_lines_are_named(file, task, bad, expected):
     path = file(lines(good) + (bad if isinstance(bad, str) else lines(bad).strip()) + "\n" + lines(good))
     with pytest.raises(UserError) as error:
         convert(path, task)
-    first, flaw, _ = str(error.value).splitlines()
+    first, located, _ = str(error.value).splitlines()
     assert first == f"{path}: malformed lines: 1"
-    assert flaw.startswith(path + expected)
+    assert located.startswith(path + expected)
 
 
 def test_label_files():

@@ -37,15 +37,15 @@ def test_counts_and_places():
     assert (dev_test["lines"], dev_test["texts_with_different_labels"]) == ({"dev": 1, "test": 1}, 0)
 
 
-def test_the_report_is_told_in_lines():
+def test_the_report_in_words():
     assert list(report_lines(overlap_report({"train": TRAIN, "dev": DEV}))) == [
         "train: 6 lines, 2 of them repeat an earlier one; 1 texts with different labels",
         "dev: 4 lines, 1 of them repeat an earlier one; 0 texts with different labels",
-        "train and dev: 3 of the 4 lines of dev stand in train too (3 lines there); 1 texts with different labels",
+        "train and dev: 3 of the 4 lines of dev are also in train (3 lines there); 1 texts with different labels",
     ]
 
 
 def test_the_first_of_each_text_is_kept_unless_it_is_held_out():
-    assert [example.number for example in without_duplicates(TRAIN, [])] == [1, 2, 4, 6]
-    assert [example.number for example in without_duplicates(TRAIN, [DEV])] == [1, 4]
-    assert [example.number for example in without_duplicates(TRAIN, [DEV, TEST])] == [1]
+    assert [example.line_number for example in without_duplicates(TRAIN, [])] == [1, 2, 4, 6]
+    assert [example.line_number for example in without_duplicates(TRAIN, [DEV])] == [1, 4]
+    assert [example.line_number for example in without_duplicates(TRAIN, [DEV, TEST])] == [1]

@@ -6,13 +6,13 @@ from bertorch.prepare.examples import collect_labels, read_examples
 
 def test_columns(file):
     [first, second] = read_examples(file("甲\t乙\t1\n丙\t丁\t0\n"))
-    assert (first.number, first.line, first.texts, first.labels) == (1, "甲\t乙\t1", ("甲", "乙"), ("1",))
-    assert (second.number, second.texts) == (2, ("丙", "丁"))
-    pairs = read_examples(file("甲\t乙\n"), texts=2)
+    assert (first.line_number, first.line, first.texts, first.labels) == (1, "甲\t乙\t1", ("甲", "乙"), ("1",))
+    assert (second.line_number, second.texts) == (2, ("丙", "丁"))
+    pairs = read_examples(file("甲\t乙\n"), num_texts=2)
     assert (pairs[0].texts, pairs[0].labels) == (("甲", "乙"), ())
     [sentence] = read_examples(file("甲\n"))
     assert (sentence.texts, sentence.labels) == (("甲",), ())
-    with_negative = read_examples(file("甲\t乙\t丙\n"), texts=1)
+    with_negative = read_examples(file("甲\t乙\t丙\n"), num_texts=1)
     assert (with_negative[0].texts, with_negative[0].labels) == (("甲",), ("乙", "丙"))
 
 
@@ -26,14 +26,14 @@ def test_json_lines(file):
 @pytest.mark.parametrize(
     ("content", "texts", "expected"),
     [
-        ("a\tb\na\n", None, ":2: expected 2 columns as in the first line, got 1"),
+        ("a\tb\na\n", None, ":2: expected 2 columns (as in the first line), got 1"),
         ("a\tb\na\t \n", None, ":2: expected no empty column"),
         ('{"text": ["a"], "label": ["O"]}\n{"text": ["a"]}\n', None, ":2: expected two lists of strings"),
-        ("a\nb\n", 2, ": expected lines with at least 2 columns, as --texts has it, got 1"),
+        ("a\nb\n", 2, ": expected 2 or more columns (--texts 2), got 1"),
         (
             '{"text": ["a"], "label": ["O"]}\n',
             1,
-            ": expected lines with at least 1 columns, as --texts has it, got JSON",
+            ": expected 1 or more columns (--texts 1), got JSON",
         ),
         ("", None, ": expected one example a line, got no line"),
     ],

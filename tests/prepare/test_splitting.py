@@ -18,7 +18,7 @@ UNIQUE = examples(map(str, range(1000)))
 def test_parts_have_their_shares_keep_the_order_and_lose_nothing():
     parts = split(UNIQUE, {"dev": 0.1, "test": 0.2}, seed=1)
     assert {name: len(part) for name, part in parts.items()} == {"train": 700, "dev": 100, "test": 200}
-    numbers = [[example.number for example in part] for part in parts.values()]
+    numbers = [[example.line_number for example in part] for part in parts.values()]
     assert all(part == sorted(part) for part in numbers)
     assert sorted(number for part in numbers for number in part) == list(range(1, 1001))
 
@@ -27,7 +27,7 @@ def test_the_seed_draws_the_parts():
     drawn = [split(UNIQUE, {"dev": 0.1, "test": 0.0}, seed=seed) for seed in (1, 1, 2)]
     assert list(drawn[0]) == ["train", "dev"]
     assert drawn[0] == drawn[1] != drawn[2]
-    spread = [example.number // 100 for example in drawn[0]["dev"]]
+    spread = [example.line_number // 100 for example in drawn[0]["dev"]]
     assert len(set(spread)) > 7  # from all over the file
 
 

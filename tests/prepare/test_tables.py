@@ -53,7 +53,7 @@ def test_other_encodings(file):
         ("", ":1: expected a header with review, label, each once, got none"),
         ("text,label\na,1\n", ":1: expected a header with review, label, each once, got text, label"),
         ("review,label,label\na,1,1\n", ":1: expected a header with review, label, each once, got review"),
-        ("review,label\n", ": expected rows under the header, got none"),
+        ("review,label\n", ": expected rows under the header, got no line"),
         ("review,label\na,1\nb\n", ":3: expected 2 cells as in the header, got 1"),
         ("review,label\na,1\n\nb,c,1\n", ":4: expected 2 cells as in the header, got 3"),
         ('review,label\n"a\nb",1\n ,1\n', ":4: expected no empty text or label"),

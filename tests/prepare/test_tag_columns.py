@@ -43,7 +43,7 @@ def test_bio_columns(file):
     ]
 
 
-def test_the_layout_can_be_told(file):
+def test_the_layout_can_be_given(file):
     path = file("好\tO\n我 们\tO S-PER\n")
     with pytest.raises(UserError, match=r":2: expected a token, a space or a tab, and its tag"):
         convert(path)
@@ -54,7 +54,7 @@ def test_white_space_can_be_a_token(file):
     assert json.loads(convert(file("a O\n\u3000 O\n  O\nb O\n"))[0])["text"] == ["a", "\u3000", " ", "b"]
 
 
-def test_the_place_in_the_word_is_dropped_on_demand(file):
+def test_the_index_in_the_word_is_dropped_on_demand(file):
     path = file("老0\tB-PER.NOM\n板1\tI-PER.NOM\n20\tO\n")
     assert json.loads(convert(path, first_character=True)[0])["text"] == ["老", "板", "2"]
     assert json.loads(convert(path)[0])["text"] == ["老0", "板1", "20"]
@@ -104,12 +104,12 @@ def test_a_file_of_blank_lines_is_an_error(file):
         convert(file("\n \n\n"))
 
 
-def test_tags_out_of_order_are_counted_and_keep_their_places(file, log_lines):
+def test_tags_out_of_order_are_counted_and_kept(file, log_lines):
     path = file("我 O\n们 E-PER\n\n好 O\n\n我 B-PER\n们 O\n我 S-PER\n")
     assert [json.loads(line)["label"] for line in convert(path)] == [["O", "I-PER"], ["O"], ["B-PER", "O", "S-PER"]]
     assert log_lines == [
         f"{path}: the tags are in bioes",
-        f"{path}: sentences with tags out of the order of bioes: 2; they keep their places. "
+        f"{path}: sentences with tags out of the order of bioes: 2; they are kept. "
         f"The first: {path}:2: E-PER after O at the end (token 2)",
     ]
     with pytest.raises(UserError) as error:
@@ -120,7 +120,7 @@ def test_tags_out_of_order_are_counted_and_keep_their_places(file, log_lines):
     ]
 
 
-def test_a_scheme_that_is_told_must_be_right(file):
+def test_a_given_scheme_must_be_right(file):
     path = file(BMES_ROWS)
     assert convert(path, source="bmes") == convert(path, source="bioes") == EXPECTED
     with pytest.raises(UserError, match=r"published.txt:1: expected a tag of --from bio, got 'S-PER'; try --from auto"):
