@@ -135,7 +135,7 @@ def test_a_saved_folder_loads_back_with_one_call(use_crf, tmp_path):
 
 
 def test_a_folder_of_another_script_is_refused():
-    with pytest.raises(UserError, match="expected a folder saved by run_ner.py"):
+    with pytest.raises(UserError, match="expected a folder saved by bertorch or sentence-transformers"):
         load_trained(TINY)
 
 
