@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 DEMO := checkpoint/demo
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test readme kills lint format benchmark clean
+.PHONY: demo test test-all readme kills lint format benchmark clean
 
 demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
 	$(BIN)/python run_classifier.py --pretrained_model_name_or_path data/bert-tiny-zh \
@@ -16,14 +17,17 @@ demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, th
 		result = transformers.pipeline("text-classification", model="$(DEMO)")(text)[0]; \
 		print(text, "→", result["label"], format(result["score"], ".3f"))'
 
-test: $(SETUP)  ## the whole test suite, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: $(SETUP)  ## every module and every promise in a few minutes, a process for each core
+	$(PYTEST) --numprocesses auto --dist worksteal -m "not slow" --hypothesis-profile fast
+
+test-all: $(SETUP)  ## the whole test suite, also what kills processes, starts launchers and walks all combinations
+	$(PYTEST) --numprocesses auto --dist worksteal
 
 readme: demo  ## every command of the README that needs nothing from elsewhere
 	BERTORCH_TEST_README=1 $(BIN)/python -m pytest -s tests/test_readme.py
 
 kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times
-	OMP_NUM_THREADS=1 BERTORCH_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_interruption.py -k killed_at_random
+	BERTORCH_TEST_KILLS=20 $(PYTEST) tests/test_interruption.py -k killed_at_random
 
 lint: $(SETUP)  ## style and types
 	$(BIN)/ruff format --check

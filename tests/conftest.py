@@ -34,9 +34,10 @@ STS = ROOT / "data" / "sts" / "dev.txt"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# The same examples in every run, however slow the machine.
-settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=60)
-settings.load_profile("same")
+# The same examples in every run, however slow the machine; `make test` takes fewer, by --hypothesis-profile.
+settings.register_profile("all", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("fast", settings.get_profile("all"), max_examples=15)
+settings.load_profile("all")
 
 
 @pytest.fixture
@@ -53,7 +54,11 @@ def folders(tmp_path_factory):
     """The folders of runs of all scripts, by the names of `tests.folders.RUNS`."""
     from tests.folders import Folders
 
-    return Folders(tmp_path_factory.mktemp("folders"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # workers of one session share them
+        base = base.parent
+    (base / "folders").mkdir(exist_ok=True)
+    return Folders(base / "folders")
 
 
 @pytest.fixture

@@ -1,81 +1,102 @@
-"""A folder of each script, trained once for all tests of inference: a few steps on the samples."""
+"""A folder of each script, trained once for all tests that need one: a few epochs on the samples."""
+
+import fcntl
+from pathlib import Path
 
 from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, run_script
 from tests.log_lines import command
 
+# By name: the script, its data, the number of training lines (None: all), and its options.
 RUNS = {
     "classifier": (
         "run_classifier.py",
-        REVIEWS / "train.txt",
-        REVIEWS / "dev.txt",
-        {"label_file": REVIEWS / "labels.txt", "learning_rate": 5e-4},
+        (REVIEWS / "train.txt", REVIEWS / "dev.txt", None),
+        {"label_file": REVIEWS / "labels.txt", "learning_rate": 5e-4, "epochs": 3, "save_steps": 20},
     ),
     "pair classifier": (
         "run_classifier.py",
-        NLI / "train.txt",
-        NLI / "dev.txt",
+        (NLI / "train.txt", NLI / "dev.txt", 96),
         {"label_file": NLI / "labels.txt", "is_text_pair": True},
     ),
     "matching": (
         "run_sentencebert.py",
-        MATCHING / "train.txt",
-        MATCHING / "dev.txt",
-        {"pooling_mode": "mean", "concat_multiply": True},
+        (MATCHING / "train.txt", MATCHING / "dev.txt", None),
+        {
+            "pooling_mode": "mean",
+            "concat_multiply": True,
+            "batch_size": 16,
+            "learning_rate": 5e-4,
+            "save_steps": 25,
+        },
     ),
     "nli": (
         "run_sentencebert.py",
-        NLI / "train.txt",
-        NLI / "dev.txt",
-        {"is_nli": True, "label_file": NLI / "labels.txt", "output_emb_size": 16},
+        (NLI / "train.txt", NLI / "dev.txt", 64),
+        {"pooling_mode": "cls", "is_nli": True, "label_file": NLI / "labels.txt", "output_emb_size": 16},
     ),
-    "simcse": ("run_simcse.py", SENTENCES, STS, {"pooling_mode": "cls"}),
-    "batchneg": ("run_batchneg.py", PARAPHRASES, STS, {"pooling_mode": "linear", "output_emb_size": 16}),
+    "simcse": (
+        "run_simcse.py",
+        (SENTENCES, STS, None),
+        {"pooling_mode": "mean", "logging_steps": 5, "save_steps": 10, "dropout": 0.2},
+    ),
+    "batchneg": (
+        "run_batchneg.py",
+        (PARAPHRASES, STS, None),
+        {
+            "pooling_mode": "linear",
+            "output_emb_size": 32,
+            "mean_loss": True,
+            "learning_rate": 3e-4,
+            "epochs": 2,
+            "save_steps": 20,
+        },
+    ),
     "ner": (
         "run_ner.py",
-        NER / "train.json",
-        NER / "dev.json",
+        (NER / "train.json", NER / "dev.json", 128),
         {"label_file": NER / "labels.txt", "learning_rate": 1e-3, "epochs": 4},
     ),
     "ner with a CRF": (
         "run_ner.py",
-        NER / "train.json",
-        NER / "dev.json",
+        (NER / "train.json", NER / "dev.json", None),
         {
             "label_file": NER / "labels.txt",
             "use_crf": True,
             "crf_learning_rate": 5e-3,
             "learning_rate": 1e-3,
-            "epochs": 3,
+            "epochs": 4,
+            "save_steps": 25,
         },
     ),
 }
 
-# Of the training data: as many as it takes to learn something where a test needs that.
-LINES = {
-    "run_classifier.py": 96,
-    "run_sentencebert.py": 64,
-    "run_simcse.py": 64,
-    "run_batchneg.py": 64,
-    "run_ner.py": 128,
-}
-
 
 class Folders:
-    """The folder of a run, made when a test first asks for it, and what it logged."""
+    """The folder of a run, made when a test first asks for it, and its log.
 
-    def __init__(self, base):
+    Args:
+        base: where they are; processes that run tests at the same time may share it.
+    """
+
+    def __init__(self, base: Path) -> None:
         self._base = base
-        self._done = {}
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Path:
         return self.run(name)[0]
 
-    def run(self, name):
-        if name not in self._done:
-            script, full, dev, settings = RUNS[name]
-            folder = self._base / name.replace(" ", "_")
-            train, lines = self._base / f"{folder.name}.txt", full.read_text().splitlines()[: LINES[script]]
-            train.write_text("".join(line + "\n" for line in lines))
-            settings = {"epochs": 1, "max_seq_length": 32, "keep_checkpoints": 0} | settings
-            self._done[name] = folder, run_script(*command(script, train, dev, folder, **settings))
-        return self._done[name]
+    def run(self, name: str) -> tuple[Path, str]:
+        """The folder, and what the run wrote to standard error."""
+        folder = self._base / name.replace(" ", "_")
+        log = folder.with_suffix(".log")
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not log.exists():
+                log.write_text(self._train(name, folder))
+        return folder, log.read_text()
+
+    def _train(self, name: str, folder: Path) -> str:
+        script, (full, dev, lines), settings = RUNS[name]
+        train = folder.with_suffix(".train")
+        train.write_text("".join(full.read_text().splitlines(keepends=True)[:lines]))
+        settings = {"epochs": 1, "max_seq_length": 32, "keep_checkpoints": 0} | settings
+        return run_script(*command(script, train, dev, folder, **settings)).stderr

@@ -2,9 +2,8 @@
 
 import re
 from pathlib import Path
-from subprocess import CompletedProcess
 
-from tests.conftest import TINY
+from tests.conftest import TINY, run_script
 
 LOGURU = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO     \| bertorch\.[\w.]+:\w+:\d+ - "
 _STEP = r"global step: (\d+), epoch: (\d+), batch: (\d+), loss: \d+\.\d{5}, "
@@ -30,11 +29,19 @@ def command(script: str, train: Path, dev: Path, saved_dir: Path, **settings: ob
     return flat
 
 
-def matches(pattern: re.Pattern[str], done: CompletedProcess[str]) -> list[re.Match[str]]:
+def matches(pattern: re.Pattern[str], log: str) -> list[re.Match[str]]:
     """The lines of a run's log that are of this form."""
-    return [match for line in done.stderr.splitlines() if (match := pattern.fullmatch(line))]
+    return [match for line in log.splitlines() if (match := pattern.fullmatch(line))]
 
 
-def last_result(pattern: re.Pattern[str], done: CompletedProcess[str]) -> float:
+def last_result(pattern: re.Pattern[str], log: str) -> float:
     """The dev metric of the last evaluation."""
-    return float(matches(pattern, done)[-1].group(1))
+    return float(matches(pattern, log)[-1].group(1))
+
+
+def assert_refused(message: str, *arguments: object) -> None:
+    """A mistake ends a script before its first step, with exit code 2 and without a traceback."""
+    log = run_script(*arguments, check=2).stderr
+    assert message in log
+    assert "Traceback" not in log
+    assert "global step" not in log

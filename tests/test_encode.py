@@ -13,7 +13,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.inference import engine, vectors
 from bertorch.inference.vectors import VectorFile
-from tests.conftest import SENTENCES, launcher, run_script
+from tests.conftest import SENTENCES, run_processes
 
 TEXTS = SENTENCES.read_text().splitlines()[:60]
 
@@ -188,8 +188,9 @@ def test_neighbours(folders, source, tmp_path, capsys):
 
 
 def test_two_processes(folders, source, tmp_path):
-    options = ["--model_dir", folders["simcse"], "--input_file", source, "--output_file", tmp_path / "out.npy"]
-    run_script("-m", "bertorch.encode", *options, launcher=launcher())
+    options = {"model_dir": folders["simcse"], "input_file": source, "output_file": tmp_path / "out.npy"}
+    config = encode.EncodeConfig(**{name: str(value) for name, value in options.items()})
+    run_processes(2, encode.run, config)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected_of(folders["simcse"]), atol=1e-5)
     assert json.loads((tmp_path / "out.npy.json").read_text())["done"] == len(TEXTS)
 

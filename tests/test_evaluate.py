@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from bertorch import evaluate, figures, load
 from bertorch.errors import UserError
-from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, launcher, run_script
+from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, run_processes
 from tests.log_lines import F1_LINE, last_result
 
 
@@ -83,9 +83,9 @@ def test_a_folder_that_does_not_say_whether_it_takes_pairs(first, folders, tmp_p
 
 
 def test_entities(folders, tmp_path):
-    folder, done = folders.run("ner with a CRF")
+    folder, log = folders.run("ner with a CRF")
     report, (header, *errors) = run(folder, NER / "dev.json", tmp_path)
-    assert report["strict"]["micro average"]["f1"] == pytest.approx(last_result(F1_LINE, done), abs=1e-5)
+    assert report["strict"]["micro average"]["f1"] == pytest.approx(last_result(F1_LINE, log), abs=1e-5)
     assert report["lenient"]["micro average"]["f1"] >= report["strict"]["micro average"]["f1"]
     assert list(report["strict"]) == ["PER", "LOC", "ORG", "micro average"]
     assert header == ["number", "entities", "predicted", "text"]
@@ -103,15 +103,9 @@ def test_tokens_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path):
 
 def test_two_processes_report_what_one_does(folders, tmp_path):
     one, _ = run(folders["matching"], MATCHING / "dev.txt", tmp_path / "one")
-    options = [
-        "--model_dir",
-        folders["matching"],
-        "--data_file",
-        MATCHING / "dev.txt",
-        "--output_dir",
-        tmp_path / "two",
-    ]
-    run_script("-m", "bertorch.evaluate", *options, launcher=launcher())
+    options = {"model_dir": folders["matching"], "data_file": MATCHING / "dev.txt", "output_dir": tmp_path / "two"}
+    config = evaluate.EvaluateConfig(**{name: str(value) for name, value in options.items()})
+    run_processes(2, evaluate.run, config)
     two = json.loads((tmp_path / "two" / "report.json").read_text())
     assert two["confusion_matrix"] == one["confusion_matrix"]
 

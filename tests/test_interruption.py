@@ -68,12 +68,14 @@ def kill_and_go_on(again: list[object], kills: int) -> None:
     assert sum("goes on after step" in log for log in logs) >= kills // 2
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
     kill_and_go_on(arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1), KILLS)
     assert_same_weights(whole, tmp_path)
     assert losses(whole) == losses(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "train", "dev", "settings"),
     [
@@ -95,7 +97,10 @@ def test_every_script_outlives_killed_at_random_moments(script, train, dev, sett
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_tells_the_command_to_go_on(number, whole, tmp_path):
     process = Script(*arguments(tmp_path, epochs=EPOCHS))
     process.wait_for("global step: 5,")
@@ -149,6 +154,7 @@ def whole_of_two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_by_torchrun_without_help(whole_of_two, tmp_path):
     process = Script(*arguments(tmp_path, "--resume"), launcher=(*launcher(), "--max-restarts=2"))
     process.wait_for("global step: 9,")
@@ -173,6 +179,7 @@ with distributed.session():
 """
 
 
+@pytest.mark.slow
 def test_processes_find_each_other_after_a_restart_whichever_is_first(tmp_path):
     """With --master_port, torchrun keeps the store in which they leave their addresses."""
     script = tmp_path / "script.py"
@@ -182,6 +189,7 @@ def test_processes_find_each_other_after_a_restart_whichever_is_first(tmp_path):
     assert "1: 2 processes" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
     process = Script(*arguments(tmp_path), launcher=launcher())
     process.wait_for("global step: 3,")
@@ -192,6 +200,7 @@ def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
     assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_stopped_lets_both_processes_save(whole_of_two, tmp_path):
     process = Script(*arguments(tmp_path), launcher=launcher())
     process.wait_for("global step: 5,")
@@ -212,6 +221,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_leaves_the_last_save(tmp_path):
     """By a limit on the size of a file that the weights of the second save exceed."""
     run_script(*arguments(tmp_path, epochs=1))
@@ -235,6 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_save(tmp_pat
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_weights(whole, tmp_path):
     run_script(*arguments(tmp_path, "--deterministic", epochs=EPOCHS))
     assert_same_weights(whole, tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from bertorch import load, predict
 from bertorch.errors import UserError
 from bertorch.inference import engine
-from tests.conftest import MATCHING, NER, REVIEWS, launcher, run_script
+from tests.conftest import MATCHING, NER, REVIEWS, launcher, run_processes, run_script
 
 REVIEW_TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
 PAIRS = [line.rpartition("\t")[0] for line in (MATCHING / "dev.txt").read_text().splitlines()]
@@ -83,17 +83,17 @@ def test_standard_input_and_output(folders, monkeypatch, capsys):
     assert len(out.getvalue().decode().splitlines()) == 2
 
 
-def test_two_processes_write_what_one_writes(folders, tmp_path):
-    source = tmp_path / "in.txt"
-    source.write_text("\n".join(REVIEW_TEXTS[:41]))
-    written = []
-    for name, processes in (("one", ()), ("two", launcher())):
-        target = tmp_path / name
-        options = ["--model_dir", folders["classifier"], "--input_file", source, "--output_file", target]
-        program = ["-m", "bertorch.predict"] if processes else ["bertorch/predict.py"]
-        run_script(*program, *options, launcher=processes)
-        written.append([line.split("\t") for line in target.read_text().splitlines()])
-    one, two = written
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_write_what_one_writes(launched, folders, tmp_path):
+    (tmp_path / "in.txt").write_text("\n".join(REVIEW_TEXTS[:41]))
+    options = {"model_dir": str(folders["classifier"]), "input_file": str(tmp_path / "in.txt")}
+    flat = [part for name, value in options.items() for part in (f"--{name}", value)]
+    run_script("bertorch/predict.py", *flat, "--output_file", tmp_path / "one")
+    if launched:
+        run_script("-m", "bertorch.predict", *flat, "--output_file", tmp_path / "two", launcher=launcher())
+    else:
+        run_processes(2, predict.run, predict.PredictConfig(**options, output_file=str(tmp_path / "two")))
+    one, two = ([line.split("\t") for line in (tmp_path / name).read_text().splitlines()] for name in ("one", "two"))
     assert [row[0] for row in one] == [row[0] for row in two]
     np.testing.assert_allclose(
         np.array([row[1:] for row in one[1:]], float), np.array([row[1:] for row in two[1:]], float), atol=2e-6
@@ -125,6 +125,7 @@ def test_a_malformed_line_leaves_no_file(name, lines, message, folders, request)
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_without_a_traceback_and_without_a_file(sent, code, folders, tmp_path):
     options = ["--model_dir", folders["classifier"], "--input_file", "-", "--output_file", tmp_path / "out.tsv"]

@@ -47,6 +47,7 @@ def arguments(saved_dir: Path, **settings: object) -> list[object]:
     return command("run_classifier.py", REVIEWS / "train.txt", REVIEWS / "dev.txt", saved_dir, **(options | settings))
 
 
+@pytest.mark.slow
 def test_two_machines_log_once_and_train_as_one(machines, tmp_path, monkeypatch):
     """The second machine does not see the first one's folder, as without a shared disk."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "card")

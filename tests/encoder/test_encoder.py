@@ -45,6 +45,7 @@ def test_also_through_other_attention_and_with_filler(kind, architecture, reques
     assert_same_results(encoder, encoder(batch.filled(16))[: sum(LENGTHS)], reference, inputs)
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_serves_batches_of_all_sizes(flash):
     """With a backend that only traces; what it cannot trace in one piece is an error."""
     encoder, reference = (Encoder(small_encoder("bert")).eval() for _ in range(2))

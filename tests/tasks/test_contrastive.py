@@ -21,20 +21,25 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "train", "settings"),
     [
-        (2, 4, contrastive_data(21), {}),
-        (2, 4, contrastive_data(17), {}),
-        (3, 3, contrastive_data(20, width=4, texts=30), {"gradient_accumulation_steps": 2}),
-        (2, 4, contrastive_data(21, texts=12), {"micro_batch_size": 2}),
-        (2, 8, contrastive_data(5, texts=4), {"keep_duplicates": True}),
-        (3, 4, own_positives(20), {}),
-    ],
-    ids=[
-        "uneven last batch",
-        "a process without rows",
-        "three processes, hard negatives, duplicates, accumulation",
-        "duplicates, gradient caching",
-        "fewer than a batch, duplicates kept",
-        "three processes, each sentence its own positive",
+        pytest.param(2, 4, contrastive_data(21), {}, id="uneven last batch", marks=pytest.mark.slow),
+        pytest.param(2, 4, contrastive_data(17), {}, id="a process without rows", marks=pytest.mark.slow),
+        pytest.param(
+            *(3, 3, contrastive_data(20, width=4, texts=30), {"gradient_accumulation_steps": 2}),
+            id="three processes, hard negatives, duplicates, accumulation",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(2, 4, contrastive_data(21, texts=12), {"micro_batch_size": 2}),
+            id="uneven last batch, duplicates, gradient caching",
+        ),
+        pytest.param(
+            *(2, 8, contrastive_data(5, texts=4), {"keep_duplicates": True}),
+            id="fewer than a batch, duplicates kept",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            3, 4, own_positives(20), {}, id="three processes, each sentence its own positive", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_gathered_negatives_make_several_processes_train_as_one(world_size, batch_size, train, settings, tmp_path):

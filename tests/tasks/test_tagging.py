@@ -29,10 +29,13 @@ HEADS = pytest.mark.parametrize("use_crf", [False, True], ids=["linear", "crf"])
 @pytest.mark.parametrize(
     ("world_size", "examples", "settings"),
     [
-        (2, 17, {"batch_size": 4}),
-        (3, 20, {"batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}),
+        pytest.param(2, 17, {"batch_size": 4}, id="a process without sentences"),
+        pytest.param(
+            *(3, 20, {"batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}),
+            id="three processes, accumulation, clipping",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["a process without sentences", "three processes, accumulation, clipping"],
 )
 def test_several_processes_train_as_one(use_crf, world_size, examples, settings, tmp_path):
     """The mean is over the words of all processes, which have different numbers of them."""
@@ -51,7 +54,7 @@ def write_evaluation(folder, batch_size) -> None:
     (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(batch_size))
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
     expected = evaluated(32)
     assert evaluated(1) == evaluated(7) == expected

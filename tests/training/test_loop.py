@@ -21,8 +21,12 @@ def eval_lines(lines):
 
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "size", "accumulation"),
-    [(2, 4, 21, 1), (2, 4, 17, 1), (3, 4, 26, 2), (2, 8, 5, 1)],
-    ids=["uneven last batch", "a process without examples", "three processes, accumulation", "fewer than a batch"],
+    [
+        pytest.param(2, 4, 21, 1, id="uneven last batch"),
+        pytest.param(2, 4, 17, 1, id="a process without examples", marks=pytest.mark.slow),
+        pytest.param(3, 4, 26, 2, id="three processes, accumulation", marks=pytest.mark.slow),
+        pytest.param(2, 8, 5, 1, id="fewer than a batch", marks=pytest.mark.slow),
+    ],
 )
 def test_several_processes_train_as_one(world_size, batch_size, size, accumulation, tmp_path):
     settings = {
@@ -35,7 +39,7 @@ def test_several_processes_train_as_one(world_size, batch_size, size, accumulati
     assert_same_as_one_process(tmp_path, world_size, make_without_dropout, classification_data(size), settings)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_train_on_pairs_as_one(world_size, tmp_path):
     """Two sentences an example, and a last batch with an example for one process only (of two)."""
     assert_same_as_one_process(
@@ -50,7 +54,7 @@ def evaluate_in_double(folder, batch_size) -> None:
     (folder / f"{torch.distributed.get_rank()}.txt").write_text(f"{metric.line()} {metric.value!r}")
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
     task = classification_task()
     task.model.double()

@@ -98,6 +98,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_one_process_of_two_tells_it_and_takes_the_other_down(tmp_path):
     starved = tmp_path / "starved.py"
     starved.write_text(STARVED)

@@ -46,7 +46,7 @@ def results_told(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, accumulation, tmp_path, monkeypatch, log_lines):
     """Stopped in the first epoch, at a save, and in the second epoch; with dropout, warm-up and a cosine schedule."""
     settings = {"scheduler": "cosine", "warmup_proportion": 0.3, "gradient_accumulation_steps": accumulation}
@@ -121,7 +121,10 @@ def train_until(folder, batch_size: int, stop: int | None) -> None:
         train_in_double(folder, task, classification_data(29), {"batch_size": batch_size})
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 3), (3, 1)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [pytest.param(2, 2, marks=pytest.mark.slow), (2, 3), pytest.param(3, 1, marks=pytest.mark.slow)],
+)
 def test_another_number_of_processes_goes_on_with_the_same_batch(before, after, tmp_path):
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()

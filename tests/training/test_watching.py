@@ -164,7 +164,9 @@ def test_a_run_that_ended_early_is_complete(tmp_path, scripted, log_lines):
     assert (tmp_path / METRICS).read_bytes() == files
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_patience_outlives_a_stop(stop, tmp_path, scripted, monkeypatch):
     values, evaluated = scripted
     values += [0.5, 0.4, 0.4] * 2
@@ -201,7 +203,7 @@ def train_in_double(folder: Path, batch_size: int) -> None:
     trained(folder, task, classification_data(30), dev, batch_size=batch_size, **settings)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_end_early_as_one_and_write_once(world_size, tmp_path):
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
