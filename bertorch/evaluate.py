@@ -46,7 +46,7 @@ REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 class EvaluateConfig(InferenceConfig):
     """Options of `bertorch.evaluate`."""
 
-    data_file: str = option(help="labelled examples, in the form of the script's dev data")
+    data_file: str = option(aliases=("--input_file",), help="labelled examples, in the format of the script's dev data")
     output_dir: str = option(help="where the report goes")
     on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is dropped")
     plot: bool = option(False, help="also draw the confusion matrix; needs the extra 'plots'")
