@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 DEMO := checkpoint/demo
 
-.PHONY: demo test readme kills lint format benchmark clean
+.PHONY: demo test docs readme kills lint format benchmark clean
 
 demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
 	$(BIN)/python run_classifier.py --pretrained_model_name_or_path data/bert-tiny-zh \
@@ -19,7 +19,10 @@ demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, th
 test: $(SETUP)  ## the whole test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-readme: demo  ## every command of the README that needs nothing from elsewhere
+docs: $(SETUP)  ## the generated pages of docs/
+	$(BIN)/python -m docs.generate
+
+readme: demo  ## every command of the README and the docs that needs nothing from elsewhere
 	BERTORCH_TEST_README=1 $(BIN)/python -m pytest -s tests/test_readme.py
 
 kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times

@@ -72,12 +72,14 @@ class TrainingConfig(LaunchedConfig):
         UserError: two options that contradict each other.
     """
 
-    train_data_file: str = option(is_input=True, help="training examples, one a line")
+    train_data_file: str = option(is_input=True, help="training examples, one per line")
     dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")
     pretrained_model_name_or_path: str = option("bert-base-chinese", help="hub name or local folder of the encoder")
     init_from_ckpt: str | None = option(None, help="weights to start from: .bin, .safetensors, or a folder with one")
     saved_dir: str = option("./checkpoint", shapes_result=False, help="folder for weights, config and tokenizer")
-    max_seq_length: int = option(128, minimum=3, help="tokens of an example, with [CLS] and [SEP]; the rest is cut")
+    max_seq_length: int = option(
+        128, minimum=3, help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)"
+    )
     batch_size: int = option(32, minimum=1, help="examples per batch and process")
     epochs: int = option(3, minimum=1, help="passes over the training examples")
     learning_rate: float = option(5e-5, minimum=0.0, help="peak learning rate of AdamW")

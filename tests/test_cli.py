@@ -8,6 +8,7 @@ import pytest
 from bertorch import cli
 from bertorch.config import option
 from bertorch.errors import UserError
+from bertorch.evaluate import EvaluateConfig
 from run_batchneg import BatchNegConfig
 from run_classifier import ClassifierConfig
 from run_ner import NERConfig
@@ -261,6 +262,12 @@ class Show:
 def test_positional_and_repeated_options():
     assert cli.parse(Draw, ["a", "b", "--from", "1"]) == Draw(runs=("a", "b"), from_=1)
     assert cli.parse(Draw, ["a", "--sizes", "1", "2", "--sizes", "3"]) == Draw(runs=("a",), sizes=(1, 2, 3))
+
+
+def test_evaluate_takes_the_name_of_the_other_commands_and_its_older_one():
+    required = ["--model_dir", "m", "--output_dir", "o"]
+    newer, older = (cli.parse(EvaluateConfig, [*required, name, "file"]) for name in ("--input_file", "--data_file"))
+    assert newer == older
 
 
 def test_commands(capsys):

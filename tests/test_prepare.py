@@ -154,10 +154,10 @@ def test_the_script_runs_from_a_clone(folder):
     assert help_text.startswith("usage: prepare.py")
 
 
-def test_the_commands_of_the_readme(folder, monkeypatch):
+def test_the_commands_of_the_docs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "data").symlink_to(ROOT / "data")
-    [_, block, *_] = (ROOT / "data" / "README.md").read_text().split("```\n")
+    [block] = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "data.md").read_text(), re.DOTALL | re.MULTILINE)
     for command in block.splitlines():
         python, script, *arguments = command.split()
         assert (python, script) == ("python", "data/prepare.py")
@@ -166,10 +166,10 @@ def test_the_commands_of_the_readme(folder, monkeypatch):
     assert sorted(file.name for file in (folder / "prepared").iterdir()) == expected
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.en.md", "data/README.md"])
-def test_the_commands_of_the_readmes_are_ones(readme):
+@pytest.mark.parametrize("page", ["data.md", "data.en.md"])
+def test_the_commands_of_the_docs_have_valid_options(page):
     """Also those that need files that are not here: their options are right."""
-    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / readme).read_text(), re.MULTILINE)
+    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     assert len(commands) >= 7
     for command in commands:
         cli.parse_command(COMMANDS, command.split())
