@@ -115,27 +115,28 @@ class TrainingConfig(LaunchedConfig):
     )
 
     eval_steps: int | None = _saving(
-        None, minimum=1, help="steps between two evaluations if not --save_steps; always after the last step"
+        None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
     )
     patience: int | None = _saving(
         None, minimum=1, shapes_result=True, help="stop after this many evaluations in a row without a better metric"
     )
     resume: bool = _saving(False, help="continue from the newest checkpoint in --saved_dir, if there is one")
     overwrite: bool = _saving(False, help="start anew and replace what another run left in --saved_dir")
-    keep_checkpoints: int = _saving(1, minimum=0, help="number of checkpoints to keep for --resume")
+    keep_checkpoints: int = _saving(1, minimum=0, help="checkpoints to keep for --resume; 0 keeps none")
     tensorboard_dir: str | None = _saving(
         None, help="also write the numbers of metrics.jsonl here for TensorBoard; needs tensorboard"
     )
 
     precision: str = _speed(
-        "auto", choices=PRECISIONS, shapes_result=True, help="auto: bf16 on a GPU that supports it, else fp32"
+        "auto",
+        choices=PRECISIONS,
+        shapes_result=True,
+        help="of the arithmetic; auto: bf16 on a GPU that supports it, else fp32",
     )
     cuda_graphs: str = _speed(
         "auto", choices=CUDA_GRAPHS, help="auto: replay whole steps as CUDA graphs on one GPU where possible"
     )
-    compile: str = _speed(
-        "auto", choices=COMPILE, help="torch.compile the encoder; auto: on a GPU, if the run is long enough"
-    )
+    compile: str = _speed("auto", choices=COMPILE, help="torch.compile the encoder; auto: on a GPU, for long runs")
     gradient_checkpointing: bool = _speed(
         False, help="recompute the encoder's activations in the backward pass: less memory, same gradients, slower"
     )
@@ -178,7 +179,7 @@ class EmbeddingConfig(TrainingConfig):
     pooling_mode: str = option(
         "linear",
         choices=POOLING_MODES,
-        help="the encoder's pooler over [CLS], the hidden state of [CLS], or the mean of all tokens",
+        help="linear: the encoder's pooler over [CLS]; cls: hidden state of [CLS]; mean: of all tokens",
     )
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
