@@ -55,9 +55,8 @@ def parse_command(
     parser = _Parser(prog=_program(), description=description)
     subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     for name, config_class in commands.items():
-        subparsers.add_parser(name, help=config_class.__doc__, description=config_class.__doc__).add_options(
-            config_class
-        )
+        summary = config_class.__doc__
+        subparsers.add_parser(name, help=summary, description=summary).add_options(config_class)
     values = vars(parser.parse_args(argv))
     name = values.pop("command")
     return _config(subparsers.choices[name], commands[name], values)
