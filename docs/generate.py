@@ -26,7 +26,11 @@ from run_simcse import SimCSEConfig
 
 FOLDER = Path(__file__).parent
 TRANSLATIONS = FOLDER / "options.zh.json"
-PAGES = {"options.en.md": False, "options.md": True}
+# Name → whether it is the Chinese page, and its links.
+PAGES = {
+    "options.en.md": (False, "[中文](options.md) · [Home](../README.en.md)"),
+    "options.md": (True, "[English](options.en.md) · [首页](../README.md)"),
+}
 
 Translate = Callable[[str], str]
 # Heading → config, and the config whose options have been listed above.
@@ -46,12 +50,12 @@ SECTIONS: dict[str, tuple[type, type | None]] = {
 }
 
 
-def page(translate: Translate) -> str:
+def page(translate: Translate, links: str) -> str:
     """The whole page, in Markdown."""
-    lines = [f"# {translate('Options')}", ""]
+    lines = [f"# {translate('Options')}", "", links, ""]
     lines += [translate("Generated from the code by `make docs`; `--help` of a script or command shows the same."), ""]
     for heading, (config, base) in SECTIONS.items():
-        lines += [f"## {translate(heading) if '.py' not in heading and '-m' not in heading else heading}", ""]
+        lines += [f"## {heading if heading.count('`') == 2 else translate(heading)}", ""]  # a command is not translated
         if base is not None:
             lines += [translate("Besides the options above:"), ""]
         lines += _tables(config, base, translate)
@@ -104,7 +108,7 @@ def pages(used: set[str] | None = None) -> dict[str, str]:
             used.add(text)
         return str(chinese[text])
 
-    return {name: page(translate if is_chinese else str) for name, is_chinese in PAGES.items()}
+    return {name: page(translate if is_chinese else str, links) for name, (is_chinese, links) in PAGES.items()}
 
 
 if __name__ == "__main__":
