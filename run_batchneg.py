@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.load import anchors_with_positives
-from bertorch.training.contrastive import fit_contrastive
+from bertorch.data.load import load_examples
+from bertorch.encoder.pretrained import load_tokenizer
+from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs
+from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,11 @@ class BatchNegConfig(ContrastiveConfig):
 
 
 def run(config: BatchNegConfig) -> None:
-    """Read and train."""
-    fit_contrastive(config, anchors_with_positives, both_ways=config.mean_loss)
+    """Read the data, build the task, train."""
+    tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
+    train, dev = load_examples(config, tokenizer, anchors_with_positives, scored_pairs)
+    task = ContrastiveTask.from_config(config, tokenizer, symmetric=config.mean_loss)
+    fit(config, task, train, dev)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,11 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.load import texts_with_labels, training_and_dev
-from bertorch.data.readers import read_labels
-from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
-from bertorch.tasks.metadata import CLASSIFICATION, Description
+from bertorch.data.load import load_examples
+from bertorch.data.readers import read_label_names
+from bertorch.encoder.pretrained import load_tokenizer
+from bertorch.tasks.classification import ClassificationTask, labelled_texts
 from bertorch.training.loop import fit
-from bertorch.training.tasks import ClassificationTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +28,15 @@ class ClassifierConfig(TrainingConfig):
 
 
 def run(config: ClassifierConfig) -> None:
-    """Read, load, train."""
-    labels = read_labels(config.label_file)
-    read = partial(texts_with_labels, labels=labels, texts=2 if config.is_text_pair else 1)
-    tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
-    train, dev = training_and_dev(config, tokenizer, read, read)
-
-    model = SequenceClassifier.from_pretrained(config.pretrained_model_name_or_path, labels)
-    model.encoder.require_positions(config.max_seq_length)
-    description = Description(task=CLASSIFICATION, max_seq_length=config.max_seq_length, text_pair=config.is_text_pair)
-    description.write(model.model.config)
-
-    task = ClassificationTask(model, [model.model.config, tokenizer])
+    """Read the data, build the task, train."""
+    name = config.pretrained_model_name_or_path
+    label_names = read_label_names(config.label_file)
+    read = partial(labelled_texts, label_names=label_names, num_texts=2 if config.is_text_pair else 1)
+    tokenizer = load_tokenizer(name)
+    train, dev = load_examples(config, tokenizer, read, read)
+    task = ClassificationTask.from_pretrained(
+        name, tokenizer, label_names, text_pair=config.is_text_pair, max_seq_length=config.max_seq_length
+    )
     fit(config, task, train, dev)
 
 

@@ -12,15 +12,13 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.load import sentences_with_tags, training_and_dev
-from bertorch.data.readers import read_labels
+from bertorch.data.load import load_examples
+from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
-from bertorch.encoder.encoder import load_tokenizer
-from bertorch.encoder.tagger import Tagger
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.errors import UserError
-from bertorch.tasks.metadata import TAGGING, Description
+from bertorch.tasks.tagging import TaggingTask, tagged_sentences
 from bertorch.training.loop import fit
-from bertorch.training.tagging import TaggingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +38,21 @@ class NERConfig(TrainingConfig):
 
 
 def run(config: NERConfig) -> None:
-    """Read, load, train."""
-    tags = TagSet(read_labels(config.label_file), config.tag, config.label_file)
-    read = partial(sentences_with_tags, tags=tags, strict=config.constrain_crf)
+    """Read the data, build the task, train."""
     name = config.pretrained_model_name_or_path
+    tags = TagSet(read_label_names(config.label_file), config.tag, config.label_file)
+    read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf)
     tokenizer = load_tokenizer(name)
-    train, dev = training_and_dev(config, tokenizer, read, read)
-
-    model = Tagger.from_pretrained(name, tags, use_crf=config.use_crf, constrain_crf=config.constrain_crf)
-    model.encoder.require_positions(config.max_seq_length)
-    Description(task=TAGGING, max_seq_length=config.max_seq_length).write(model.model.config)
-
-    task = TaggingTask(model, [model.model.config, tokenizer], tags=tags, crf_learning_rate=config.crf_learning_rate)
+    train, dev = load_examples(config, tokenizer, read, read)
+    task = TaggingTask.from_pretrained(
+        name,
+        tokenizer,
+        tags,
+        head="crf" if config.use_crf else "linear",
+        constrain_training=config.constrain_crf,
+        head_learning_rate=config.crf_learning_rate,
+        max_seq_length=config.max_seq_length,
+    )
     fit(config, task, train, dev)
 
 

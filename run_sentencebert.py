@@ -13,16 +13,12 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
-from bertorch.data.load import pairs_with_labels, training_and_dev
-from bertorch.data.readers import read_labels
-from bertorch.encoder.encoder import label_settings, load_tokenizer
-from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
+from bertorch.data.load import load_examples
+from bertorch.data.readers import read_label_names
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.errors import UserError
-from bertorch.tasks.metadata import SENTENCE_BERT, Description
-from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.tasks.sentence_bert import SentenceBertTask, labelled_pairs
 from bertorch.training.loop import fit
-from bertorch.training.tasks import ClassificationTask
 
 MATCHING_LABELS = ["0", "1"]
 
@@ -42,29 +38,21 @@ class SentenceBertConfig(EmbeddingConfig):
 
 
 def run(config: SentenceBertConfig) -> None:
-    """Read, load, train."""
-    labels = MATCHING_LABELS if config.label_file is None else read_labels(config.label_file)
-    read = partial(pairs_with_labels, labels=labels)
+    """Read the data, build the task, train."""
     name = config.pretrained_model_name_or_path
+    label_names = MATCHING_LABELS if config.label_file is None else read_label_names(config.label_file)
+    read = partial(labelled_pairs, label_names=label_names)
     tokenizer = load_tokenizer(name)
-    train, dev = training_and_dev(config, tokenizer, read, read)
-
-    embedder = SentenceEncoder.from_pretrained(
-        name, config.pooling_mode, config.output_emb_size, **label_settings(labels)
-    )
-    embedder.encoder.require_positions(config.max_seq_length)
-    model = SiameseClassifier(embedder, len(labels), concat_multiply=config.concat_multiply)
-    description = Description(
-        task=SENTENCE_BERT,
-        max_seq_length=config.max_seq_length,
+    train, dev = load_examples(config, tokenizer, read, read)
+    task = SentenceBertTask.from_pretrained(
+        name,
+        tokenizer,
+        label_names,
         pooling_mode=config.pooling_mode,
         output_emb_size=config.output_emb_size,
         concat_multiply=config.concat_multiply,
+        max_seq_length=config.max_seq_length,
     )
-    description.write(embedder.config)
-
-    files = SentenceTransformerFiles(embedder, config.max_seq_length)
-    task = ClassificationTask(model, [embedder.config, tokenizer, files])
     fit(config, task, train, dev)
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.load import sentences_twice
-from bertorch.training.contrastive import fit_contrastive
+from bertorch.data.load import load_examples
+from bertorch.encoder.pretrained import load_tokenizer
+from bertorch.tasks.contrastive import ContrastiveTask, scored_pairs, sentences_twice
+from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,11 @@ class SimCSEConfig(ContrastiveConfig):
 
 
 def run(config: SimCSEConfig) -> None:
-    """Read, and train with each sentence as its own positive."""
-    fit_contrastive(config, sentences_twice, dropout=config.dropout)
+    """Read the data, each sentence as its own positive, build the task, train."""
+    tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
+    train, dev = load_examples(config, tokenizer, sentences_twice, scored_pairs)
+    task = ContrastiveTask.from_config(config, tokenizer, dropout=config.dropout)
+    fit(config, task, train, dev)
 
 
 if __name__ == "__main__":

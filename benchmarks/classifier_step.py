@@ -17,11 +17,11 @@ from benchmarks.measuring import DATA, compare_steps, step_parser
 from bertorch import distributed, log
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
-from bertorch.data.readers import read_labelled_texts, read_labels
+from bertorch.data.readers import read_label_names, read_labelled_texts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.encoder import load_pretrained, load_tokenizer
 from bertorch.encoder.layouts import BlockLayout
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     log.setup()
     options = step_parser(__doc__, DATA / "reviews" / "train.txt", DATA / "reviews" / "labels.txt").parse_args()
     device = distributed.device()
-    labels = read_labels(options.label_file)
+    labels = read_label_names(options.label_file)
     examples = read_labelled_texts(options.train_data_file, labels)
     name = options.pretrained_model_name_or_path
     dataset = Dataset.of_sequences(

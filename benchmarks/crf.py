@@ -70,8 +70,8 @@ def _compare(ours: CRF, theirs: nn.Module, lengths: Tensor, repeats: int) -> dic
     device = ours.transitions.device
     sizes = lengths.tolist()
     tokens, longest = sum(sizes), max(sizes)
-    emissions = torch.randn(tokens, ours.labels).to(device).requires_grad_()  # (T, C)
-    tags = torch.randint(ours.labels, (tokens,)).to(device)  # (T,)
+    emissions = torch.randn(tokens, ours.num_labels).to(device).requires_grad_()  # (T, C)
+    tags = torch.randint(ours.num_labels, (tokens,)).to(device)  # (T,)
     cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(device, torch.int32)  # (N+1,)
     block = pad_sequence(emissions.detach().split(sizes), batch_first=True).requires_grad_()  # (N, L, C)
     block_tags = pad_sequence(tags.split(sizes), batch_first=True)  # (N, L)

@@ -36,9 +36,9 @@ from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model
+from bertorch.precision import Precision
 from bertorch.tasks.metadata import CLASSIFICATION, EMBEDDING, Description
-from bertorch.training.step import Precision
-from bertorch.training.weights import publish
+from bertorch.training.saving import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
 LABELS = ["negative", "positive"]

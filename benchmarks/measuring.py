@@ -62,7 +62,7 @@ def compare_steps(
         batch = dataset.batch(numbers)
         tokens.append(len(batch.input_ids))
         for name, step in steps.items():
-            seconds[name].append(timed(partial(step, batch, dataset.labels_of(numbers)), device))
+            seconds[name].append(timed(partial(step, batch, dataset.label_count(numbers)), device))
 
     medians = {name: statistics.median(times[WARMUP:]) for name, times in seconds.items()}
     first, second = list(medians)[:2]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from benchmarks.measuring import DATA, compare_steps, step_parser
 from bertorch import distributed, log
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.tagger import Tagger
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     device = distributed.device()
     name = options.pretrained_model_name_or_path
-    tags = TagSet(read_labels(options.label_file), options.tag, options.label_file)
+    tags = TagSet(read_label_names(options.label_file), options.tag, options.label_file)
     sentences = read_tagged_sentences(options.train_data_file, tags)
     dataset = TaggedDataset.of(load_tokenizer(name), sentences, max_length=options.max_seq_length)
     contenders = {}

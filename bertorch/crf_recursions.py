@@ -1,4 +1,4 @@
-"""The recursions of a linear-chain CRF over time, on packed sequences; `bertorch.crf` says what they are for."""
+"""Forward-backward and Viterbi for the linear-chain CRF of `bertorch.crf`, on packed sequences."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,149 +12,150 @@ PAIRS_AT_ONCE = 2**24  # elements of the (T, C, C) tensor of pairs that exist at
 
 
 @dataclass(frozen=True)
-class Spans:
-    """Where the tokens of N packed sequences stand in a time-major block of L steps."""
+class SequenceLayout:
+    """Where the T tokens of N packed sequences go in a time-major block (L, N, …), forwards and reversed."""
 
-    sequences: int
-    length: int
-    lengths: Tensor  # (N,)
+    shape: tuple[int, int]  # L, N
     sequence_ids: Tensor  # (T,)
-    positions: Tensor  # (T,)
-    first: Tensor  # (N,), index of each sequence's first token
+    is_first: Tensor  # (T,) bool
+    first: Tensor  # (N,) index of each sequence's first token
     last: Tensor  # (N,)
+    slots: Tensor  # (T,) index of each token in a block (L·N, …)
+    reversed_slots: Tensor  # (T,) the same where each sequence begins with its last token
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> "Spans":
-        """The spans of `tokens` tokens; `max_seqlen` is a bound on the longest sequence."""
-        offsets = cu_seqlens.long()
-        lengths = offsets.diff()  # (N,)
-        sequences = torch.arange(len(lengths), device=offsets.device)
-        sequence_ids = sequences.repeat_interleave(lengths, output_size=tokens)  # (T,)
-        positions = torch.arange(tokens, device=offsets.device) - offsets[sequence_ids]
-        # One step at least, so that no sequences need no special case.
-        return cls(len(lengths), max(max_seqlen, 1), lengths, sequence_ids, positions, offsets[:-1], offsets[1:] - 1)
-
-    def slots(self) -> Tensor:
-        """(T,) index of each token in a block (L·N, …)."""
-        return self.positions * self.sequences + self.sequence_ids
-
-    def mirrored_slots(self) -> Tensor:
-        """(T,) index of each token in a block (L·N, …) of reversed sequences."""
-        return (self.lengths[self.sequence_ids] - 1 - self.positions) * self.sequences + self.sequence_ids
+    def of(cls, cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> "SequenceLayout":
+        """The layout of `tokens` tokens; `max_seqlen` is a bound on the longest sequence."""
+        offsets = cu_seqlens.long()  # (N+1,)
+        first, last, size = offsets[:-1], offsets[1:] - 1, len(offsets) - 1  # (N,), (N,)
+        sequences, indices = (torch.arange(count, device=offsets.device) for count in (size, tokens))  # (N,), (T,)
+        sequence_ids = sequences.repeat_interleave(offsets.diff(), output_size=tokens)  # (T,)
+        positions, remaining = indices - first[sequence_ids], last[sequence_ids] - indices  # (T,), (T,)
+        slots, reversed_slots = positions * size + sequence_ids, remaining * size + sequence_ids  # (T,), (T,)
+        # At least one step, so that no sequences need no special case.
+        return cls((max(max_seqlen, 1), size), sequence_ids, positions == 0, first, last, slots, reversed_slots)
 
     def pad(self, packed: Tensor, slots: Tensor) -> Tensor:
         """(T, …) → (L, N, …), zero where no token is."""
-        block = packed.new_zeros(self.length * self.sequences, *packed.shape[1:])
-        return block.index_copy(0, slots, packed).view(self.length, self.sequences, *packed.shape[1:])
+        block = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
+        return block.index_copy_(0, slots, packed).unflatten(0, self.shape)
 
-    def total(self, values: Tensor) -> Tensor:
-        """(T,) → (N,), the sum over each sequence; atomic additions would be in another order in each run."""
-        return self.pad(values, self.slots()).sum(dim=0)
+    def sum(self, values: Tensor) -> Tensor:
+        """(T,) → (N,) sum over each sequence; atomic additions would take another order in each run."""
+        return self.pad(values, self.slots).sum(dim=0)
 
 
 class Scores(NamedTuple):
-    """All that scores a path, in one type."""
+    """What scores a path, all of one dtype."""
 
     emissions: Tensor  # (T, C)
     start: Tensor  # (C,)
     end: Tensor  # (C,)
     transitions: Tensor  # (C, C)
 
-    def peaks(self) -> Tensor:
-        """(T, 1) best emission of each token, a constant to autograd."""
-        return self.emissions.detach().amax(dim=1, keepdim=True)
 
-    def shifted(self, peaks: Tensor) -> "Scores":
-        """Less the peak of each token, which every path has to the same amount."""
-        return self._replace(emissions=self.emissions - peaks)
-
-
-def score_of(scores: Scores, tags: Tensor, spans: Spans) -> Tensor:
+def path_score(scores: Scores, tags: Tensor, layout: SequenceLayout) -> Tensor:
     """(N,) score of the tags (T,)."""
-    moves = torch.where(  # (T,), how the tag before leads to each tag
-        spans.positions == 0, scores.start[tags], scores.transitions[tags.roll(1), tags]
-    )
-    chosen = scores.emissions.gather(1, tags[:, None]).squeeze(1)  # (T,)
-    return spans.total(moves + chosen) + scores.end[tags[spans.last]]
+    # start[y_1] for the first token, transitions[y_{t-1}, y_t] for each of the others
+    moves = torch.where(layout.is_first, scores.start[tags], scores.transitions[tags.roll(1), tags])  # (T,)
+    return layout.sum(moves + _at(scores.emissions, tags)) + scores.end[tags[layout.last]]  # (N,)
 
 
-def log_partition_of(scores: Scores, spans: Spans) -> Tensor:
-    """(N,) log-partition; only where it will need a gradient are both directions worked out."""
+def path_log_probs(scores: Scores, tags: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
+    """(T,) log P(y_t) and (T,) log P(y_{t-1} | y_t), 0 at first tokens, of the tags (T,); not differentiable."""
+    _, alpha, beta, messages = _forward_backward(scores, layout)  # (N,), then (T, C) each
+    marginals = _at((alpha + beta).log_softmax(dim=1), tags)  # (T,)
+    # Messages sum over all tags before: the share of y_{t-1} in the message to y_t.
+    moves = scores.transitions[tags.roll(1), tags]  # (T,)
+    conditionals = _at(alpha, tags).roll(1) + moves - _at(messages, tags)  # (T,)
+    return marginals, conditionals.masked_fill(layout.is_first, 0)
+
+
+def _at(values: Tensor, tags: Tensor) -> Tensor:
+    """(T, C) → (T,) value of each token's tag."""
+    return values.gather(1, tags[:, None]).squeeze(1)
+
+
+def log_partition(scores: Scores, layout: SequenceLayout) -> Tensor:
+    """(N,) log Z, of the sum of exp(score) over all paths; the backward recursion runs only if a gradient is needed."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scores):
-        return _LogPartition.apply(spans, *scores)
-    with torch.no_grad():
-        block = spans.pad(scores.emissions, spans.slots()).unsqueeze(1)  # (L, 1, N, C)
-        _, states, peaks = _sweep(block, scores.start[None], scores.transitions[None])
-        last = states[:, 0].flatten(0, 1)[spans.slots()[spans.last]]  # (N, C)
-        return _finished(last + scores.end, peaks[:, 0], spans)
+        return _LogPartition.apply(layout, *scores)
+    block = layout.pad(scores.emissions, layout.slots)[:, None]  # (L, 1, N, C)
+    _, alphas, peaks = _recursion(block, scores.start[None], scores.transitions[None])
+    return _log_z(alphas[:, 0], peaks[:, 0], scores.end, layout)
 
 
 class _LogPartition(torch.autograd.Function):
-    """The log-partition, whose gradient is the expected use of each emission and transition."""
+    """log Z, whose gradient is the expected number of times that a path uses each emission and transition."""
 
     @staticmethod
-    def forward(ctx: Any, spans: Spans, *scores: Tensor) -> Tensor:
-        """(N,), from the fields of `Scores`."""
-        log_partition, *saved = both_ways(Scores(*scores), spans)
-        ctx.save_for_backward(*saved, scores[-1])
-        ctx.spans = spans
-        return log_partition
+    def forward(ctx: Any, layout: SequenceLayout, *scores: Tensor) -> Tensor:
+        log_z, alpha, beta, messages = _forward_backward(Scores(*scores), layout)  # (N,), then (T, C) each
+        ctx.save_for_backward((alpha + beta).softmax(dim=1), alpha, messages, scores[-1])
+        ctx.layout = layout
+        return log_z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Marginals, weighted by the gradient (N,)."""
-        marginals, before, messages, transitions = ctx.saved_tensors
-        spans: Spans = ctx.spans
-        weighted = marginals * gradient[spans.sequence_ids, None]  # (T, C)
+        marginals, alpha, messages, transitions = ctx.saved_tensors
+        layout: SequenceLayout = ctx.layout
+        weighted = marginals * gradient[layout.sequence_ids, None]  # (T, C)
         pairs = None
         if ctx.needs_input_grad[-1]:
-            before = before.masked_fill(spans.positions[:, None] == 0, -torch.inf)  # no tag leads to a first tag
-            pairs = _sum_of_pairs(weighted, before, messages, transitions)
-        return None, weighted, weighted[spans.first].sum(dim=0), weighted[spans.last].sum(dim=0), pairs
+            before = alpha.roll(1, dims=0).masked_fill(layout.is_first[:, None], -torch.inf)  # (T, C)
+            pairs = _sum_of_pairs(weighted, before, messages, transitions)  # (C, C)
+        return None, weighted, weighted[layout.first].sum(dim=0), weighted[layout.last].sum(dim=0), pairs
 
 
 def _sum_of_pairs(weighted: Tensor, before: Tensor, messages: Tensor, transitions: Tensor) -> Tensor:
-    """(C, C) weighted sum over all tokens of the probability of tag i before and tag j at the token."""
+    """(C, C) sum over all tokens of P(y_{t-1} = i, y_t = j), weighted by the gradient of the token's sequence.
+
+    Args:
+        weighted: (T, C) P(y_t = j) times the gradient.
+        before: (T, C) alpha of the token before, -inf where there is none.
+        messages: (T, C) of the forward recursion.
+        transitions: (C, C).
+    """
     total = torch.zeros_like(transitions)
-    tokens = max(1, PAIRS_AT_ONCE // transitions.numel())
-    for weight, state, message in zip(
-        weighted.split(tokens), before.split(tokens), messages.split(tokens), strict=True
-    ):
-        # The probability of the tag before given the tag at the token, which is at most 1, times that of the latter.
-        pairs = (state[:, :, None] + transitions).sub_(message[:, None]).exp_()  # (t, C, C)
-        total += pairs.mul_(weight[:, None]).sum(dim=0)
+    parts = (tensor.split(max(1, PAIRS_AT_ONCE // transitions.numel())) for tensor in (weighted, before, messages))
+    for weight, alpha, message in zip(*parts, strict=True):  # (t, C) each
+        # P(y_{t-1} = i | y_t = j), at most 1: exp cannot overflow.
+        conditionals = (alpha[:, :, None] + transitions).sub_(message[:, None]).exp_()  # (t, C, C)
+        total += conditionals.mul_(weight[:, None]).sum(dim=0)
     return total
 
 
-def both_ways(scores: Scores, spans: Spans) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Forward and backward recursion; the latter is the former on reversed sequences and transposed transitions.
+def _forward_backward(scores: Scores, layout: SequenceLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both recursions at once: the backward one is the forward one on reversed sequences and transposed transitions.
 
     Returns:
-        Log-partition (N,), marginals (T, C), states of the forward recursion at the token before (T, C), its messages
-        at each token (T, C).
+        log Z (N,); alpha (T, C), the forward scores with the token's own emission; beta (T, C), the backward scores
+        without it; messages (T, C), the forward scores without it. Each row is up to a constant: log P(y_t) is the
+        log-softmax of alpha + beta. That of messages is the one of alpha at the token before.
     """
-    ahead, back = spans.slots(), spans.mirrored_slots()  # (T,), (T,)
-    block = torch.stack([spans.pad(scores.emissions, slots) for slots in (ahead, back)], dim=1)  # (L, 2, N, C)
-    messages, states, peaks = _sweep(
-        block, torch.stack([scores.start, scores.end]), torch.stack([scores.transitions, scores.transitions.T])
+    block = torch.stack(  # (L, 2, N, C)
+        [layout.pad(scores.emissions, slots) for slots in (layout.slots, layout.reversed_slots)], dim=1
     )
-    until = states[:, 0].flatten(0, 1)[ahead]  # (T, C)
-    since = messages[:, 1].flatten(0, 1)[back]  # (T, C)
-    log_partition = _finished(until[spans.last] + scores.end, peaks[:, 0], spans)
-    return log_partition, (until + since).softmax(dim=1), until.roll(1, dims=0), messages[:, 0].flatten(0, 1)[ahead]
+    starts = torch.stack([scores.start, scores.end])  # (2, C)
+    transitions = torch.stack([scores.transitions, scores.transitions.T])  # (2, C, C)
+    messages, alphas, peaks = _recursion(block, starts, transitions)  # (L, 2, N, C), (L, 2, N, C), (L, 2, N)
+    alpha = alphas[:, 0].flatten(0, 1)[layout.slots]  # (T, C)
+    beta = messages[:, 1].flatten(0, 1)[layout.reversed_slots]  # (T, C)
+    message = messages[:, 0].flatten(0, 1)[layout.slots]  # (T, C)
+    return _log_z(alphas[:, 0], peaks[:, 0], scores.end, layout), alpha, beta, message
 
 
-def _finished(final: Tensor, peaks: Tensor, spans: Spans) -> Tensor:
-    """(N,) log-partition from the last states plus end (N, C) and what was taken off the states of each step (L, N)."""
-    inside = torch.arange(spans.length, device=peaks.device)[:, None] < spans.lengths  # (L, N)
-    return final.logsumexp(dim=1) + torch.where(inside, peaks, 0).sum(dim=0)
+def _log_z(alphas: Tensor, peaks: Tensor, end: Tensor, layout: SequenceLayout) -> Tensor:
+    """(N,) log Z from alphas (L, N, C), the peaks subtracted from them (L, N), and the end scores (C,)."""
+    final = alphas.flatten(0, 1)[layout.slots[layout.last]] + end  # (N, C)
+    return final.logsumexp(dim=1) + layout.sum(peaks.flatten()[layout.slots])
 
 
-def _sweep(block: Tensor, start: Tensor, transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The recursion over time in D directions at once, in log space.
+def _recursion(block: Tensor, start: Tensor, transitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha_t[j] = emissions_t[j] + log sum_i exp(alpha_{t-1}[i] + transitions[i, j]), in D directions at once.
 
-    What follows a sequence's end is worked out like the rest and never read, which is cheaper than masking every step.
+    Steps after a sequence's end are computed and never read, which is cheaper than masking.
 
     Args:
         block: (L, D, N, C) emissions.
@@ -162,72 +163,51 @@ def _sweep(block: Tensor, start: Tensor, transitions: Tensor) -> tuple[Tensor, T
         transitions: (D, C, C).
 
     Returns:
-        Messages (L, D, N, C), the logarithm of the sum over all paths that lead to a tag, without its own emission.
-        States (L, D, N, C), messages plus emissions, less the largest: sums over the whole sequence would leave fewer
-        digits to the differences between tags, which are all that marginals need.
-        Peaks (L, D, N), what was taken off the states of the step, in addition to the steps before.
+        Messages (L, D, N, C), alpha without the emissions of its own step. Alphas (L, D, N, C), each step less its
+        largest value: sums over the whole sequence would leave fewer digits to the differences between tags, which
+        marginals depend on. Peaks (L, D, N), the values subtracted in each step.
     """
-    messages, states = torch.empty_like(block), torch.empty_like(block)
-    peaks = block.new_empty(*block.shape[:3], 1)
-    messages[0] = start[:, None]
+    messages, alphas = torch.empty_like(block), torch.empty_like(block)  # (L, D, N, C)
+    peaks = block.new_empty(*block.shape[:3], 1)  # (L, D, N, 1)
+    messages[0] = start[:, None]  # (D, 1, C)
     # The tag that is summed over comes first: this keeps the rest contiguous, which is twice as fast on a CPU.
     matrix = transitions.transpose(0, 1)[:, :, None].contiguous()  # (C, D, 1, C)
     pairs = block.new_empty(len(matrix), *block.shape[1:])  # (C, D, N, C)
     largest = torch.empty_like(block[0])  # (D, N, C)
-    columns = states.permute(0, 3, 1, 2).unsqueeze(4)  # (L, C, D, N, 1)
-    steps = zip([None, *columns[:-1]], messages, block, states, peaks, strict=True)
-    for before, message, emissions, state, peak in steps:
+    columns = alphas.permute(0, 3, 1, 2).unsqueeze(4)  # (L, C, D, N, 1)
+    steps = zip([None, *columns[:-1]], messages, block, alphas, peaks, strict=True)
+    for before, message, emissions, alpha, peak in steps:
         if before is not None:
             torch.add(before, matrix, out=pairs)
             torch.amax(pairs, dim=0, out=largest)
             torch.sum(pairs.sub_(largest).exp_(), dim=0, out=message)
             message.log_().add_(largest)
-        torch.add(message, emissions, out=state)
-        torch.amax(state, dim=-1, keepdim=True, out=peak)
-        state.sub_(peak)
-    return messages, states, peaks.squeeze(-1)
+        torch.add(message, emissions, out=alpha)
+        torch.amax(alpha, dim=-1, keepdim=True, out=peak)
+        alpha.sub_(peak)
+    return messages, alphas, peaks.squeeze(-1)
 
 
-def best_states(scores: Scores, spans: Spans, k: int) -> Tensor:
-    """(L, N, k, C) scores of the k best paths that lead to each tag, -inf where there are fewer."""
-    block = spans.pad(scores.emissions, spans.slots()).unsqueeze(2)  # (L, N, 1, C)
-    states = block.new_full((*block.shape[:2], k, block.shape[3]), -torch.inf)
-    states[0, :, 0] = scores.start + block[0, :, 0]
-    matrix = scores.transitions[:, None]  # (C, 1, C)
-    pairs = block.new_empty(k, len(matrix), block.shape[1], len(matrix))  # (k, C, N, C)
-    ways = pairs.flatten(0, 1)  # (k·C, N, C), the same memory
-    columns = states.permute(0, 2, 3, 1).unsqueeze(4)  # (L, k, C, N, 1)
-    for before, state, emissions in zip(columns[:-1], states[1:], block[1:], strict=True):
-        torch.add(before, matrix, out=pairs)
-        best = ways.amax(dim=0, keepdim=True) if k == 1 else ways.topk(k, dim=0).values  # (k, N, C)
-        torch.add(best.transpose(0, 1), emissions, out=state)
-    return states
+def best_path(scores: Scores, layout: SequenceLayout) -> Tensor:
+    """(T,) int64 Viterbi path: delta_t[j] = emissions_t[j] + max_i (delta_{t-1}[i] + transitions[i, j]).
 
-
-def trace(states: Tensor, scores: Scores, spans: Spans) -> tuple[Tensor, Tensor]:
-    """Back from the last tags: tags (k, T) and scores (k, N) of the best paths, from their states (L, N, k, C).
-
-    The best way into a tag is looked for again, among C and only for the tags on the paths, where back-pointers would
-    have to be found for all C tags.
+    There are no back-pointers, which would cost an argmax for all C tags of each step: the way back repeats the search
+    for the tags on the path only.
     """
-    _, sequences, k, labels = states.shape
-    mirrored = spans.mirrored_slots()
-    backwards = spans.pad(states.flatten(0, 1)[spans.slots()], mirrored)  # (L, N, k, C), last tokens first
-    into = scores.transitions.T.repeat(k, 1)  # (k·C, C), by rank and tag that follow
-    ranks = torch.arange(k, device=states.device)[:, None].expand(k, sequences)  # (k, N)
-    ways = (backwards[0] + scores.end).flatten(1).expand(k, -1, -1)  # (k, N, k·C)
-    choices = [_ranked(ways, ranks)]  # (k, N) each, rank · C + tag
-    best = ways.gather(2, choices[0].unsqueeze(2)).squeeze(2)  # (k, N)
+    block = layout.pad(scores.emissions, layout.slots)  # (L, N, C)
+    delta = torch.empty_like(block)  # (L, N, C) score of the best path to each tag
+    torch.add(block[0], scores.start, out=delta[0])
+    matrix = scores.transitions[:, None]  # (C, 1, C)
+    pairs = block.new_empty(len(matrix), *block.shape[1:])  # (C, N, C)
+    columns = delta.transpose(1, 2).unsqueeze(3)  # (L, C, N, 1)
+    for before, state, emissions in zip(columns[:-1], delta[1:], block[1:], strict=True):
+        torch.add(before, matrix, out=pairs)
+        torch.amax(pairs, dim=0, out=state)
+        state.add_(emissions)  # (N, C)
+
+    backwards = layout.pad(delta.flatten(0, 1)[layout.slots], layout.reversed_slots)  # (L, N, C), last tokens first
+    into = scores.transitions.T.contiguous()  # (C, C), a row for each tag that follows
+    tags = [(backwards[0] + scores.end).argmax(dim=1)]  # (N,) each; of equal scores, the first
     for state in backwards[1:]:
-        ways = (state + embedding(choices[-1], into).unsqueeze(2)).flatten(2)  # (k, N, k·C)
-        choices.append(_ranked(ways, choices[-1] // labels if k > 1 else ranks))
-    tags = torch.stack(choices, dim=1).flatten(1)[:, mirrored] % labels  # (k, T)
-    return tags, best
-
-
-def _ranked(scores: Tensor, ranks: Tensor) -> Tensor:
-    """(k, N) index of the score (k, N, M) of each rank (k, N); of equal scores, the first ranks before the others."""
-    if len(ranks) == 1:
-        return scores.argmax(dim=2)
-    order = scores.sort(dim=2, descending=True, stable=True).indices  # (k, N, M)
-    return order.gather(2, ranks.unsqueeze(2)).squeeze(2)
+        tags.append((state + embedding(tags[-1], into)).argmax(dim=1))
+    return torch.cat(tags)[layout.reversed_slots]

@@ -1,13 +1,14 @@
-"""The only user of `torch.distributed`: joining processes, ranks, sums over them.
+"""The only user of `torch.distributed`: process groups, ranks, collectives.
 
-Every function also works without a process group, as the one process of a world of one, so that no caller branches.
+Every function also works without a process group, as the only process of a world of one: no caller needs to branch.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -18,19 +19,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from bertorch.errors import UserError
 
-# Long enough for one process to download a model while the others wait, short enough not to hang for ever.
-TIMEOUT = timedelta(minutes=30)
-# Gradients are summed in pieces of this size: large enough to use the links, small beside the weights themselves.
-BUCKET_BYTES = 64 * 2**20
+TIMEOUT = timedelta(minutes=30)  # long enough for one process to download a model while the others wait
+BUCKET_BYTES = 64 * 2**20  # gradients summed at once, about: enough to use the links, little beside the weights
 
 
 @contextmanager
 def session(local_rank: int = -1) -> Iterator[None]:
-    """Join the processes that a launcher started, and leave them at the end.
+    """Join the process group of a launcher, and leave it at the end; without a launcher there is none.
 
     Args:
-        local_rank: what `torch.distributed.launch` passed as `--local-rank`; torchrun sets `LOCAL_RANK` instead. A run
-            without a launcher is a world of one process.
+        local_rank: what `torch.distributed.launch` passed as `--local-rank`; torchrun sets `LOCAL_RANK` instead.
 
     Raises:
         UserError: more processes on this machine than it has GPUs.
@@ -39,26 +37,26 @@ def session(local_rank: int = -1) -> Iterator[None]:
         yield
         return
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
-    cuda = torch.cuda.is_available()
-    if cuda and local_rank >= torch.cuda.device_count():
+    gpu = torch.device("cuda", local_rank) if torch.cuda.is_available() else None
+    if gpu is None:
+        _share_cores()
+    elif local_rank >= torch.cuda.device_count():
         raise UserError(
             f"expected at most one process per GPU, got local rank {local_rank} on a machine with "
             f"{torch.cuda.device_count()} GPUs; lower --nproc_per_node or set CUDA_VISIBLE_DEVICES"
         )
-    if cuda:
-        torch.cuda.set_device(local_rank)
     else:
-        _share_cores()
+        torch.cuda.set_device(gpu)
     store, rank, world_size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-    # With --master_port, torchrun keeps the store over its restarts, and in it where each process was before them.
+    # With --master_port, torchrun keeps the store, and in it the keys of the group before, when it restarts processes.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
-        backend="nccl" if cuda else "gloo",
+        backend="gloo" if gpu is None else "nccl",
         store=PrefixStore(f"restart {restarts}", store),
         rank=rank,
         world_size=world_size,
         timeout=TIMEOUT,
-        device_id=torch.device("cuda", local_rank) if cuda else None,
+        device_id=gpu,
     )
     try:
         yield
@@ -67,12 +65,9 @@ def session(local_rank: int = -1) -> Iterator[None]:
 
 
 def _share_cores() -> None:
-    """Give each process of a machine without GPUs its share of the cores.
-
-    torchrun gives each of several processes one thread where `OMP_NUM_THREADS` says nothing. Any other number that it
-    says is kept.
-    """
+    """Divide the cores of a machine among its processes, unless the user set `OMP_NUM_THREADS`."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # torchrun sets it to 1 where it is not set.
     if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // processes))
@@ -84,7 +79,7 @@ def device() -> torch.device:
 
 
 def rank() -> int:
-    """This process's number among all, from 0."""
+    """The index of this process among all."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -99,12 +94,12 @@ def is_main() -> bool:
 
 
 def launched_rank() -> int:
-    """This process's rank as the launcher set it, also before the processes are joined and after they are left."""
+    """This process's rank as the launcher set it, also outside of a process group."""
     return int(os.environ.get("RANK", "0"))
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     if world_size() > 1:
         dist.barrier()
 
@@ -125,7 +120,7 @@ def _first(*, goes_first: bool) -> Iterator[None]:
         barrier()
     try:
         yield
-    finally:  # also where the block fails: the others then find the same mistake and tell it, instead of waiting
+    finally:  # also where the block fails: the others then meet the same error instead of waiting
         if goes_first:
             barrier()
 
@@ -138,40 +133,37 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def gather_rows(tensor: Tensor) -> tuple[Tensor, slice]:
-    """Put the rows of all processes below each other, in the order of their ranks.
+    """Concatenate tensors (rows, …), any number of rows each, in the order of the ranks.
 
-    Gradients flow back to the process that a row came from, summed over all processes that used it. So every process
-    must run the backward pass through the result, also one without rows of its own.
-
-    Args:
-        tensor: (rows, …), any number of rows on each process, the other dimensions the same.
+    Gradients flow back to the process that a row came from, summed over all processes. So every process must run the
+    backward pass through the result, also one without local rows.
 
     Returns:
-        (rows of all processes, …), and which of them are this process's.
+        (rows of all processes, …), and which of them are local.
     """
     if world_size() == 1:
         return tensor, slice(0, len(tensor))
-    sizes = all_reduce_sum(
-        torch.tensor([len(tensor) if rank() == other else 0 for other in range(world_size())], device=tensor.device)
-    ).tolist()
-    first = sum(sizes[: rank()])
-    own = slice(first, first + len(tensor))
-    return _GatherRows.apply(tensor, own, sum(sizes)), own
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)  # (W,)
+    sizes[rank()] = len(tensor)
+    counts = all_reduce_sum(sizes).tolist()
+    first = sum(counts[: rank()])
+    local_rows = slice(first, first + len(tensor))
+    return _GatherRows.apply(tensor, local_rows, sum(counts)), local_rows
 
 
 class _GatherRows(torch.autograd.Function):
     """Each process adds its rows to zeros: one sum, whatever the sizes, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, own: slice, total: int) -> Tensor:
-        ctx.own = own
+    def forward(ctx: Any, tensor: Tensor, local_rows: slice, total: int) -> Tensor:
+        ctx.local_rows = local_rows
         gathered = tensor.new_zeros(total, *tensor.shape[1:])
-        gathered[own] = tensor
+        gathered[local_rows] = tensor
         return all_reduce_sum(gathered)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return all_reduce_sum(gradients[0].clone())[ctx.own], None, None
+        return all_reduce_sum(gradients[0].clone())[ctx.local_rows], None, None
 
 
 def broadcast(tensor: Tensor) -> Tensor:
@@ -182,7 +174,7 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 
 def broadcast_json(value: Any) -> Any:
-    """Give every process what the first one has: a value as JSON has it; what the others pass is not used."""
+    """Return the first process's JSON value on every process; what the others pass is ignored."""
     if world_size() == 1:
         return value
     text = json.dumps(value).encode()
@@ -191,62 +183,68 @@ def broadcast_json(value: Any) -> Any:
     return json.loads(bytes(broadcast(content).tolist()))
 
 
+def broadcast_tensors(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return the first process's named tensors on every process, on `device()`; what the others pass is ignored.
+
+    Without a process group, they are returned as they are.
+    """
+    local = dict(tensors or {})
+    if world_size() == 1:
+        return local
+    headers = broadcast_json([[name, str(value.dtype)[len("torch.") :], *value.shape] for name, value in local.items()])
+    received = {}
+    for name, dtype, *shape in headers:
+        empty = torch.empty(shape, dtype=getattr(torch, dtype), device=device())
+        received[name] = empty.copy_(local[name].detach()) if is_main() else empty
+        broadcast(received[name].view(-1).view(torch.uint8))  # as bytes: not every backend sends every dtype
+    return received
+
+
 def on_main(function: Callable[[], Any]) -> Any:
-    """Call a function on the first process; all of them return its result, a value as JSON has it.
+    """Call a function on the first process, and return its JSON value on every process.
 
     Raises:
-        UserError: the function raised it; on every process, so that none waits for the first one in vain.
+        UserError: the function raised it; on every process, so that none waits.
     """
-    outcome: dict[str, Any] = {}
+    outcome = None
     if is_main():
         try:
-            outcome = {"result": function()}
+            outcome = [function(), None]
         except UserError as error:
-            outcome = {"error": str(error)}
-    outcome = broadcast_json(outcome)
-    if "error" in outcome:
-        raise UserError(outcome["error"])
-    return outcome["result"]
+            outcome = [None, str(error)]
+    result, message = broadcast_json(outcome)
+    if message is not None:
+        raise UserError(message)
+    return result
 
 
-def any_process(wish: bool) -> bool:  # noqa: FBT001
+def any_process(flag: bool) -> bool:  # noqa: FBT001
     """Whether any process passes true; all must call it."""
-    if world_size() == 1:
-        return wish
-    return bool(all_reduce_sum(torch.tensor(int(wish), device=device())).item())
+    return flag if world_size() == 1 else bool(all_reduce_sum(torch.tensor(int(flag), device=device())))
 
 
 def broadcast_weights(module: nn.Module) -> None:
-    """Give every process the first one's parameters and buffers."""
+    """Give every process the first one's parameters and buffers, in place."""
     for tensor in (*module.parameters(), *module.buffers()):
         broadcast(tensor)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over the processes, in place.
+    """Sum the gradients over the processes, in place; a process without an example in this step adds zeros.
 
-    A process that had no example in this step has no gradients; it adds zeros. Parameters that no process used must
-    not be among `parameters`.
+    Parameters that no process used must not be among `parameters`.
     """
     if world_size() == 1:
         return
-    bucket: list[Tensor] = []
-    size = 0
+    gradients: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        gradient = parameter.grad
-        if bucket and (size + gradient.nbytes > BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
-            _all_reduce_flat(bucket)
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += gradient.nbytes
-    if bucket:
-        _all_reduce_flat(bucket)
-
-
-def _all_reduce_flat(tensors: list[Tensor]) -> None:
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(summed.view_as(tensor))
+        gradients.append(parameter.grad)
+    ends = accumulate(gradient.nbytes for gradient in gradients)
+    numbered = zip(gradients, ends, strict=True)
+    for _, pairs in groupby(numbered, key=lambda pair: (pair[0].dtype, pair[1] // BUCKET_BYTES)):
+        bucket = [gradient for gradient, _ in pairs]
+        flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in bucket]))
+        for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))

@@ -1,7 +1,7 @@
 r"""Evaluate a trained model, of any of the five scripts, on a labelled file in the form of the script's dev data.
 
-    python -m bertorch.evaluate --model_dir checkpoint --data_file test.txt --output_dir report
-    python -m bertorch.evaluate --model_dir checkpoint --data_file test.txt --output_dir report --plot
+    python -m bertorch.evaluate --model_dir checkpoint --input_file test.txt --output_dir report
+    python -m bertorch.evaluate --model_dir checkpoint --input_file test.txt --output_dir report --plot
     torchrun --nproc_per_node=2 -m bertorch.evaluate …
 
 Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion.png`:
@@ -28,16 +28,10 @@ from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import require_matplotlib
 from bertorch.files import refuse_existing, whole_output
-from bertorch.inference.evaluating import (
-    Evaluation,
-    evaluate_classes,
-    evaluate_entities,
-    evaluate_similarity,
-)
-from bertorch.inference.kinds import EntityTagger
-from bertorch.inference.model import Model
-from bertorch.inference.options import InferenceConfig
+from bertorch.inference.load import InferenceConfig
 from bertorch.inference.plots import draw_confusion
+from bertorch.tasks.base import Errors
+from bertorch.training.eval_loop import evaluate
 
 REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 
@@ -46,9 +40,9 @@ REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 class EvaluateConfig(InferenceConfig):
     """Options of `bertorch.evaluate`."""
 
-    data_file: str = option(aliases=("--input_file",), help="labelled examples, in the format of the script's dev data")
+    input_file: str = option(aliases=("--data_file",), help="labelled examples, in the form of the script's dev data")
     output_dir: str = option(help="where the report goes")
-    on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is dropped")
+    on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is skipped")
     plot: bool = option(False, help="also draw the confusion matrix; needs the extra 'plots'")
 
 
@@ -59,39 +53,34 @@ def run(config: EvaluateConfig) -> None:
     if config.plot:
         require_matplotlib("--plot")
     model = config.load()
-    if config.plot and not (model.labels and not isinstance(model, EntityTagger)):
+    task = model.task
+    if config.plot and not task.has_confusion_matrix:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
-    evaluation = _evaluate(model, config)
+    source, examples = task.read_labelled(config.input_file, config.on_bad_line)
+    metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
-        _write(evaluation, model, config)
+        header = {"model": config.model_dir, "task": task.name, "data": config.input_file}
+        _write(header | metric.report(), task.errors(metric, source), task.label_names, config)
     distributed.barrier()
 
 
-def _evaluate(model: Model, config: EvaluateConfig) -> Evaluation:
-    if isinstance(model, EntityTagger):
-        return evaluate_entities(model, config.data_file, config.on_bad_line)
-    evaluate = evaluate_classes if model.labels else evaluate_similarity
-    return evaluate(model, config.data_file, config.on_bad_line)
-
-
-def _write(evaluation: Evaluation, model: Model, config: EvaluateConfig) -> None:
+def _write(report: dict[str, Any], errors: Errors, label_names: Any, config: EvaluateConfig) -> None:
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: expected a folder, got: {error.strerror or error}") from error
-    report = {"model": config.model_dir, "task": model.description.task, "data": config.data_file, **evaluation.report}
     if (folder / REPORT).exists() and not config.plot:
         (folder / PICTURE).unlink(missing_ok=True)  # of the report that is replaced
     with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
-        file.writelines("\t".join(map(cell, row)) + "\n" for row in [evaluation.header, *evaluation.mistakes])
+        file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if config.plot:
-        draw_confusion(report["confusion_matrix"], model.labels, str(folder / PICTURE))
+        draw_confusion(report["confusion_matrix"], label_names, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
         file.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-    for line in _lines(evaluation.report):
+    for line in _lines(report):
         logger.info("{}", line)
-    logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(evaluation.mistakes))
+    logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))
 
 
 def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Files: can this one be read, is it whole, what did a library say of a broken one; written whole, and on the disk."""
+"""Checks before files are read, and atomic, durable writing."""
 
 import json
 import os
@@ -14,28 +14,24 @@ from typing import Any, TextIO, TypeVar
 
 from bertorch.errors import UserError
 
-# What is no regular file, and what to do instead. Opening a pipe waits for its writer, and a device may never end.
-_OTHERS = {
+# What is not a regular file, and what to do instead. Opening a pipe waits for its writer, and a device may never end.
+_OTHER_KINDS = {
     stat.S_IFDIR: "a folder; name a file in it",
     stat.S_IFIFO: "a pipe; write its content into a file first",
     stat.S_IFSOCK: "a socket; write its content into a file first",
     stat.S_IFCHR: "a device; write its content into a file first",
     stat.S_IFBLK: "a device; write its content into a file first",
 }
-Record = TypeVar("Record")
-
-_ZIP = b"PK\x03\x04"
-_PIECE = 2**20
+_ZIP = b"PK\x03\x04"  # how a zip archive begins
+_CHUNK = 2**20
 _SHOWN_CHARACTERS = 300
-STANDARD = "-"  # what stands for standard input and output in place of a file's name
+STANDARD = "-"  # names standard input or output instead of a file
+
+Record = TypeVar("Record")
 
 
 def require_file(path: str | Path, expected: str) -> None:
-    """Make sure that a path is a regular file before it is opened.
-
-    Args:
-        path: what the user named.
-        expected: what it should be, for the error.
+    """Check that a path is a regular file before it is opened; `expected` says in the error what it should be.
 
     Raises:
         UserError: it is missing, out of reach, or a folder, pipe, socket or device.
@@ -45,16 +41,14 @@ def require_file(path: str | Path, expected: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: expected {expected}, got: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: expected {expected}, got {_OTHERS.get(stat.S_IFMT(mode), 'something else')}")
+        raise UserError(f"{path}: expected {expected}, got {_OTHER_KINDS.get(stat.S_IFMT(mode), 'something else')}")
 
 
 def check_sums(path: Path) -> None:
-    """Compare the content of a zip archive, which is what torch.save writes, with its checksums; torch.load does not.
+    """Verify the checksums of a zip archive, which is what torch.save writes; torch.load does not.
 
-    A file of another kind is not looked at. Neither is a member whose checksum is 0: torch.save can leave them out.
-
-    Raises:
-        Exception: it is damaged; zipfile raises many kinds.
+    Other kinds of files are skipped, and so are members whose checksum is 0: torch.save can omit them. Of a damaged
+    archive, zipfile raises many kinds of exceptions.
     """
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
@@ -63,15 +57,14 @@ def check_sums(path: Path) -> None:
         for member in archive.infolist():
             if member.CRC:
                 with archive.open(member) as content:
-                    while content.read(_PIECE):
+                    while content.read(_CHUNK):
                         pass
 
 
 def reason(error: Exception) -> str:
-    """What a library says of a file that it cannot read, as one short line.
+    """The message of a library about a file that it cannot read, as one short line.
 
-    torch advises to load a refused pickle without protection. That is the last thing to do with a hostile file, so only
-    what the pickle asked for is kept.
+    torch's advice to load a rejected pickle without protection is left out: the file may be hostile.
     """
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
@@ -84,13 +77,9 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that no reader ever sees half of it: it takes its place, or that of an older one, at the end.
+    """Write a file atomically: yields a temporary path in its folder, which replaces it at the end.
 
-    Args:
-        path: of the file; of a link, it is the file that the link leads to.
-
-    Yields:
-        Where to write it, in the same folder.
+    Of a link, the file that it leads to is replaced.
 
     Raises:
         OSError: it cannot be written; an older one is still there.
@@ -107,49 +96,43 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Around writing a file.
+    """Report errors of writing a file.
 
     Raises:
-        UserError: it cannot be written, or what is to be written is no text.
+        UserError: the file cannot be written, or what is written is not text.
     """
     try:
         yield
     except OSError as error:
         raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: expected text to write, got half a surrogate pair, which is none") from error
+        raise UserError(f"{path}: expected text to write, got half a surrogate pair") from error
 
 
-def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, remedy: str) -> Record | None:
-    """Read a file of JSON that a command keeps for itself; None if there is none.
+@contextmanager
+def _replacing_text(path: str) -> Iterator[TextIO]:
+    with writing(path), replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
-    Args:
-        path: of the file.
-        parse: picks what is needed out of the JSON.
-        expected: what it should be, for the error.
-        remedy: what to do if it is something else.
+
+def write_lines(path: str, lines: Iterable[str]) -> None:
+    """Write lines, given without their ends, to a text file atomically; its folder is made, an older file replaced.
 
     Raises:
-        UserError: it is damaged, or something else.
+        UserError: it cannot be written; an older one is unchanged.
     """
-    try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected {expected}, got {type(error).__name__}: {error}; {remedy}") from error
+    with writing(path):
+        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
+    with _replacing_text(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 @contextmanager
 def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
-    """A text file that takes its place when it is written in full; `STANDARD` is standard output.
-
-    Args:
-        path: where.
-        overwrite: whether to replace what is there.
+    """Write a text file atomically, or standard output where `path` is `STANDARD`.
 
     Raises:
-        UserError: it is there and is not to be replaced, or cannot be written.
+        UserError: the file exists and `overwrite` is false, or it cannot be written.
     """
     if path == STANDARD:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
@@ -157,7 +140,7 @@ def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     refuse_existing([path], overwrite=overwrite)
-    with writing(path), replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with _replacing_text(path) as file:
         yield file
 
 
@@ -174,10 +157,10 @@ def to_disk(path: Path, *, deep: bool = True) -> None:
 
 
 def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
-    """Make sure that a command replaces nothing unasked, before it has done its work.
+    """Check the outputs of a command before it starts its work.
 
     Raises:
-        UserError: one of the files is there, or is a folder or the like, or two are the same.
+        UserError: one exists and `overwrite` is false, one is not a regular file, or two are the same.
     """
     seen = set()
     for path in map(os.path.realpath, paths):
@@ -190,17 +173,17 @@ def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
             raise UserError(f"{path}: expected no file of this name, got one; name another, or add --overwrite")
 
 
-def write_lines(path: str, lines: Iterable[str]) -> None:
-    """Write a text file so that no reader ever sees half of it: under another name, and renamed when it is complete.
+def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, remedy: str) -> Record | None:
+    """Read a JSON file that a command keeps for itself; None if there is none.
 
-    Args:
-        path: the file, which is replaced; its folder is made.
-        lines: without their ends.
+    `parse` takes what is needed from the JSON value.
 
     Raises:
-        UserError: it cannot be written; what stood there is as it was.
+        UserError: it is damaged, or not what is `expected`; the error ends with the `remedy`.
     """
-    with writing(path):
-        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(f"{line}\n" for line in lines)
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected {expected}, got {type(error).__name__}: {error}; {remedy}") from error

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import transformers
@@ -41,15 +41,10 @@ def input_bar(done: int = 0) -> tqdm:
     return progress_bar(None, done, unit="input")
 
 
-def training_line(
-    *, global_step: int, epoch: int, batch: int, loss: float, accuracy: float | None, speed: float
-) -> str:
-    """The message of a training log line; `accuracy` is None for tasks without one."""
-    measured = "" if accuracy is None else f" accuracy: {accuracy:.5f},"
-    return (
-        f"global step: {global_step}, epoch: {epoch}, batch: {batch}, loss: {loss:.5f},{measured} "
-        f"speed: {speed:.2f} step/s"
-    )
+def training_line(global_step: int, epoch: int, batch: int, losses: Mapping[str, float], speed: float) -> str:
+    """The message of a training log line, with the parts of the loss in order."""
+    parts = ", ".join(f"{name}: {value:.5f}" for name, value in losses.items())
+    return f"global step: {global_step}, epoch: {epoch}, batch: {batch}, {parts}, speed: {speed:.2f} step/s"
 
 
 class Speedometer:

@@ -17,24 +17,15 @@ The first line of tab-separated output names the columns. For a tagger `{"text":
 malformed line ends the command; a file is then not written at all.
 """
 
-import json
-from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from bertorch import cli, distributed, log
 from bertorch.config import option
-from bertorch.data.readers import stream_texts
-from bertorch.data.tagged_sentences import stream_untagged
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, refuse_existing, whole_output
-from bertorch.inference.entities import SPLITS, Sentence, TaggedText
-from bertorch.inference.model import Model
-from bertorch.inference.options import InferenceConfig
-from bertorch.tasks.metadata import TAGGING
-
-_TEXTS = {None: 0, False: 1, True: 2}  # of a classifier's line; 0 takes those of the first
+from bertorch.inference.load import InferenceConfig
+from bertorch.tasks.text_tokens import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,51 +50,18 @@ def run(config: PredictConfig) -> None:
     if config.output_file != STANDARD:
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
     model = config.load()
+    task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
     writes = distributed.is_main()
     target = whole_output(config.output_file, overwrite=config.overwrite) if writes else nullcontext()
     with target as file, log.input_bar() as progress:
-        for lines, inputs in _output(model, config):
+        header = None if config.no_header else task.prediction_header()
+        if file is not None and header is not None:
+            file.write(header + "\n")
+        for sources, results in model.engine.run(task.predictor(), inputs):
             if file is not None:
+                lines = (task.prediction_line(*each, tags=config.tags) for each in zip(sources, results, strict=True))
                 file.writelines(line + "\n" for line in lines)
-            progress.update(inputs)
-
-
-def _output(model: Model, config: PredictConfig) -> Iterator[tuple[list[str], int]]:
-    """Lines of output with the number of inputs that they are of."""
-    if model.description.task == TAGGING:
-        inputs = stream_untagged(config.input_file)
-        for sentences, results in model.taggings(inputs, split=config.split):
-            yield [_json(*each, config) for each in zip(sentences, results, strict=True)], len(sentences)
-        return
-    if not config.no_header:
-        yield ["\t".join(["label", *model.labels] if model.labels else ["cosine"])], 0
-    texts = 2 if model.description.embeds else _TEXTS[model.description.text_pair]
-    for pairs, rows in model.scores(_plain(stream_texts(config.input_file, texts=texts))):
-        yield [_columns(model, row) for row in rows.tolist()], len(pairs)
-
-
-def _plain(rows: Iterable[tuple[str, ...]]) -> Iterator[Any]:
-    """A single text as itself."""
-    return (row if len(row) > 1 else row[0] for row in rows)
-
-
-def _columns(model: Model, row: list[float]) -> str:
-    """A row of `Model.scores`."""
-    if not model.labels:
-        return f"{row[-1]:.6f}"
-    probabilities = row[: len(model.labels)]
-    label = model.labels[probabilities.index(max(probabilities))]
-    return "\t".join([label, *(f"{probability:.6f}" for probability in probabilities)])
-
-
-def _json(sentence: Sentence, result: TaggedText, config: PredictConfig) -> str:
-    values: dict[str, Any] = {
-        "text": sentence.source,
-        "entities": [entity._asdict() for entity in result.entities],
-    }
-    if config.tags:
-        values |= {"tokens": result.tokens, "tags": result.tags}
-    return json.dumps(values, ensure_ascii=False)
+            progress.update(len(sources))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from bertorch.cli import default_text, grouped_options, spellings
 from bertorch.config import GROUPS, TrainingConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
-from bertorch.inference.options import InferenceConfig
+from bertorch.inference.load import InferenceConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from bertorch.data.batch import PackedBatch
-from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
+from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.data.tokens import TokenStore
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
@@ -99,20 +99,6 @@ def random_store(size: int, seed: int = 0) -> TokenStore:
     lengths = generator.integers(3, 21, size)
     tokens = generator.integers(5, VOCABULARY - 1, lengths.sum()).astype(np.int32)
     return TokenStore(tokens, np.zeros(len(tokens), dtype=np.int8), np.concatenate([[0], lengths]).cumsum())
-
-
-def random_tagged_dataset(size: int, tags: int, seed: int = 0) -> TaggedDataset:
-    """Sentences of a word for each token but the first and the last, with random tags."""
-    store = random_store(size, seed)
-    words = np.diff(store.offsets) - 2
-    generator = np.random.default_rng(seed)
-    return TaggedDataset(
-        store,
-        word_starts=np.concatenate([np.arange(1, count + 1) for count in words]),
-        word_offsets=np.concatenate([[0], words.cumsum()]),
-        tags=generator.integers(0, tags, words.sum()),
-        examples=np.arange(size + 1),
-    )
 
 
 def padded_inputs(batch: PackedBatch, *, takes_token_types: bool) -> dict[str, torch.Tensor]:

@@ -167,9 +167,7 @@ def _run_main(arguments: list[str], files: list[Path]) -> None:
 
 
 def _preload() -> None:
-    multiprocessing.set_forkserver_preload(
-        ["bertorch.training.loop", "bertorch.training.tagging", "bertorch.training.contrastive", "scipy.stats"]
-    )
+    multiprocessing.set_forkserver_preload(["bertorch.training.loop", "bertorch.inference.load", "scipy.stats"])
 
 
 def run_processes(world_size: int, function: Callable[..., None], *arguments: object) -> None:

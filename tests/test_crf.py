@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import combinations_with_replacement, pairwise, product
 
 import pytest
 import torch
@@ -31,8 +31,8 @@ def offsets(lengths: list[int], dtype=torch.int32) -> torch.Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(dtype)
 
 
-def random_crf(labels=LABELS, constraints=None, *, constrain_training=False, scale=1.0, dtype=torch.float64) -> CRF:
-    crf = CRF(labels, constraints, constrain_training=constrain_training).to(dtype)
+def random_crf(num_labels=LABELS, constraints=None, *, constrain_training=False, scale=1.0, dtype=torch.float64) -> CRF:
+    crf = CRF(num_labels, constraints, constrain_training=constrain_training).to(dtype)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in crf.parameters():
@@ -61,7 +61,7 @@ class Enumeration:
             tensor.tolist() for tensor in (crf.start_transitions, crf.end_transitions, crf.transitions)
         )
         scores = {}
-        for path in product(range(crf.labels), repeat=len(rows)):
+        for path in product(range(crf.num_labels), repeat=len(rows)):
             if constraints is None or allows(constraints, path):
                 score = start[path[0]] + end[path[-1]] + sum(row[tag] for row, tag in zip(rows, path, strict=True))
                 scores[path] = score + sum(moves[i][j] for i, j in pairwise(path))
@@ -71,9 +71,11 @@ class Enumeration:
         peak = max(self.scores.values())
         return peak + math.log(math.fsum(math.exp(score - peak) for score in self.scores.values()))
 
-    def marginal(self, position: int, tag: int) -> float:
-        whole = self.log_partition()
-        return math.fsum(math.exp(score - whole) for path, score in self.scores.items() if path[position] == tag)
+    def log_prob(self, first: int, tags: tuple[int, ...]) -> float:
+        """That the tokens from `first` on have exactly these tags."""
+        whole, part = self.log_partition(), slice(first, first + len(tags))
+        logs = [score - whole for path, score in self.scores.items() if path[part] == tags]
+        return math.log(math.fsum(map(math.exp, logs))) if logs else -math.inf
 
     def best(self) -> list[tuple[int, ...]]:
         """Best first; of equally good paths, that with the smaller last tag first, then that before."""
@@ -92,6 +94,12 @@ def enumerations(crf: CRF, emissions: torch.Tensor, constraints=None, lengths=LE
     return [Enumeration.of(crf, part, constraints) for part in emissions.split(lengths)]
 
 
+def marginals(crf: CRF, emissions: torch.Tensor, *where) -> torch.Tensor:
+    """(T, C) probability of each tag at each token."""
+    tags = torch.arange(crf.num_labels)[:, None].expand(-1, len(emissions))  # (C, T)
+    return torch.stack([crf.path_log_probs(emissions, row, *where)[0].exp() for row in tags], dim=1)
+
+
 def paths(tags: torch.Tensor, lengths=LENGTHS) -> list[tuple[int, ...]]:
     return [tuple(part.tolist()) for part in tags.split(lengths)]
 
@@ -106,28 +114,48 @@ def test_probabilities_are_those_of_all_paths(constraints, slack, dtype):
     every = enumerations(crf, emissions, constraints)
     where = (offsets(LENGTHS, dtype), max(LENGTHS) + slack)
 
-    log_partition = crf.log_partition(emissions, *where)
-    expected = torch.tensor([one.log_partition() for one in every], dtype=torch.float64)
-    torch.testing.assert_close(log_partition, expected, rtol=1e-12, atol=1e-12)
-    with torch.no_grad():  # without a gradient, one direction does
-        torch.testing.assert_close(crf.log_partition(emissions, *where), expected, rtol=1e-12, atol=1e-12)
-
-    marginals = torch.tensor(
-        [
-            [one.marginal(position, tag) for tag in range(LABELS)]
-            for one, length in zip(every, LENGTHS, strict=True)
-            for position in range(length)
-        ],
-        dtype=torch.float64,
-    )
-    torch.testing.assert_close(crf.marginals(emissions, *where), marginals, rtol=1e-12, atol=1e-12)
-
     for tags in (torch.cat([torch.tensor(one.best()[rank]) for one in every]) for rank in (0, -1)):
-        scores = [one.scores[path] for one, path in zip(every, paths(tags), strict=True)]
-        expected_scores = torch.tensor(scores, dtype=torch.float64)
-        torch.testing.assert_close(crf.score(emissions, tags, *where), expected_scores, rtol=1e-12, atol=1e-12)
-        likelihood = crf.log_likelihood(emissions, tags, *where)
-        torch.testing.assert_close(likelihood, expected_scores - expected, rtol=1e-12, atol=1e-12)
+        logs = [one.scores[path] - one.log_partition() for one, path in zip(every, paths(tags), strict=True)]
+        expected = torch.tensor(logs, dtype=torch.float64)
+        torch.testing.assert_close(crf.log_likelihood(emissions, tags, *where), expected, rtol=1e-12, atol=1e-12)
+        with torch.no_grad():  # without a gradient, one direction does
+            torch.testing.assert_close(crf.log_likelihood(emissions, tags, *where), expected, rtol=1e-12, atol=1e-12)
+
+    expected = [
+        [math.exp(one.log_prob(index, (tag,))) for tag in range(LABELS)]
+        for one, length in zip(every, LENGTHS, strict=True)
+        for index in range(length)
+    ]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(marginals(crf, emissions, *where), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("constrain_training", [False, True])
+@pytest.mark.parametrize("constraints", CONSTRAINTS.values(), ids=CONSTRAINTS)
+def test_probabilities_of_parts_are_those_of_all_paths_with_them(constraints, constrain_training):
+    """Of every part of the best path and of a random one, in every sequence."""
+    crf = random_crf(constraints=constraints, constrain_training=constrain_training)
+    emissions, where = random_emissions(sum(LENGTHS)), (offsets(LENGTHS), max(LENGTHS) + 1)
+    every = enumerations(crf, emissions, constraints if constrain_training else None)
+    for tags in (crf.viterbi(emissions, *where), random_tags(sum(LENGTHS))):
+        ends, links = crf.path_log_probs(emissions, tags, *where)
+        assert (links[where[0][:-1].long()] == 0).all()
+        for one, path, end, link in zip(every, paths(tags), ends.split(LENGTHS), links.split(LENGTHS), strict=True):
+            for i, j in combinations_with_replacement(range(len(path)), 2):
+                log_prob, expected = (end[j] + link[i + 1 : j + 1].sum()).item(), one.log_prob(i, path[i : j + 1])
+                if expected == -math.inf:  # it breaks a constraint
+                    assert log_prob < FORBIDDEN / 2
+                else:
+                    assert log_prob == pytest.approx(expected, rel=1e-10, abs=1e-10)
+
+
+def test_tags_of_a_crf_that_is_not_learned_are_independent(batch):
+    lengths, emissions, tags = batch
+    ends, links = CRF(9, learned=False).path_log_probs(emissions, tags, offsets(lengths), max(lengths))
+    alone = emissions.log_softmax(dim=1).gather(1, tags[:, None]).squeeze(1)
+    torch.testing.assert_close(ends, alone, rtol=1e-10, atol=1e-10)
+    for link, expected in zip(links.split(lengths), alone.split(lengths), strict=True):
+        torch.testing.assert_close(link[1:], expected[:-1], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("constraints", CONSTRAINTS.values(), ids=CONSTRAINTS)
@@ -137,7 +165,7 @@ def test_constraints_do_not_count_in_training_by_default(constraints):
     assert torch.equal(
         constrained.log_likelihood(emissions, tags, *where), free.log_likelihood(emissions, tags, *where)
     )
-    assert torch.equal(constrained.marginals(emissions, *where), free.marginals(emissions, *where))
+    assert torch.equal(marginals(constrained, emissions, *where), marginals(free, emissions, *where))
 
 
 def test_tags_that_break_a_constraint_are_unlikely_but_finite():
@@ -172,45 +200,16 @@ def test_of_paths_that_are_all_equal_viterbi_takes_tag_zero():
     assert crf.viterbi(torch.zeros(15, LABELS), offsets(LENGTHS), 5).tolist() == [0] * 15
 
 
-@pytest.mark.parametrize("k", [1, 2, 5, 9])
-@pytest.mark.parametrize("constraints", [None, IOB2], ids=["free", "IOB2"])
-def test_k_best_are_the_best_of_all_paths(constraints, k):
-    crf = random_crf(constraints=constraints)
-    emissions, where = random_emissions(sum(LENGTHS)), (offsets(LENGTHS), max(LENGTHS))
-    tags, scores = crf.k_best(emissions, *where, k)
-    assert tags.shape == (k, sum(LENGTHS))
-    assert tags.dtype == torch.int64
-    assert scores.shape == (k, len(LENGTHS))
-    for n, one in enumerate(enumerations(crf, emissions, constraints)):
-        best = one.best()[:k]
-        assert [paths(row)[n] for row in tags[: len(best)]] == best
-        assert scores[: len(best), n].tolist() == pytest.approx([one.scores[path] for path in best], rel=1e-12)
-        # Then those that break a constraint; then, there are no more paths.
-        missing = max(0, k - LABELS ** LENGTHS[n])
-        assert scores[:, n].isneginf().sum() == missing
-        assert (scores[len(best) : k - missing, n] < FORBIDDEN / 2).all()
-    assert torch.equal(tags[0], crf.viterbi(emissions, *where))
-
-
-def test_k_best_paths_are_distinct_also_where_they_tie():
-    crf = random_crf(scale=0.0)
-    tags, scores = crf.k_best(torch.zeros(4, LABELS), offsets([4]), 4, k=LABELS**4)
-    assert len(set(map(tuple, tags.tolist()))) == LABELS**4
-    assert (scores == 0).all()
-    assert (tags[0] == 0).all()
-
-
 @pytest.mark.parametrize("constraints", [None, IOB2], ids=["free", "IOB2"])
 def test_gradients_are_finite_differences(constraints):
     crf = random_crf(constraints=constraints, constrain_training=True)
     emissions, where = random_emissions(sum(LENGTHS)).requires_grad_(), (offsets(LENGTHS), max(LENGTHS))
     tags = crf.viterbi(emissions, *where)  # allowed ones: no digit is lost to FORBIDDEN
-    for function in (  # finite differences change the parameters in place, where the CRF sees them
-        lambda rows, *_: crf.log_partition(rows, *where),
-        lambda rows, *_: crf.log_likelihood(rows, tags, *where),
-        lambda rows, *_: crf.score(rows, tags, *where),
-    ):
-        assert torch.autograd.gradcheck(function, (emissions, *crf.parameters()))
+
+    def function(rows, *_):  # finite differences change the parameters in place, where the CRF sees them
+        return crf.log_likelihood(rows, tags, *where)
+
+    assert torch.autograd.gradcheck(function, (emissions, *crf.parameters()))
 
 
 @pytest.mark.parametrize("pairs", [None, 1, 4 * LABELS**2])
@@ -219,19 +218,19 @@ def test_gradients_are_those_of_an_enumerated_logsumexp(pairs, monkeypatch):
     if pairs is not None:
         monkeypatch.setattr("bertorch.crf_recursions.PAIRS_AT_ONCE", pairs)
     crf, weights = random_crf(), torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0], dtype=torch.float64)
-    emissions = random_emissions(sum(LENGTHS)).requires_grad_()
+    emissions, tags = random_emissions(sum(LENGTHS)).requires_grad_(), random_tags(sum(LENGTHS))
     inputs = (emissions, *crf.parameters())
-    log_partition = crf.log_partition(emissions, offsets(LENGTHS), max(LENGTHS))
-    given = torch.autograd.grad(log_partition @ weights, inputs)
+    log_likelihood = crf.log_likelihood(emissions, tags, offsets(LENGTHS), max(LENGTHS))
+    given = torch.autograd.grad(log_likelihood @ weights, inputs)
 
     expected = []
-    for part in emissions.split(LENGTHS):
-        scores = []
+    for part, right in zip(emissions.split(LENGTHS), paths(tags), strict=True):
+        scores = {}
         for path in product(range(LABELS), repeat=len(part)):
             chosen = [part[t, tag] for t, tag in enumerate(path)]
             moves = [crf.transitions[i, j] for i, j in pairwise(path)]
-            scores.append(sum([*chosen, *moves]) + crf.start_transitions[path[0]] + crf.end_transitions[path[-1]])
-        expected.append(torch.stack(scores).logsumexp(0))
+            scores[path] = sum([*chosen, *moves]) + crf.start_transitions[path[0]] + crf.end_transitions[path[-1]]
+        expected.append(scores[right] - torch.stack(list(scores.values())).logsumexp(0))
     wanted = torch.autograd.grad(torch.stack(expected) @ weights, inputs)
     for ours, theirs in zip(given, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
@@ -288,19 +287,13 @@ def test_sequences_do_not_depend_on_their_neighbours_or_order(batch):
     crf = random_crf(9)
 
     def outputs(order):
-        """Per sequence: likelihood, partition, score, then what is per token, for the sequences in `order`."""
+        """Of each sequence in `order`: likelihood, best path, and what gives the probabilities of parts."""
         rows = torch.cat([emissions.split(lengths)[n] for n in order])
         own = torch.cat([tags.split(lengths)[n] for n in order])
         sizes = [lengths[n] for n in order]
         where = (offsets(sizes), max(sizes))
-        best, scores = crf.k_best(rows, *where, k=3)
-        return [
-            crf.log_likelihood(rows, own, *where),
-            crf.log_partition(rows, *where),
-            crf.score(rows, own, *where),
-            *scores,
-            *(list(t.split(sizes)) for t in (crf.marginals(rows, *where), crf.viterbi(rows, *where), *best)),
-        ]
+        of_tokens = (crf.viterbi(rows, *where), *crf.path_log_probs(rows, own, *where))
+        return [crf.log_likelihood(rows, own, *where), *(tensor.split(sizes) for tensor in of_tokens)]
 
     together = outputs(range(16))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(4)).tolist()
@@ -313,7 +306,7 @@ def test_sequences_do_not_depend_on_their_neighbours_or_order(batch):
 
 @pytest.mark.parametrize("constraints", [None, "chain"])
 def test_long_sequences_of_large_scores_are_as_exact_as_fp32_allows(constraints):
-    """512 tokens with emissions of ±50: partitions above 10000, while gradients keep five digits."""
+    """512 tokens with emissions of ±50: scores above 10000, while gradients keep five digits."""
     chain = Constraints(transitions=(torch.arange(9)[:, None] - torch.arange(9)).abs() <= 1)
     settings = {"constraints": chain if constraints else None, "constrain_training": True, "scale": 3.0}
     lengths = [512, 17, 300]
@@ -328,15 +321,15 @@ def test_long_sequences_of_large_scores_are_as_exact_as_fp32_allows(constraints)
         rows = emissions.to(dtype).requires_grad_()
         likelihood = crf.log_likelihood(rows, tags, *where)
         gradients = torch.autograd.grad(likelihood.sum(), (rows, *crf.parameters()))
-        return [crf.log_partition(rows, *where), likelihood, crf.marginals(rows, *where), *gradients]
+        return [likelihood, marginals(crf, rows, *where), *crf.path_log_probs(rows, tags, *where), *gradients]
 
     exact, rounded = outputs(torch.float64), outputs(torch.float32)
-    assert exact[0].max() > 10000
+    assert emissions.gather(1, tags[:, None])[:512].sum() > 10000
     for name, one, other, tolerance in zip(
-        ("partition", "likelihood", "marginals", "emissions", "start", "end", "transitions"),
+        ("likelihood", "marginals", "ends", "links", "emissions", "start", "end", "transitions"),
         exact,
         rounded,
-        (3e-3, 5e-4, 1e-5, 1e-5, 1e-6, 1e-6, 3e-5),
+        (5e-4, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 1e-6, 3e-5),
         strict=True,
     ):
         assert other.dtype == torch.float32
@@ -354,9 +347,7 @@ def test_autocast_and_half_precision_emissions_change_nothing(batch, dtype):
         likelihood = crf.log_likelihood(rows, tags, *where)
         gradients = torch.autograd.grad(likelihood.sum(), (rows, *crf.parameters()))
         assert gradients[0].dtype == rows.dtype
-        best = crf.k_best(rows, *where, k=2)
-        partition, score = crf.log_partition(rows, *where), crf.score(rows, tags, *where)
-        return [likelihood, partition, score, crf.marginals(rows, *where), *best, *gradients]
+        return [likelihood, *crf.path_log_probs(rows, tags, *where), crf.viterbi(rows, *where), *gradients]
 
     given = emissions.to(dtype)
     expected = outputs(given.float())
@@ -377,13 +368,8 @@ def test_decoding_keeps_to_the_constraints(batch):
     crf = random_crf(9, constraints)
     emissions = emissions + 30 * (entity == 2)
     where = (offsets(lengths), max(lengths))
-    best, scores = crf.k_best(emissions, *where, k=3)
     for path in paths(crf.viterbi(emissions, *where), lengths):
         assert allows(constraints, path)
-    for row, row_scores in zip(best, scores, strict=True):
-        for path, score in zip(paths(row, lengths), row_scores, strict=True):
-            assert score < FORBIDDEN / 2 or allows(constraints, path)
-    torch.testing.assert_close(scores[0], crf.score(emissions, best[0], *where), rtol=1e-12, atol=1e-9)
 
 
 def _same_kind(labels: int) -> torch.Tensor:
@@ -405,7 +391,9 @@ def test_a_tag_of_score_minus_infinity_is_as_if_it_were_not_there():
         }
     )
     rest = emissions.detach()[:, kept].requires_grad_()
-    one, other = crf.log_partition(emissions, *where), smaller.log_partition(rest, *where)
+    tags = torch.randint(2, (15,), generator=torch.Generator().manual_seed(2))
+    one = crf.log_likelihood(emissions, kept[tags], *where)
+    other = smaller.log_likelihood(rest, tags, *where)
     torch.testing.assert_close(one, other)
     one.sum().backward()
     other.sum().backward()
@@ -413,18 +401,22 @@ def test_a_tag_of_score_minus_infinity_is_as_if_it_were_not_there():
     assert (emissions.grad[:, 1] == 0).all()
     torch.testing.assert_close(crf.transitions.grad[kept][:, kept], smaller.transitions.grad)
     assert torch.equal(crf.viterbi(emissions, *where), kept[smaller.viterbi(rest, *where)])
+    for one, other in zip(
+        crf.path_log_probs(emissions, kept[tags], *where), smaller.path_log_probs(rest, tags, *where), strict=True
+    ):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("longest", [0, 4])
 def test_no_sequences(longest):
     crf, emissions, where = random_crf(), torch.zeros(0, LABELS, requires_grad=True), (offsets([]), longest)
-    likelihood = crf.log_likelihood(emissions, torch.zeros(0, dtype=torch.int64), *where)
+    tags = torch.zeros(0, dtype=torch.int64)
+    likelihood = crf.log_likelihood(emissions, tags, *where)
     likelihood.sum().backward()
     assert likelihood.shape == (0,)
     assert (crf.transitions.grad == 0).all()
-    assert crf.marginals(emissions, *where).shape == (0, LABELS)
+    assert [tensor.shape for tensor in crf.path_log_probs(emissions, tags, *where)] == [(0,), (0,)]
     assert crf.viterbi(emissions, *where).shape == (0,)
-    assert [tensor.shape for tensor in crf.k_best(emissions, *where, k=2)] == [(2, 0), (2, 0)]
 
 
 def test_nothing_waits_for_the_device():
@@ -435,11 +427,10 @@ def test_nothing_waits_for_the_device():
         where = (torch.empty(6, dtype=torch.int32), 5)
         crf.log_likelihood(emissions, tags, *where).sum().backward()
         assert emissions.grad.shape == emissions.shape
-        assert crf.log_partition(emissions.detach(), *where).shape == (5,)
-        assert crf.score(emissions, tags, *where).shape == (5,)
-        assert crf.marginals(emissions, *where).shape == (15, LABELS)
+        with torch.no_grad():
+            assert crf.log_likelihood(emissions, tags, *where).shape == (5,)
+        assert [tensor.shape for tensor in crf.path_log_probs(emissions, tags, *where)] == [(15,), (15,)]
         assert crf.viterbi(emissions, *where).shape == (15,)
-        assert crf.k_best(emissions, *where, k=2)[1].shape == (2, 5)
 
 
 def test_fresh_parameters_and_what_is_saved():

@@ -21,6 +21,7 @@ def in_two_processes(folder: Path) -> None:
     assert distributed.all_reduce_sum(torch.tensor([1.0 + rank, 10.0])).tolist() == [3.0, 20.0]
 
     gather_rows_with_gradient(rank)
+    broadcast_named_tensors(rank)
 
     layer = nn.BatchNorm1d(2)
     nn.init.constant_(layer.weight, rank + 1.0)
@@ -32,12 +33,12 @@ def in_two_processes(folder: Path) -> None:
     shapes = [(3,), (2, 3), (4, 5), (1,), (2,)]
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
     parameters.append(nn.Parameter(torch.zeros(2, dtype=torch.float64)))
-    for number, parameter in enumerate(parameters):
-        if rank == 0 or number % 2:  # the other process has no gradient for every second one
-            parameter.grad = torch.full_like(parameter, 10.0 * number + rank)
+    for index, parameter in enumerate(parameters):
+        if rank == 0 or index % 2:  # the other process has no gradient for every second one
+            parameter.grad = torch.full_like(parameter, 10.0 * index + rank)
     distributed.sum_gradients(parameters)
-    for number, parameter in enumerate(parameters):
-        assert (parameter.grad == (20.0 * number + 1 if number % 2 else 10.0 * number)).all()
+    for index, parameter in enumerate(parameters):
+        assert (parameter.grad == (20.0 * index + 1 if index % 2 else 10.0 * index)).all()
 
     with distributed.main_first():
         if rank == 0:
@@ -60,15 +61,36 @@ def gather_rows_with_gradient(rank: int) -> None:
     for others in (1, 0):
         rows = torch.arange(6.0).view(3, 2) if rank == 0 else torch.full((others, 2), 7.0)
         rows.requires_grad_()
-        gathered, own = distributed.gather_rows(rows)
+        gathered, local_rows = distributed.gather_rows(rows)
         assert gathered.tolist() == [[0, 1], [2, 3], [4, 5], [7, 7]][: 3 + others]
-        assert own == (slice(0, 3) if rank == 0 else slice(3, 3 + others))
+        assert local_rows == (slice(0, 3) if rank == 0 else slice(3, 3 + others))
         factors = torch.arange(1.0, 4 + others)[:, None]  # each process uses the rows in its own way
         (gathered * factors * (10 if rank == 0 else 1)).sum().backward()
-        assert torch.equal(rows.grad, (factors * 11).expand(-1, 2)[own])
+        assert torch.equal(rows.grad, (factors * 11).expand(-1, 2)[local_rows])
     numbers, _ = distributed.gather_rows(torch.full((2 - rank, 1), rank))
     assert numbers.tolist() == [[0], [0], [1]]
     assert numbers.dtype == torch.int64
+
+
+TENSORS = {
+    "fp32": torch.tensor([[0.1, -torch.inf], [2.0, 3.0]]).T,  # not contiguous
+    "fp64": torch.tensor([0.1, 1 / 3], dtype=torch.float64),
+    "int64": torch.tensor([2**62 + 1]),
+    "bf16": torch.tensor([1.5, 0.1], dtype=torch.bfloat16),
+    "bool": torch.tensor([True, False]),
+    "scalar": torch.tensor(7),
+    "no rows": torch.zeros(0, 3),
+}
+
+
+def broadcast_named_tensors(rank: int) -> None:
+    for others in (None, {"fp32": torch.ones(9), "else": torch.ones(1)}):
+        received = distributed.broadcast_tensors(TENSORS if rank == 0 else others)
+        assert list(received) == list(TENSORS)
+        for name, tensor in TENSORS.items():
+            assert received[name].dtype == tensor.dtype
+            assert torch.equal(received[name], tensor)
+        assert distributed.broadcast_tensors({} if rank == 0 else others) == {}
 
 
 def test_two_processes(tmp_path):
@@ -82,9 +104,13 @@ def test_one_process_needs_no_group():
     distributed.sum_gradients([parameter])
     assert parameter.grad is None
     rows = torch.ones(3, 2)
-    gathered, own = distributed.gather_rows(rows)
+    gathered, local_rows = distributed.gather_rows(rows)
     assert gathered is rows
-    assert own == slice(0, 3)
+    assert local_rows == slice(0, 3)
+    tensors = distributed.broadcast_tensors(TENSORS)
+    assert tensors.keys() == TENSORS.keys()
+    assert all(tensors[name] is tensor for name, tensor in TENSORS.items())
+    assert distributed.broadcast_tensors(None) == {}
     distributed.broadcast_weights(nn.Linear(1, 1))
     distributed.barrier()
     with distributed.main_first(), distributed.session(local_rank=-1):

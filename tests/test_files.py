@@ -34,8 +34,8 @@ def test_sums_tell_a_changed_byte_of_an_archive(tmp_path):
     torch.save({"a": torch.arange(1000)}, path)
     check_sums(path)
     content = bytearray(path.read_bytes())
-    place = content.index(torch.arange(1000).numpy().tobytes()) + 4321
-    content[place] ^= 1
+    index = content.index(torch.arange(1000).numpy().tobytes()) + 4321
+    content[index] ^= 1
     path.write_bytes(content)
     assert not torch.equal(torch.load(path)["a"], torch.arange(1000))  # torch does not tell
     with pytest.raises(zipfile.BadZipFile, match="Bad CRC-32"):
@@ -70,9 +70,9 @@ def test_the_reason_does_not_advise_to_run_a_pickle():
     with pytest.raises(pickle.UnpicklingError) as error:
         torch.load(io.BytesIO(pickle.dumps(Malicious(), protocol=2)), weights_only=True)
     assert "weights_only" in str(error.value)
-    told = reason(error.value)
-    assert "posix.getcwd" in told
-    assert "weights_only" not in told
+    message = reason(error.value)
+    assert "posix.getcwd" in message
+    assert "weights_only" not in message
 
 
 def test_what_is_there_is_replaced_only_on_demand(tmp_path, special):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertorch import cli
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 from bertorch.prepare.__main__ import main
 from bertorch.prepare.commands import COMMANDS
 from tests.conftest import NER, REVIEWS, ROOT, run_script
@@ -43,7 +43,7 @@ def test_columns_and_tags(folder):
     main(f"tags --input_file {folder}/bios.json --output_file {folder}/bmes.json --to bmes --strict".split())
     assert json.loads((folder / "bmes.json").read_text().splitlines()[0])["label"] == "S-PER O B-LOC E-LOC".split()  # noqa: SIM905
     main(f"labels --input_file {folder}/bios.json {folder}/bmes.json --output_file {folder}/labels.txt".split())
-    assert read_labels(str(folder / "labels.txt")) == ["O", "B-LOC", "E-LOC", "I-LOC", "S-PER"]
+    assert read_label_names(str(folder / "labels.txt")) == ["O", "B-LOC", "E-LOC", "I-LOC", "S-PER"]
 
 
 def test_clue_with_its_label_file(folder):
@@ -68,7 +68,7 @@ def test_the_labels_of_the_sample_data(folder):
     main(["labels", "--input_file", str(REVIEWS / "train.txt"), "--output_file", str(folder / "reviews")])
     assert (folder / "reviews").read_bytes() == (REVIEWS / "labels.txt").read_bytes()
     main(["labels", "--input_file", str(NER / "train.json"), "--output_file", str(folder / "ner")])
-    assert set(read_labels(str(folder / "ner"))) == set(read_labels(str(NER / "labels.txt")))
+    assert set(read_label_names(str(folder / "ner"))) == set(read_label_names(str(NER / "labels.txt")))
 
 
 def test_split_then_dedupe(folder):

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
+from bertorch.inference.load import load_trained
 from bertorch.training.metrics_file import METRICS, read_metrics
-from bertorch.training.tagging import load_tagger
 from tests.conftest import NER, TINY, launcher, run_script
 from tests.log_lines import F1_LINE, TRAINING_LINE, command, last_result, matches
 
@@ -46,7 +46,7 @@ def test_it_warm_starts_where_it_ended(trained, tmp_path):
     again = run_script(*arguments(tmp_path, **settings))
     assert last_result(F1_LINE, again) == last_result(F1_LINE, done)
     assert re.search(r"loaded (\d+) of \1 tensors", again.stderr)
-    assert torch.equal(load_tagger(str(folder)).crf.transitions, load_tagger(str(tmp_path)).crf.transitions)
+    assert torch.equal(*(load_trained(path).span_model.crf.transitions for path in (folder, tmp_path)))
 
 
 def test_short_windows_on_two_processes(tmp_path):

@@ -18,7 +18,7 @@ from benchmarks.peers.job import Job, labels_of, write_sample
 from benchmarks.peers.theirs import PEERS, PEERS_ON_GPU, Run
 from benchmarks.peers.watching import Stopwatch, fresh_start
 from bertorch import distributed, log
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
 
 OURS = "bertorch"
 PACKAGES = ("torch", "transformers", "accelerate", "sentence-transformers", "datasets", "tokenizers")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertorch.data.readers import read_labels
+from bertorch.data.readers import read_label_names
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def labels_of(task: str, label_file: str | None) -> tuple[str, ...]:
     """The classes of a task, `0` and `1` without a label file."""
     if task == "batchneg":
         return ()
-    return ("0", "1") if label_file is None else tuple(read_labels(label_file))
+    return ("0", "1") if label_file is None else tuple(read_label_names(label_file))
 
 
 def write_sample(source: str, target: Path, examples: int) -> None:

@@ -16,13 +16,13 @@ from bertorch.data.load import anchors_with_positives, pairs_with_labels, texts_
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.precision import Precision
+from bertorch.tasks.classification import ClassificationTask, Task
+from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.contrastive import ContrastiveTask
+from bertorch.tasks.sentence_bert import SiameseClassifier
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
-from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask, Task
 from bertorch.training.training_log import TrainingLog
 
 

@@ -1,4 +1,4 @@
-"""A packed batch: tokens of several sentences end to end in one row."""
+"""A packed batch: the tokens of several sentences end to end in one row."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,8 +23,8 @@ class PackedBatch:
         position_ids: (T,) int64, from 0 in each sentence.
         cu_seqlens: (N+1,) int32: sentence i is tokens `cu_seqlens[i] : cu_seqlens[i+1]`.
         max_seqlen: a bound on the longest sentence.
-        labels: what the loss or metric needs beside the sentences, a row an example: classes (examples,) int64, scores
-            (examples,) float64, or the numbers of its texts (examples, S) int64.
+        labels: the targets, a row an example: classes (examples,) int64, or scores (examples,) float64.
+        text_ids: (examples, S) int64, equal for equal texts, where the loss must know them.
         has_filler: whether tokens that belong to no sentence follow the last one, see `filled`.
     """
 
@@ -34,6 +34,7 @@ class PackedBatch:
     cu_seqlens: Tensor
     max_seqlen: int
     labels: Tensor
+    text_ids: Tensor | None = None
     has_filler: bool = False
 
     @property
@@ -43,7 +44,7 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the sentences have, filler not counted; a batch on a GPU is waited for."""
+        """Real tokens; synchronises on a GPU."""
         return int(self.cu_seqlens[-1])
 
     @property
@@ -53,13 +54,13 @@ class PackedBatch:
 
     @property
     def sentence_ids(self) -> Tensor:
-        """(T,) int64, the number of the sentence that each token belongs to, N for filler."""
+        """(T,) int64, the index of the sentence that each token belongs to, N for filler."""
         lengths = self.bounds.diff()
         sentences = torch.arange(len(lengths), device=lengths.device)
         return torch.repeat_interleave(sentences, lengths, output_size=len(self.input_ids))
 
     def filled(self, multiple: int) -> Self:
-        """The batch in one of few shapes, as a CUDA graph needs them; the sentences and what comes of them stay.
+        """The batch in one of few shapes, as CUDA graphs need them, with the same sentences and results.
 
         At least one token of filler brings T to the next multiple, and `max_seqlen` is rounded up to one.
         """
@@ -74,14 +75,14 @@ class PackedBatch:
         )
 
     def ready_for(self, device: torch.device) -> Self:
-        """The batch where the device can take it from while the processor goes on: page-locked memory for a GPU."""
+        """The batch in memory from which it can be copied without waiting: page-locked for a GPU."""
         if device.type != "cuda":
             return self
-        with torch.cuda.device(device):  # also in a thread, which begins with the first GPU
+        with torch.cuda.device(device):  # a new thread starts on the first GPU
             return self._mapped(Tensor.pin_memory)
 
     def split(self, sentences: int) -> "Iterator[PackedBatch]":
-        """Cut the batch into batches of at most this many sentences, in order; they have no labels."""
+        """Cut the batch into batches of at most this many sentences, in order and without labels."""
         offsets = self.cu_seqlens.tolist()
         for start in range(0, self.size, sentences):
             bounds = offsets[start : start + sentences + 1]
@@ -107,13 +108,7 @@ class PackedBatch:
 
     @classmethod
     def of(cls, store: TokenStore, sentences: np.ndarray, **others: Any) -> Self:
-        """Gather the sentences with these numbers, in this order, on the CPU.
-
-        Args:
-            store: the tokens.
-            sentences: (N,) int64.
-            others: the other attributes.
-        """
+        """Gather the sentences with these indices, (N,) int64, in this order on the CPU; `others` are attributes."""
         lengths = store.lengths_of(sentences)  # (N,)
         tokens = end_to_end(store.offsets[sentences], lengths)  # (T,)
         return cls(
@@ -127,5 +122,5 @@ class PackedBatch:
 
 
 def round_up(number: int, multiple: int) -> int:
-    """The next multiple that is not smaller."""
+    """The smallest multiple that is not below the number."""
     return -(-number // multiple) * multiple

@@ -1,4 +1,4 @@
-"""Tokenised examples, and how a packed batch is gathered from them."""
+"""Tokenised examples, from which packed batches are gathered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,38 +15,70 @@ from bertorch.errors import UserError
 
 
 class Examples(Protocol):
-    """What the train and evaluation loops know of tokenised examples."""
+    """N tokenised examples, as the train and evaluation loops see them."""
 
-    def __len__(self) -> int:
-        """N, the number of examples."""
-        ...
+    def __len__(self) -> int: ...
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) int64, a length of each example, so that like ones can go together."""
+        """(N,) int64, a length of each example by which batches are sorted."""
         ...
 
-    def labels_of(self, examples: np.ndarray) -> int:
-        """How many labels these examples have; the loss is the mean over the labels of a step."""
+    def label_count(self, indices: np.ndarray) -> int:
+        """Labels of these examples: the loss of a step is the mean over its labels."""
         ...
 
-    def batch(self, examples: np.ndarray) -> PackedBatch:
-        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        """Gather the examples with these indices, in this order, into a packed batch on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Tokenised examples of S sentences each, with their labels.
+class TextRows:
+    """Examples of S sentences each, which have no labels: what they are follows from which texts stand together.
 
     Attributes:
-        store: the tokens of the sentences.
-        sentences: (N, S) int64, the numbers of each example's sentences in the store.
-        labels: (N,) or (N, S), see `PackedBatch`.
+        store: the tokens of the distinct sentences.
+        sentences: (N, S) int64, the indices of each example's sentences in the store; equal texts have equal ones.
     """
 
     store: TokenStore
     sentences: np.ndarray
+
+    @classmethod
+    def tokenized(
+        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int
+    ) -> "TextRows":
+        """Rows of S texts from S lists of N texts; see `tokenize_distinct`."""
+        return cls(*tokenize_distinct(tokenizer, columns, max_length))
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, tokens of the longest sentence of each example."""
+        return self.store.lengths_of(self.sentences).max(axis=1)
+
+    def label_count(self, indices: np.ndarray) -> int:
+        """One an example."""
+        return len(indices)
+
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        """See `Examples.batch`; the S sentences of an example follow each other, and it has `text_ids`."""
+        rows = self.sentences[indices]  # (examples, S)
+        labels = torch.zeros(len(rows), 0)
+        return PackedBatch.of(self.store, rows.ravel(), labels=labels, text_ids=torch.from_numpy(rows))
+
+
+@dataclass(frozen=True)
+class Dataset(TextRows):
+    """Examples of S sentences each with a label.
+
+    Attributes:
+        labels: (N,), classes in int64 or scores in float64.
+    """
+
     labels: np.ndarray
 
     @classmethod
@@ -58,7 +90,7 @@ class Dataset:
         Args:
             tokenizer: the model's.
             columns: one list of N texts, or two for pairs.
-            labels: (N,) int64, a class an example.
+            labels: (N,).
             max_length: tokens kept of an example.
         """
         store = tokenize(tokenizer, columns, max_length)
@@ -66,50 +98,28 @@ class Dataset:
 
     @classmethod
     def of_sentences(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        columns: Sequence[list[str]],
-        labels: np.ndarray | None = None,
-        *,
-        max_length: int,
+        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
     ) -> "Dataset":
-        """Examples whose texts are encoded apart: a sentence for each text.
+        """Examples whose texts are encoded apart, a sentence each; see `tokenize_distinct`."""
+        return cls(*tokenize_distinct(tokenizer, columns, max_length), labels)
 
-        A text that occurs several times is tokenised and stored once, so that equal texts have equal numbers.
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        """See `Examples.batch`; the S sentences of an example follow each other."""
+        labels = torch.from_numpy(self.labels[indices])
+        return PackedBatch.of(self.store, self.sentences[indices].ravel(), labels=labels)
 
-        Args:
-            tokenizer: the model's.
-            columns: S lists of N texts.
-            labels: (N,), a class or score an example; None takes the numbers of the texts, (N, S), as labels.
-            max_length: tokens kept of a text.
-        """
-        numbers: dict[str, int] = {}
-        sentences = np.array(
-            [[numbers.setdefault(text, len(numbers)) for text in column] for column in columns], dtype=np.int64
-        ).T  # (N, S)
-        store = tokenize(tokenizer, [list(numbers)], max_length)
-        return cls(store, sentences, sentences if labels is None else labels)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+def tokenize_distinct(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int
+) -> tuple[TokenStore, np.ndarray]:
+    """Tokenise S lists of N texts, each distinct text once.
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) int64, tokens of the longest sentence of each example."""
-        return self.store.lengths_of(self.sentences).max(axis=1)
-
-    def labels_of(self, examples: np.ndarray) -> int:
-        """One for each example."""
-        return len(examples)
-
-    def batch(self, examples: np.ndarray) -> PackedBatch:
-        """Gather the examples with these numbers, in this order, into a packed batch on the CPU.
-
-        The S sentences of an example follow each other.
-        """
-        return PackedBatch.of(
-            self.store, self.sentences[examples].ravel(), labels=torch.from_numpy(self.labels[examples])
-        )
+    Returns:
+        The store, and (N, S) int64, the index of each text in it.
+    """
+    indices: dict[str, int] = {}
+    sentences = [[indices.setdefault(text, len(indices)) for text in column] for column in columns]
+    return tokenize(tokenizer, [list(indices)], max_length), np.array(sentences, dtype=np.int64).T
 
 
 @dataclass(frozen=True)
@@ -118,42 +128,39 @@ class Subset:
 
     Attributes:
         whole: the dataset.
-        numbers: (N,) int64, which examples of it.
+        chosen: (N,) int64, their indices in it.
     """
 
     whole: Examples
-    numbers: np.ndarray
+    chosen: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.chosen)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) int64, a length of each example."""
-        return self.whole.lengths[self.numbers]
+        """See `Examples.lengths`."""
+        return self.whole.lengths[self.chosen]
 
-    def labels_of(self, examples: np.ndarray) -> int:
-        """How many labels these examples have."""
-        return self.whole.labels_of(self.numbers[examples])
+    def label_count(self, indices: np.ndarray) -> int:
+        """See `Examples.label_count`."""
+        return self.whole.label_count(self.chosen[indices])
 
-    def batch(self, examples: np.ndarray) -> PackedBatch:
-        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
-        return self.whole.batch(self.numbers[examples])
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        """See `Examples.batch`."""
+        return self.whole.batch(self.chosen[indices])
 
 
 def split_off(examples: Examples, ratio: float, *, seed: int) -> tuple[Subset, Subset]:
-    """Split a dataset in two by chance: the same two parts wherever size, ratio and seed are the same.
+    """Split a dataset in two at random: the same two parts wherever size, ratio and seed are the same.
 
     Args:
         examples: N of them.
         ratio: the share of the second part, which has at least one example.
-        seed: of the draw, which is none of those that order the epochs.
-
-    Returns:
-        Two parts, each in the order of the dataset.
+        seed: of the draw, which differs from those that order the epochs.
 
     Raises:
-        UserError: one of them would be empty.
+        UserError: one part would be empty.
     """
     size = max(1, round(len(examples) * ratio))
     if size >= len(examples):

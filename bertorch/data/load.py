@@ -1,24 +1,16 @@
-"""From a file to a tokenised dataset, for each kind of training; with `--cache_dir` that is done once.
+"""From the files of a run to tokenised examples; with `--cache_dir` each file is tokenised once."""
 
-A reading function takes the path of a file, and as keywords everything else that its result depends on: the cache
-(`bertorch.data.cache`) tells datasets apart by these keywords, so that no option can be forgotten there.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from bertorch.config import TrainingConfig
 from bertorch.data.cache import open_dataset
-from bertorch.data.dataset import Dataset, Examples, split_off
-from bertorch.data.readers import read_labelled_texts, read_pairs, read_scored_pairs, read_sentences
-from bertorch.data.tagged_dataset import TaggedDataset
-from bertorch.data.tagged_sentences import read_tagged_sentences
-from bertorch.data.tags import TagSet
+from bertorch.data.dataset import Examples, split_off
 
 
-def training_and_dev(
+def load_examples(
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
     train: Callable[..., Examples],
@@ -29,7 +21,9 @@ def training_and_dev(
     Args:
         config: the run's options.
         tokenizer: the model's.
-        train, dev: reading functions of this module, with the options bound that only they have.
+        train, dev: reading functions, of a task's file. Such a function takes the path of a file and everything else
+            that its result depends on as keywords (`tokenizer`, `max_length` and `on_bad_line` are added here): by
+            these keywords the cache tells datasets apart, so that no option can be forgotten there.
 
     Returns:
         The training examples, and the dev examples: those of `--dev_data_file`, those that `--dev_ratio` splits off, or
@@ -45,52 +39,3 @@ def training_and_dev(
     if config.dev_data_file is None:
         return examples, None
     return examples, open_dataset(partial(dev, **shared), config.dev_data_file, config.cache_dir)
-
-
-def texts_with_labels(
-    path: str,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    labels: Sequence[str],
-    texts: int,
-    on_bad_line: str,
-) -> Dataset:
-    """Texts or pairs with a class; the texts of a pair are encoded together. See `read_labelled_texts`."""
-    read = read_labelled_texts(path, labels, texts=texts, on_bad_line=on_bad_line)
-    return Dataset.of_sequences(tokenizer, read.columns, read.labels, max_length=max_length)
-
-
-def pairs_with_labels(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: Sequence[str], on_bad_line: str
-) -> Dataset:
-    """Pairs with a class, whose texts are encoded apart. See `read_labelled_texts`."""
-    read = read_labelled_texts(path, labels, texts=2, on_bad_line=on_bad_line)
-    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
-
-
-def pairs_with_scores(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> Dataset:
-    """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
-    read = read_scored_pairs(path, on_bad_line=on_bad_line)
-    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
-
-
-def sentences_twice(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> Dataset:
-    """Each sentence with itself as its positive. See `read_sentences`."""
-    sentences = read_sentences(path, on_bad_line=on_bad_line)
-    return Dataset.of_sentences(tokenizer, (sentences, sentences), max_length=max_length)
-
-
-def anchors_with_positives(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str
-) -> Dataset:
-    """Anchors, positives, and hard negatives if there are any. See `read_pairs`."""
-    return Dataset.of_sentences(tokenizer, read_pairs(path, on_bad_line=on_bad_line), max_length=max_length)
-
-
-def sentences_with_tags(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, tags: TagSet, strict: bool, on_bad_line: str
-) -> TaggedDataset:
-    """Sentences with a tag for each token. See `read_tagged_sentences`."""
-    sentences = read_tagged_sentences(path, tags, strict=strict, on_bad_line=on_bad_line)
-    return TaggedDataset.of(tokenizer, sentences, max_length=max_length)

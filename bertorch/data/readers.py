@@ -39,7 +39,7 @@ class LabelledTexts:
         return len(self.labels)
 
 
-def read_labels(path: str) -> list[str]:
+def read_label_names(path: str) -> list[str]:
     """Read a label file: one label a line, its line number from 0 is its id.
 
     Raises:
@@ -66,14 +66,14 @@ def read_labels(path: str) -> list[str]:
 
 
 def read_labelled_texts(
-    path: str, labels: Sequence[str], *, texts: int = 1, on_bad_line: str = "stop"
+    path: str, labels: Sequence[str], *, num_texts: int = 1, on_bad_line: str = "stop"
 ) -> LabelledTexts:
-    """Read `text⇥label` lines, or `a⇥b⇥label` lines with `texts=2`.
+    """Read `text⇥label` lines, or `a⇥b⇥label` lines with `num_texts=2`.
 
     Args:
         path: the file.
         labels: the labels in the order of their ids.
-        texts: text columns before the label, 1 or 2.
+        num_texts: text columns before the label, 1 or 2.
         on_bad_line: `stop` raises, `skip` drops malformed lines and logs how many.
 
     Raises:
@@ -81,10 +81,10 @@ def read_labelled_texts(
             UTF-8, an empty text.
     """
     ids = {label: index for index, label in enumerate(labels)}
-    form = "⇥".join(("text",) if texts == 1 else ("a", "b")) + "⇥label"
+    form = "⇥".join(("text",) if num_texts == 1 else ("a", "b")) + "⇥label"
 
     def parse(line: str) -> tuple[list[str], int]:
-        *row, last = _columns(line, texts + 1, form)
+        *row, last = _columns(line, num_texts + 1, form)
         label = last.strip()
         if label not in ids:
             raise BadLineError(f"expected one of the labels ({some(labels)}), got {shorten(label)}")
@@ -148,12 +148,12 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
     return read_rows(path, parse, on_bad_line=on_bad_line)
 
 
-def stream_texts(path: str, *, texts: int) -> Iterator[tuple[str, ...]]:
-    """Read `text` lines, or `a⇥b` lines with `texts=2`, one after the other.
+def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
+    """Read `text` lines, or `a⇥b` lines with `num_texts=2`, one after the other.
 
     Args:
         path: the file, or `-` for what is piped in.
-        texts: columns of a line; 0 takes as many as the first line has, one or two.
+        num_texts: columns of a line; 0 takes as many as the first line has, one or two.
 
     Raises:
         UserError: a missing or empty file, or a malformed line: a wrong number of columns, invalid UTF-8, an empty
@@ -161,9 +161,9 @@ def stream_texts(path: str, *, texts: int) -> Iterator[tuple[str, ...]]:
     """
 
     def parse(line: str) -> tuple[str, ...]:
-        nonlocal texts
-        texts = texts or min(2, line.count("\t") + 1)
-        return tuple(_columns(line, texts, "text" if texts == 1 else "a⇥b"))
+        nonlocal num_texts
+        num_texts = num_texts or min(2, line.count("\t") + 1)
+        return tuple(_columns(line, num_texts, "text" if num_texts == 1 else "a⇥b"))
 
     return stream_rows(path, parse)
 

@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch, round_up
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tokens import TokenStore, end_to_end, token_pieces
 from bertorch.errors import UserError
 
-FILLER_TAG = -100
+FILLER_TAG = -100  # the label of words of filler, which `cross_entropy` ignores
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedBatch(PackedBatch):
-    """A packed batch of windows, with K words of its examples that are tagged; `labels` are their tags, (K,) int64.
+    """A packed batch of windows, with the K words of its examples that are tagged; `labels` are their tags, (K,) int64.
 
-    Words of filler, which come last, have the tag -100, as `cross_entropy` leaves it out, and belong to no example.
+    Words of filler come last, have the tag `FILLER_TAG`, and belong to no example.
 
     Attributes:
         word_starts: (K,) int64, the token of the batch with which each word begins.
@@ -45,8 +46,9 @@ class TaggedBatch(PackedBatch):
         """`cu_words`, to which filler adds K, as if it were one more example; int32."""
         return F.pad(self.cu_words, (0, 1), value=len(self.labels)) if self.has_filler else self.cu_words
 
+    @override
     def filled(self, multiple: int) -> Self:
-        """Also at least one word of filler, which brings K to a multiple, as `max_words`."""
+        # At least one word of filler brings K to a multiple, as `max_words`.
         filler = multiple - len(self.labels) % multiple
         return replace(
             super().filled(multiple),
@@ -106,13 +108,7 @@ class TaggedDataset:
     examples: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        sentences: TaggedSentences,
-        *,
-        max_length: int,
-    ) -> "TaggedDataset":
+    def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: TaggedSentences, *, max_length: int) -> "TaggedDataset":
         """Tokenise sentences and cut them into windows.
 
         Args:
@@ -130,7 +126,7 @@ class TaggedDataset:
                 f"--max_seq_length {max_length}: expected at least {max_length - room + 1}, a word among them"
             )
         pieces = pieces.cut((room + 1) // 2)
-        bounds = []  # of each window: numbers of words over all sentences
+        bounds = []  # of each window: indices of words over all sentences
         windows_of_sentence = []
         first_word = 0
         for words in pieces.sentences:
@@ -157,18 +153,18 @@ class TaggedDataset:
         """(N,) int64, words of each example."""
         return self._words_of(np.arange(len(self)))
 
-    def labels_of(self, examples: np.ndarray) -> int:
-        """One for each word."""
-        return int(self._words_of(examples).sum())
+    def label_count(self, indices: np.ndarray) -> int:
+        """One a word."""
+        return int(self._words_of(indices).sum())
 
-    def batch(self, examples: np.ndarray) -> TaggedBatch:
-        """Gather the examples with these numbers, in this order, into a packed batch on the CPU."""
-        first = self.examples[examples]  # (examples,)
-        windows = end_to_end(first, self.examples[examples + 1] - first)  # (N,)
+    def batch(self, indices: np.ndarray) -> TaggedBatch:
+        """See `Examples.batch`; all windows of an example follow each other."""
+        first = self.examples[indices]  # (examples,)
+        windows = end_to_end(first, self.examples[indices + 1] - first)  # (N,)
         tokens = np.concatenate([[0], self.store.lengths_of(windows)]).cumsum()  # (N+1,)
         words_of_window = self.word_offsets[windows + 1] - self.word_offsets[windows]  # (N,)
         words = end_to_end(self.word_offsets[windows], words_of_window)  # (K,)
-        words_of_example = self._words_of(examples)  # (examples,)
+        words_of_example = self._words_of(indices)  # (examples,)
         return TaggedBatch.of(
             self.store,
             windows,
@@ -178,5 +174,5 @@ class TaggedDataset:
             max_words=int(words_of_example.max(initial=0)),
         )
 
-    def _words_of(self, examples: np.ndarray) -> np.ndarray:
-        return self.word_offsets[self.examples[examples + 1]] - self.word_offsets[self.examples[examples]]
+    def _words_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.word_offsets[self.examples[indices + 1]] - self.word_offsets[self.examples[indices]]

@@ -78,9 +78,9 @@ def read_tagged_sentences(
                 flaw = f"expected one of the tags ({some(tags.tags)}), got {shorten(label)} for token {place + 1}"
                 raise BadLineError(flaw, _column_of(line, "label", place))
         sentence = np.array([ids[label] for label in labels], dtype=np.int64)
-        offence = tags.first_offence(sentence) if strict else None
+        offence = tags.first_violation(sentence) if strict else None
         if offence is not None:
-            flaw = f"expected tags in the order of the scheme, got {tags.told(sentence, offence)}"
+            flaw = f"expected tags in the order of the scheme, got {tags.describe(sentence, offence)}"
             raise BadLineError(flaw, _column_of(line, "label", offence))
         return tokens, sentence
 
@@ -130,7 +130,7 @@ def _text_of(line: str) -> Any:
 
 def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None:
     """Warn of tags out of the scheme's order, which count as the metric has it: not as part of an entity."""
-    offences = [(number, tags.first_offence(sentence)) for number, sentence in enumerate(sentences)]
+    offences = [(number, tags.first_violation(sentence)) for number, sentence in enumerate(sentences)]
     found = [(number, place) for number, place in offences if place is not None]
     if found:
         number, place = found[0]
@@ -139,7 +139,7 @@ def _tell_offences(path: str, tags: TagSet, sentences: list[np.ndarray]) -> None
             path,
             len(found),
             number + 1,
-            tags.told(sentences[number], place),
+            tags.describe(sentences[number], place),
         )
 
 

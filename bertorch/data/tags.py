@@ -1,8 +1,8 @@
 """Tag schemes of sequence labelling: what B-, I-, E-, S- and O mean, and which tag may follow which.
 
 bio: B- begins an entity, I- continues it, O is outside. bios: S- is an entity of one token, and B- begins one of
-several. bioes: besides, E- ends an entity of several tokens; M- is another spelling of I- (BMES). Where the label file
-has no S- for a type, its entities of one token are B-.
+several. bioes: E- also ends an entity of several tokens; M- is another spelling of I- (BMES). Where the label file has
+no S- for a type, its entities of one token are B-.
 """
 
 import re
@@ -16,6 +16,7 @@ from bertorch.errors import UserError
 
 _CODES = {"O": 0, "B": 1, "I": 2, "M": 2, "E": 3, "S": 4}
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
+Extent = tuple[int, int, str]  # first token, end (exclusive), type of an entity
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TagSet:
         self.tags = list(tags)
         self.scheme_name = scheme
         self.scheme = SCHEMES[scheme]
-        numbers: dict[str, int] = {}
+        type_indices: dict[str, int] = {}
         codes = []
         type_ids = []
         for line, tag in enumerate(self.tags, start=1):
@@ -78,12 +79,12 @@ class TagSet:
                     f"the schemes are {', '.join(SCHEMES)}"
                 )
             codes.append(_CODES[prefix])
-            type_ids.append(numbers.setdefault(type_, len(numbers)) if tag != "O" else -1)
+            type_ids.append(type_indices.setdefault(type_, len(type_indices)) if tag != "O" else -1)
         if "O" not in self.tags:
             raise UserError(f"{source}: expected the tag O among the labels, got none")
         self.codes = np.array(codes, dtype=np.int64)
         self.type_ids = np.array(type_ids, dtype=np.int64)
-        self.types = list(numbers)
+        self.types = list(type_indices)
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -107,12 +108,12 @@ class TagSet:
 
     @cached_property
     def continues(self) -> np.ndarray:
-        """(C, C) bool, whether the tag of a column goes on with the entity of that of a row."""
+        """(C, C) bool, whether the tag of a column continues the entity of that of a row."""
         same_type = self.type_ids[:, None] == self.type_ids
         return same_type & np.isin(self.codes, _CONTINUED)[:, None] & np.isin(self.codes, _WITHIN)
 
-    def first_offence(self, ids: np.ndarray) -> int | None:
-        """The place of the first tag of a sentence that the scheme does not allow there, None if all are allowed.
+    def first_violation(self, ids: np.ndarray) -> int | None:
+        """The index of the first of a sentence's tags that the scheme does not allow there, None if all are allowed.
 
         Args:
             ids: (tokens,) tag ids of a sentence of at least one token.
@@ -121,11 +122,26 @@ class TagSet:
         wrong[-1] |= ~self.may_end[ids[-1]]
         return int(wrong.argmax()) if wrong.any() else None
 
-    def told(self, ids: np.ndarray, place: int) -> str:
+    def describe(self, ids: np.ndarray, index: int) -> str:
         """A tag of a sentence with what stands before it, for errors."""
-        before = f"after {self.tags[ids[place - 1]]}" if place else "at the beginning"
-        end = " at the end" if place == len(ids) - 1 else ""
-        return f"{self.tags[ids[place]]} {before}{end} (token {place + 1})"
+        before = f"after {self.tags[ids[index - 1]]}" if index else "at the beginning"
+        end = " at the end" if index == len(ids) - 1 else ""
+        return f"{self.tags[ids[index]]} {before}{end} (token {index + 1})"
+
+    def encode(self, extents: Iterable[Extent], length: int) -> list[str]:
+        """The tags of a sentence of `length` tokens with these entities, none of which overlap, in this set's spelling.
+
+        An entity of one token is B- where its type has no S-, and one of several ends in I- where it has no E-.
+        """
+        tags = ["O"] * length
+        for start, end, type_ in extents:
+            begin, inside, last, single = (f"{prefix}-{type_}" for prefix in "BIES")
+            if inside not in self.tags and f"M-{type_}" in self.tags:
+                inside = f"M-{type_}"
+            last = last if last in self.tags else inside
+            single = single if single in self.tags else begin
+            tags[start:end] = [single] if end - start == 1 else [begin, *[inside] * (end - start - 2), last]
+        return tags
 
 
 def is_tag(text: str) -> bool:
@@ -136,7 +152,7 @@ def is_tag(text: str) -> bool:
 def scheme_of(tags: Iterable[str]) -> str:
     """The name in `SCHEMES` of the poorest scheme that has all these tags.
 
-    Of a whole file in order it is the scheme: bios without S- has no entity of one token, and is bio; bioes without E-
+    For all tags of a file it is the scheme: bios without S- has no entity of one token, and is bio; bioes without E-
     has no entity of several, and is bios.
     """
     prefixes = {tag.partition("-")[0] for tag in tags}
@@ -146,8 +162,8 @@ def scheme_of(tags: Iterable[str]) -> str:
 def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collection[str]) -> list[str]:
     """Write the tags of a sentence in another scheme.
 
-    Tags in order keep their entities. Those out of order, such as E- without B-, are written letter by letter too: they
-    are not in order afterwards either, and no entity is invented or lost in silence.
+    Tags in order keep their entities. Tags out of order, such as E- without B-, are converted letter by letter; most
+    stay out of order, but a lone B- of bios becomes an entity of one token in bio.
 
     Args:
         tags: of a sentence, each of the form that `is_tag` wants.
@@ -169,14 +185,8 @@ def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collect
     return converted
 
 
-def tag_entities(length: int, entities: Iterable[tuple[int, int, str]], target: str) -> list[str]:
-    """The tags of a sentence with these entities.
-
-    Args:
-        length: tokens of the sentence.
-        entities: first token, token behind the last, type; none may overlap another.
-        target: the scheme to write, a name of `SPELLINGS`.
-    """
+def tag_entities(length: int, entities: Iterable[Extent], target: str) -> list[str]:
+    """The tags, in a scheme of `SPELLINGS`, of `length` tokens with these entities, none of which overlap."""
     tags = ["O"] * length
     for start, end, type_ in entities:
         codes = [SINGLE] if end - start == 1 else [BEGIN, *[INSIDE] * (end - start - 2), END]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder import pooling
@@ -32,8 +32,6 @@ class SequenceClassifier(EncoderModel):
     Raises:
         UserError: an architecture whose head cannot be run apart from its encoder.
     """
-
-    pipeline_tag = "text-classification"
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -68,6 +66,11 @@ class SequenceClassifier(EncoderModel):
     def weights(self) -> nn.Module:
         """What is saved and warm-started: the whole model, under transformers' names."""
         return self.model
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Of the whole model."""
+        return self.model.config
 
     @property
     def encoder_prefix(self) -> str:

@@ -1,24 +1,23 @@
 """What every model that is trained here has in common."""
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bertorch.encoder.encoder import Encoder
 from bertorch.errors import UserError
 
 
 class EncoderModel(nn.Module):
-    """A model on packed batches with an encoder inside.
-
-    Attributes:
-        pipeline_tag: what it is for, by the name that the hub has for it.
-    """
-
-    pipeline_tag: str
+    """A model on packed batches with an encoder inside."""
 
     @property
     def weights(self) -> nn.Module:
         """The module whose `state_dict` is saved and warm-started."""
+        raise NotImplementedError
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The config that is saved, in which `bertorch.tasks` puts its metadata."""
         raise NotImplementedError
 
     @property

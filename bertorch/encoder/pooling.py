@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bertorch.data.batch import PackedBatch
@@ -35,9 +36,38 @@ def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
         (N, H).
     """
     lengths = batch.cu_seqlens.diff()  # (N,)
-    hidden = at_least_fp32(hidden)  # a sum over 512 tokens in bf16 would lose most of its digits
-    sums = hidden.new_zeros(len(batch.bounds) - 1, hidden.shape[1]).index_add(0, batch.sentence_ids, hidden)
-    return sums[: batch.size] / lengths[:, None]
+    return _sums(at_least_fp32(hidden), batch) / lengths[:, None]
+
+
+def mean_sqrt_len(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The sum over each sentence's tokens by the root of their number, (T, H) → (N, H)."""
+    sums = _sums(at_least_fp32(hidden), batch)  # (N, H)
+    return sums / batch.cu_seqlens.diff().to(sums.dtype).sqrt()[:, None]
+
+
+def weighted_mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The mean over each sentence's tokens with weights 1, 2, 3, …, (T, H) → (N, H); SGPT, Muennighoff, 2022."""
+    lengths = batch.cu_seqlens.diff()  # (N,)
+    weights = batch.position_ids + 1  # (T,)
+    return _sums(at_least_fp32(hidden) * weights[:, None], batch) / (lengths * (lengths + 1) / 2)[:, None]
+
+
+def maximum(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The largest value of each dimension over each sentence's tokens, (T, H) → (N, H)."""
+    sentences = batch.sentence_ids[:, None].expand_as(hidden)  # (T, H)
+    lowest = hidden.new_full((len(batch.bounds) - 1, hidden.shape[1]), -torch.inf)
+    return lowest.scatter_reduce(0, sentences, hidden, "amax")[: batch.size]
+
+
+def last(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The hidden state of each sentence's last token, (T, H) → (N, H)."""
+    return hidden.index_select(0, batch.cu_seqlens[1:] - 1)
+
+
+def _sums(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """Sums over each sentence's tokens, (T, H) → (N, H); a sum over 512 tokens in bf16 would lose most digits."""
+    sums = hidden.new_zeros(len(batch.bounds) - 1, hidden.shape[1])  # filler, if any, is one more row
+    return sums.index_add(0, batch.sentence_ids, hidden)[: batch.size]
 
 
 class PretrainedPooler(nn.Module):
@@ -75,5 +105,13 @@ def linear(model: Any) -> Pooling:
     return lambda hidden, batch: pooler(cls(hidden, batch))
 
 
-# What `--pooling_mode` names: encoder → pooling of its hidden states.
-POOLING: dict[str, Callable[[Any], Pooling]] = {"linear": linear, "cls": lambda _: cls, "mean": lambda _: mean}
+# What `--pooling_mode` names, and the other poolings of sentence-transformers: encoder → pooling of its hidden states.
+POOLING: dict[str, Callable[[Any], Pooling]] = {
+    "linear": linear,
+    "cls": lambda _: cls,
+    "max": lambda _: maximum,
+    "mean": lambda _: mean,
+    "mean_sqrt_len_tokens": lambda _: mean_sqrt_len,
+    "weightedmean": lambda _: weighted_mean,
+    "lasttoken": lambda _: last,
+}

@@ -5,7 +5,6 @@ lists pooling and dense layers, each with a folder of its own. Older and newer r
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,14 @@ from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.trials import evaluating
 
-_MODULES = "sentence_transformers.models"
 _ACTIVATIONS = (nn.Tanh(), nn.Identity())
 
 
 class SentenceTransformerFiles:
     """Saved beside the weights of a sentence encoder.
 
-    `linear` pooling becomes pooling of [CLS] and a dense layer. A pooler that is no dense layer with tanh or without
-    activation cannot be told to sentence-transformers; the log then says so and no file is written.
+    `linear` pooling becomes pooling of [CLS] and a dense layer. sentence-transformers has no module for a pooler that
+    is anything else than a dense layer with tanh or without activation; then a warning is logged and nothing written.
 
     Args:
         embedder: the sentence encoder.
@@ -51,12 +49,15 @@ class SentenceTransformerFiles:
         folder = Path(save_directory)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
         _write(folder / "1_Pooling" / "config.json", self._pooling_config())
-        for number, (layer, activation) in enumerate(self._dense_layers(), start=2):
-            modules.append((f"{number}_Dense", "Dense"))
-            _write_dense(folder / modules[-1][0], layer, activation)
+        dense_layers = [self._pooler] if self._pooler is not None else []
+        if self._embedder.emb_reduce_linear is not None:
+            dense_layers.append((self._embedder.emb_reduce_linear, nn.Identity()))
+        for index, (layer, activation) in enumerate(dense_layers, start=2):
+            modules.append((f"{index}_Dense", "Dense"))
+            _write_dense(folder / f"{index}_Dense", layer, activation)
         listed = [
-            {"idx": number, "name": str(number), "path": path, "type": f"{_MODULES}.{module}"}
-            for number, (path, module) in enumerate(modules)
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
+            for index, (path, module) in enumerate(modules)
         ]
         _write(folder / "modules.json", listed)
         _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
@@ -70,12 +71,6 @@ class SentenceTransformerFiles:
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
         }
-
-    def _dense_layers(self) -> Iterator[tuple[nn.Linear, nn.Module]]:
-        if self._pooler is not None:
-            yield self._pooler
-        if self._embedder.emb_reduce_linear is not None:
-            yield self._embedder.emb_reduce_linear, nn.Identity()
 
 
 def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:

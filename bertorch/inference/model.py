@@ -1,79 +1,42 @@
 """What `bertorch.load` returns: a trained model with `predict`, `encode` and `tag`, as far as its task has them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from bertorch.data.lines import HALF_PAIR
 from bertorch.errors import UserError
 from bertorch.inference.engine import Engine
-from bertorch.inference.entities import Sentence, TaggedText
-from bertorch.tasks.metadata import TASKS, Description
-
-Text: TypeAlias = str | tuple[str, str]
-_FORMS = {1: "text", 2: "pair"}
-_TOLD = {"text": "a text", "pair": "a pair, a tuple of two texts", "either": "a text or a pair of texts"}
-
-
-class Prediction(NamedTuple):
-    """What a model says of a text or a pair.
-
-    Attributes:
-        label: the likeliest; None of a model that only embeds.
-        probabilities: of each label, in the order of the label file.
-        cosine: of the embeddings of a pair; None of a classifier, which has none.
-    """
-
-    label: str | None
-    probabilities: Mapping[str, float]
-    cosine: float | None
-
-    @property
-    def probability(self) -> float | None:
-        """Of the likeliest label."""
-        return None if self.label is None else self.probabilities[self.label]
-
-
-class Origin(NamedTuple):
-    """What all models have beside their weights.
-
-    Attributes:
-        folder: where they come from.
-        description: the task, and what belongs to that.
-        tokenizer: of the folder.
-        engine: runs the model.
-    """
-
-    folder: str
-    description: Description
-    tokenizer: PreTrainedTokenizerBase
-    engine: Engine
+from bertorch.tasks.base import Task
+from bertorch.tasks.scoring import Prediction, ScoringTask, Text, checked_texts
+from bertorch.tasks.tagging import TaggingTask
+from bertorch.tasks.text_tokens import TaggedText, TextTokens
 
 
 class Model:
-    """A trained model, for use. `bertorch.load` makes one; it has the methods of its task, the others raise.
+    """A trained model, for use. `bertorch.load` makes one; what its task does not have raises.
 
     Args:
-        origin: where it comes from, and what runs it.
+        task: of the folder.
+        engine: runs it.
 
     Attributes:
-        folder, description: as in `origin`.
-        labels: of a classifier or tagger, in the order of their ids; else none.
-        size: dimensions of an embedding, 0 where the task has none.
+        task, engine: as given.
     """
 
-    labels: Sequence[str] = ()
-    size = 0
-
-    def __init__(self, origin: Origin) -> None:
-        self.folder, self.description, self._tokenizer, self._engine = origin
+    def __init__(self, task: Task[Any], engine: Engine) -> None:
+        self.task = task
+        self.engine = engine
 
     @property
-    def precision(self) -> str:
-        """Of the arithmetic: `fp32`, `bf16` or `fp16`."""
-        return self._engine.precision.name
+    def labels(self) -> Sequence[str]:
+        """Of a classifier or tagger, in the order of their ids; else none."""
+        return self.task.label_names
+
+    @property
+    def size(self) -> int:
+        """Dimensions of an embedding, 0 where the task has none."""
+        return self.task.embedding_size
 
     def predict(self, texts: Iterable[Text]) -> list[Prediction]:
         """Classify texts or pairs of texts; of a model of sentence embeddings, compare the texts of pairs.
@@ -113,56 +76,24 @@ class Model:
         Raises:
             UserError: the model is no tagger, or there is no such split.
         """
+        inference = self.task.span_finder()
+        task = cast(TaggingTask, self.task)
         if isinstance(texts, str):
             raise UserError(f"expected a list of texts, got the text {texts!r}; put it into a list")
-        texts = list(texts)
-        filled = [text for text in texts if _has_tokens(text)]  # a CRF takes no empty sentence
-        found = (result for _, results in self.taggings(filled, split=split) for result in results)
-        return [next(found) if _has_tokens(text) else TaggedText([], [], []) for text in texts]
+        inputs = [TextTokens.of(text, split) for text in texts]
+        windows = self.engine.run(inference, filter(len, inputs))  # Viterbi takes no empty sentence
+        found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
+        return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]
 
     def predictions(self, texts: Iterable[Text]) -> Iterator[tuple[list[Text], list[Prediction]]]:
         """As `predict`, window by window, in memory that does not grow with the number of texts."""
-        for inputs, rows in self.scores(texts):
-            yield inputs, [self.prediction(row) for row in rows.tolist()]
-
-    def scores(self, texts: Iterable[Text]) -> Iterator[tuple[list[Text], np.ndarray]]:
-        """As `predictions`, as rows of numbers: the probabilities of the labels, then the cosine, if there is one."""
-        raise self._unsuited("predict")
+        inference = self.task.scorer()
+        task = cast(ScoringTask, self.task)
+        for inputs, rows in self.engine.run(inference, task.checked_inputs(texts)):
+            yield inputs, [task.prediction(row.tolist()) for row in rows]
 
     def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
         """As `encode`, window by window, in memory that does not grow with the number of texts."""
-        raise self._unsuited("encode")
-
-    def taggings(
-        self, texts: Iterable[str | Sequence[str]], *, split: str
-    ) -> Iterator[tuple[list[Sentence], list[TaggedText]]]:
-        """As `tag`, window by window, in memory that does not grow with the number of texts."""
-        raise self._unsuited("tag")
-
-    def prediction(self, row: Sequence[float]) -> Prediction:
-        """A row of `scores` as a prediction."""
-        probabilities = dict(zip(self.labels, row, strict=False))
-        cosine = row[-1] if self.description.embeds else None
-        return Prediction(max(probabilities, key=probabilities.__getitem__, default=None), probabilities, cosine)
-
-    def _unsuited(self, wish: str) -> UserError:
-        suited = {"predict": "a text or embedding", "encode": "an embedding", "tag": "a tagging"}[wish]
-        return UserError(
-            f"{self.folder}: expected {suited} model to {wish} with, got one of {TASKS[self.description.task]}"
-        )
-
-    def _checked(self, texts: Iterable[Any], form: str) -> Iterator[Any]:
-        """The inputs, which must all be of one form: `text`, `pair` or `either`, which is that of the first."""
-        if isinstance(texts, str):
-            raise UserError(f"expected a list of inputs, got the text {texts!r}; put it into a list")
-        for number, each in enumerate(texts):
-            parts = tuple(each) if isinstance(each, (tuple, list)) else (each,)
-            found = _FORMS.get(len(parts)) if all(isinstance(part, str) for part in parts) else None
-            form = found if form == "either" and found is not None else form
-            if found != form or any(map(HALF_PAIR.search, parts)):
-                raise UserError(f"{self.folder}: expected input {number + 1} to be {_TOLD[form]}, got {each!r}")
-            yield each if isinstance(each, str) else parts
-
-
-def _has_tokens(text: str | Sequence[str]) -> bool:
-    return bool(text.strip()) if isinstance(text, str) else len(text) > 0
+        inference = self.task.embedder(normalize=normalize)
+        for inputs, rows in self.engine.run(inference, checked_texts(texts, 1)):
+            yield inputs, cast(np.ndarray, rows)

@@ -149,9 +149,9 @@ def _tell_offences(path: str, sentences: Sequence[Sentence], tags: TagSet, *, st
     offences = []
     for sentence in sentences:
         numbers = np.array([ids[tag] for tag in sentence.tags], dtype=np.int64)
-        place = tags.first_offence(numbers)
+        place = tags.first_violation(numbers)
         if place is not None:
-            offences.append(f"{path}:{sentence.lines[place]}: {tags.told(numbers, place)}")
+            offences.append(f"{path}:{sentence.lines[place]}: {tags.describe(numbers, place)}")
     if not offences:
         return
     told = f"{path}: sentences with tags out of the order of {tags.scheme_name}: {len(offences)}"

@@ -1,4 +1,4 @@
-"""Losses as pure functions of embeddings; whatever encoded, gathered or chunked them is not their concern."""
+"""Losses as pure functions of embeddings, apart from encoding, gathering and chunking."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,17 @@ from bertorch.precision import at_least_fp32
 
 def in_batch_negatives_loss(
     embeddings: Tensor,
-    texts: Tensor | None,
+    text_ids: Tensor | None,
     *,
     margin: float,
     scale: float,
-    both_ways: bool = False,
-    own: slice = slice(None),
+    symmetric: bool = False,
+    local_rows: slice = slice(None),
 ) -> Tensor:
     """Cross-entropy that picks each anchor's positive among the positives and hard negatives of all rows.
 
-    The similarity is the cosine; `margin` is subtracted from that of an anchor and its own positive, the result times
-    `scale` is the logit. SimCSE is the case where anchor and positive are one sentence under two dropouts.
-
-    Rows that share a text, on either side, are not negatives of each other: what looks like a negative there is a
-    positive. Likewise a hard negative does not count against a row that has its text as anchor or positive.
+    SimCSE is the case where anchor and positive are one sentence under two dropouts. Rows that share a text, on either
+    side, are not negatives of each other; nor is a hard negative of a row that has its text as anchor or positive.
 
     References:
         Henderson et al., Efficient Natural Language Response Suggestion for Smart Reply, 2017 (in-batch negatives).
@@ -30,48 +27,47 @@ def in_batch_negatives_loss(
 
     Args:
         embeddings: (M, S, E): anchor, positive and S-2 hard negatives of each of M rows.
-        texts: (M, S) int64, equal numbers for equal texts; None lets duplicates count as negatives.
+        text_ids: (M, S) int64, equal for equal texts; None lets duplicates count as negatives.
         margin: subtracted from the cosine of anchor and own positive.
-        scale: the inverse of the temperature.
-        both_ways: also pick each positive's anchor among all anchors, and take the mean of both losses.
-        own: the rows whose losses are summed; on several processes each sums its own over the candidates of all.
+        scale: the inverse of the temperature, by which cosines are multiplied.
+        symmetric: also pick each positive's anchor among all anchors, and take the mean of both losses.
+        local_rows: the m rows whose losses are summed; each process sums those of its own, over the candidates of all.
 
     Returns:
-        Scalar, the loss summed over the rows of `own`, at least in fp32 whatever the type of `embeddings`.
+        Scalar, the loss summed over `local_rows`, in fp32 at least.
     """
-    rows = torch.arange(len(embeddings), device=embeddings.device)[own]  # (m,)
+    rows = torch.arange(len(embeddings), device=embeddings.device)  # (M,)
+    targets = rows[local_rows]  # (m,), the index of each local row's own positive
+    same_row = targets[:, None] == rows  # (m, M)
+    excluded, excluded_hard = (None, None) if text_ids is None else _excluded(text_ids, local_rows, same_row)
+
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(at_least_fp32(embeddings), dim=-1)  # (M, S, E)
-        anchors, positives, negatives = unit[:, 0], unit[:, 1], unit[:, 2:].flatten(0, 1)
-        same_row = rows[:, None] == torch.arange(len(embeddings), device=rows.device)  # (m, M)
+        anchors, positives, hard = unit[:, 0], unit[:, 1], unit[:, 2:].flatten(0, 1)  # (M, E), (M, E), (M·(S-2), E)
         margins = margin * same_row.to(unit.dtype)  # (m, M)
-        excluded_rows, excluded_negatives = (None, None) if texts is None else _excluded(texts, rows, same_row)
 
         def logits(queries: Tensor, keys: Tensor) -> Tensor:
-            return _without(excluded_rows, (queries @ keys.T - margins) * scale)  # (m, M)
+            cosines = queries[local_rows] @ keys.T  # (m, M)
+            return _without(excluded, (cosines - margins) * scale)
 
-        candidates = logits(anchors[own], positives)  # (m, M)
-        if len(negatives):
-            hard = _without(excluded_negatives, anchors[own] @ negatives.T * scale)  # (m, M·(S-2))
-            candidates = torch.cat([candidates, hard], dim=1)
-        loss = F.cross_entropy(candidates, rows, reduction="sum")
-        if both_ways:
-            loss = (loss + F.cross_entropy(logits(positives[own], anchors), rows, reduction="sum")) / 2
+        candidates = logits(anchors, positives)  # (m, M)
+        if len(hard):
+            hard_logits = _without(excluded_hard, anchors[local_rows] @ hard.T * scale)  # (m, M·(S-2))
+            candidates = torch.cat([candidates, hard_logits], dim=1)  # (m, M·(S-1))
+        loss = F.cross_entropy(candidates, targets, reduction="sum")
+        if symmetric:
+            loss = (loss + F.cross_entropy(logits(positives, anchors), targets, reduction="sum")) / 2
         return loss
 
 
-def _excluded(texts: Tensor, rows: Tensor, same_row: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows (m, M), and which hard negatives (m, M·(S-2)), do not count against each of `rows`."""
-    pairs = texts[:, :2]  # (M, 2), anchor and positive
-    own_pairs = pairs[rows]  # (m, 2)
+def _excluded(text_ids: Tensor, local_rows: slice, same_row: Tensor) -> tuple[Tensor, Tensor]:
+    """Other rows (m, M) and hard negatives (m, M·(S-2)) that share a text with anchor or positive of a local row."""
+    anchors, positives, hard = text_ids[:, 0], text_ids[:, 1], text_ids[:, 2:].flatten()  # (M,), (M,), (M·(S-2),)
 
-    def has(own_text: Tensor, others: Tensor) -> Tensor:
-        return own_text[:, None] == others  # (m, others)
+    def in_local_pair(others: Tensor) -> Tensor:
+        return (anchors[local_rows, None] == others) | (positives[local_rows, None] == others)  # (m, others)
 
-    shares_text = torch.stack([has(own, other) for own in own_pairs.T for other in pairs.T]).any(dim=0)  # (m, M)
-    negatives = texts[:, 2:].flatten()  # (M·(S-2),)
-    is_own_text = has(own_pairs[:, 0], negatives) | has(own_pairs[:, 1], negatives)
-    return shares_text & ~same_row, is_own_text
+    return (in_local_pair(anchors) | in_local_pair(positives)) & ~same_row, in_local_pair(hard)
 
 
 def _without(excluded: Tensor | None, logits: Tensor) -> Tensor:

@@ -1,86 +1,91 @@
-"""What a saved folder says of itself under the key `bertorch` of its config.json: which task, and how to feed it."""
+"""What a saved folder says of itself under the key `bertorch` of its config.json: task, head, and how to feed it."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from bertorch.config import POOLING_MODES
 from bertorch.errors import UserError
 
 KEY = "bertorch"
 
-CLASSIFICATION = "classification"
-SENTENCE_BERT = "sentence_bert"
-EMBEDDING = "embedding"
-TAGGING = "tagging"
-# Each task, and the scripts that save such folders.
-TASKS = {
-    CLASSIFICATION: "run_classifier.py",
-    SENTENCE_BERT: "run_sentencebert.py",
-    EMBEDDING: "run_simcse.py or run_batchneg.py",
-    TAGGING: "run_ner.py",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
-    """What the weights of a folder do not tell.
+class ModelMetadata:
+    """What config and weights of a folder do not tell.
 
     Attributes:
-        task: a name of `TASKS`.
+        task: a name of `bertorch.tasks.registry.TASKS`.
+        head: a name that the task has for its head.
         max_seq_length: tokens of an example in training.
-        text_pair: whether a classifier takes pairs; None if that is not known, and both are taken.
-        pooling_mode: of sentence embeddings, a name of `POOLING_MODES`; None for the other tasks.
-        output_emb_size: of sentence embeddings, the dimensions of the linear layer after pooling; None without one.
-        concat_multiply: whether the classifier of Sentence-BERT sees the product of both embeddings.
+        settings: of the task, which checks them when it is built from the folder; values as JSON has them.
     """
 
     task: str
+    head: str
     max_seq_length: int
-    text_pair: bool | None = None
-    pooling_mode: str | None = None
-    output_emb_size: int | None = None
-    concat_multiply: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, config: PretrainedConfig) -> None:
-        """Put the description into a model's config, with which it is saved."""
-        setattr(config, KEY, asdict(self))
+        """Put the metadata into a model's config, with which it is saved."""
+        values = {"task": self.task, "head": self.head, "max_seq_length": self.max_seq_length, **self.settings}
+        setattr(config, KEY, values)
 
     @classmethod
-    def read(cls, config: PretrainedConfig, folder: str) -> "Description | None":
-        """The description in a model's config, None if there is none.
+    def read(cls, config: PretrainedConfig, folder: str, weight_names: Collection[str]) -> "ModelMetadata":
+        """The metadata in a model's config, which has some.
 
         Args:
             config: of the folder.
             folder: for errors.
+            weight_names: of the folder's weights, for folders from before heads had names.
 
         Raises:
             UserError: it is not as `write` leaves it.
         """
-        values = getattr(config, KEY, None)
-        if values is None:
-            return None
-        names = {declared.name for declared in fields(cls)}
-        where = f"{folder}/config.json: {KEY}"
-        if not isinstance(values, dict) or not {"task", "max_seq_length"} <= values.keys() <= names:
-            raise UserError(f"{where}: expected the fields {', '.join(sorted(names))}, got {values!r}")
-        description = cls(**values)
-        expected: dict[str, tuple[Any, ...]] = {
-            "task": tuple(TASKS),
-            "text_pair": (None, False, True),
-            "pooling_mode": POOLING_MODES if description.embeds else (None,),
-            "concat_multiply": (False, True),
-        }
-        for name, allowed in expected.items():
-            if getattr(description, name) not in allowed:
-                raise UserError(f"{where}: {name}: expected one of {allowed}, got {getattr(description, name)!r}")
-        sizes = [description.max_seq_length, description.output_emb_size or 1]
-        if not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise UserError(f"{where}: expected max_seq_length and output_emb_size to be whole numbers, got {values!r}")
-        return description
+        values = getattr(config, KEY)
+        if not isinstance(values, dict) or not {"task", "max_seq_length"} <= values.keys():
+            raise UserError(
+                f"{folder}/config.json: {KEY}: expected the fields task, head, max_seq_length, got {values!r}"
+            )
+        settings = _convert_legacy(values, weight_names)
+        task, head, length = settings.pop("task"), settings.pop("head"), settings.pop("max_seq_length")
+        if not isinstance(length, int) or length < 1:
+            raise UserError(
+                f"{folder}/config.json: {KEY}: expected max_seq_length to be a whole number, got {length!r}"
+            )
+        return cls(task=task, head=head, max_seq_length=length, settings=settings)
 
-    @property
-    def embeds(self) -> bool:
-        """Whether the model gives sentence embeddings."""
-        return self.task in (SENTENCE_BERT, EMBEDDING)
+    def setting(self, name: str, allowed: tuple[Any, ...], folder: str) -> Any:
+        """A setting, None if it is not there.
+
+        Raises:
+            UserError: it is none of the values allowed.
+        """
+        value = self.settings.get(name)
+        if value not in allowed:
+            raise UserError(f"{folder}/config.json: {KEY}: {name}: expected one of {allowed}, got {value!r}")
+        return value
+
+    def size(self, name: str, folder: str) -> int | None:
+        """A setting that is a whole number, or None.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.settings.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")
+        return value
+
+
+def _convert_legacy(values: Mapping[str, Any], weight_names: Collection[str]) -> dict[str, Any]:
+    """The fields of a folder that was saved before heads had names: it has the fields of all tasks, and no head."""
+    if "head" in values:
+        return dict(values)
+    heads = {"classification": "linear", "sentence_bert": "siamese", "embedding": "pooling"}
+    tagging_head = "crf" if "crf.transitions" in weight_names else "linear"
+    return {name: value for name, value in values.items() if value is not None} | {
+        "head": heads.get(values["task"], tagging_head)
+    }

@@ -1,6 +1,6 @@
-"""How the device executes a run: eagerly, by CUDA graphs, compiled."""
+"""Eager steps, CUDA graphs or `torch.compile`: which of them a run gets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -9,12 +9,13 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
+from bertorch.precision import Precision
+from bertorch.tasks.base import Task
 from bertorch.training.graphs import CudaCapture
-from bertorch.training.step import Precision
-from bertorch.training.tasks import Task
+from bertorch.training.hooks import Hook
 
-# Measured with bert-base on an H100, on top of CUDA graphs: what compilation takes at the start of a run, and what it
-# then saves in a step. See benchmarks/; other GPUs and models differ, so it has to earn twice what it takes.
+# What compilation takes at the start of a run, and then saves in a step on top of CUDA graphs: figures of a prototype
+# of this design with bert-base on an H100, not of this code. So compilation must save twice what it takes.
 COMPILATION_SECONDS = 20.0
 SECONDS_SAVED = 1.2e-3
 SECONDS_SAVED_PER_TOKEN = 0.4e-6
@@ -34,7 +35,7 @@ def own_stream() -> Iterator[None]:
     default.wait_stream(own)
 
 
-class Execution(NamedTuple):
+class ExecutionMode(NamedTuple):
     """How the steps of a run are executed.
 
     Attributes:
@@ -46,19 +47,26 @@ class Execution(NamedTuple):
     compiled: bool
 
 
-def choose_execution(
-    config: TrainingConfig, task: Task[Any], precision: Precision, *, steps: int, tokens: float
-) -> Execution:
-    """Choose CUDA graphs and `torch.compile` where they can be had and pay; the log tells what is not as usual.
+def choose_mode(
+    config: TrainingConfig,
+    task: Task[Any],
+    precision: Precision,
+    *,
+    hooks: Sequence[Hook] = (),
+    steps: int,
+    tokens: float,
+) -> ExecutionMode:
+    """Choose CUDA graphs and `torch.compile` where they are possible and pay; the log says what is off, and why.
 
     Args:
         config: the run's options.
         task: its encoders are compiled if that is the choice.
         precision: of forward and backward.
+        hooks: of the steps.
         steps: of the run.
         tokens: of a step.
     """
-    obstacle = graph_obstacle(config, task, precision)
+    obstacle = graph_obstacle(config, task, precision, hooks)
     has_graphs = precision.device_type == "cuda" and obstacle is None
     if precision.device_type == "cuda" and obstacle is not None:
         logger.info("CUDA graphs: off, {}; steps run eagerly", obstacle)
@@ -66,22 +74,26 @@ def choose_execution(
     if compiled:
         logger.info("torch.compile: on; the first steps take longer")
         task.model.compile_encoders()
-    return Execution(CudaCapture() if has_graphs else None, compiled)
+    return ExecutionMode(CudaCapture() if has_graphs else None, compiled)
 
 
-def graph_obstacle(config: TrainingConfig, task: Task[Any], precision: Precision) -> str | None:
+def graph_obstacle(
+    config: TrainingConfig, task: Task[Any], precision: Precision, hooks: Sequence[Hook] = ()
+) -> str | None:
     """Why the steps of a run cannot be CUDA graphs; None if they can.
 
     NCCL's sums can be captured, but a step of several processes also depends on what the others do; accumulation makes
     a shape of each sequence of batches; the scaler of fp16 asks the device whether to step; recomputation saves and
-    restores the random state, which lives on the host.
+    restores the random state, which lives on the host; a hook says itself whether it can be captured.
     """
+    hook = next((type(hook).__name__ for hook in hooks if not hook.capturable), None)
     obstacles = {
         "--cuda_graphs off": config.cuda_graphs == "off",
         f"{distributed.world_size()} processes": distributed.world_size() > 1,
         f"--gradient_accumulation_steps {config.gradient_accumulation_steps}": config.gradient_accumulation_steps > 1,
         "fp16": precision.name == "fp16",
         "activations are recomputed": task.recomputes or config.gradient_checkpointing,
+        f"{hook} cannot be captured": hook is not None,
         "the encoder does not run padding-free": not all(encoder.packed for encoder in task.model.encoders),
     }
     return next((reason for reason, stands in obstacles.items() if stands), None)

@@ -41,7 +41,7 @@ class CudaCapture:
             ):
                 output = work()
         except Exception:
-            # The random generator would believe for ever that it is captured; a copy of its state does not.
+            # A failed capture leaves the generator flagged as capturing; a cloned state clears it.
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(generator.clone_state())
             raise
@@ -54,7 +54,7 @@ class CudaCapture:
 
 
 class _Captured:
-    """The graph of one shape of batch, with the memory that it reads."""
+    """The graph of one shape of batch, with the static memory that it reads."""
 
     def __init__(
         self, batch: PackedBatch, work: Callable[[PackedBatch], Tensor], capture: Callable[[Work], Work]
@@ -72,12 +72,12 @@ class _Captured:
 class StepGraphs:
     """Does the device's work of a step by a graph for each shape of batch.
 
-    After a few eager steps, the first batch of each shape is captured and replayed. If that fails, it and all later
-    ones of new shapes run eagerly, and the log says so once.
+    After a few eager steps, the first batch of each shape is captured and replayed. If a capture fails, it and all new
+    shapes run eagerly from then on, and the log says so once.
 
     Args:
-        compute: from a batch on the device and the count of labels, a tensor, to the sums of the step; it changes
-            weights and optimiser, and leaves no gradients.
+        compute: from a batch on the device and the count of labels, a scalar tensor, to what the step reports; it
+            changes weights and optimiser, and leaves no gradients.
         optimizer: its learning rates are read anew in each replay.
         device: of all tensors.
         capture: as `CudaCapture`.
@@ -98,25 +98,25 @@ class StepGraphs:
         self._optimizer = optimizer
         self._device = device
         self._capture = capture
-        self._labels = torch.zeros((), device=device)
+        self._label_count = torch.zeros((), device=device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._each_shape_first_eagerly = each_shape_first_eagerly
         self._seen: set[tuple[Any, ...]] = set()
         self._of_shape: dict[tuple[Any, ...], _Captured] = {}
         self._eager_steps = 0
-        self.failed = False
+        self._failed = False
 
-    def __call__(self, batch: PackedBatch, labels: int) -> Tensor:
+    def __call__(self, batch: PackedBatch, label_count: int) -> Tensor:
         """Do the work of a step.
 
         Args:
             batch: of `PackedBatch.filled`, in page-locked memory.
-            labels: how many the step has.
+            label_count: labels of the step.
 
         Returns:
-            The sums of the step, to be kept.
+            What the step reports, in memory of its own.
         """
-        self._labels.fill_(labels)
+        self._label_count.fill_(label_count)
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         shape = _shape_of(batch)
@@ -126,11 +126,11 @@ class StepGraphs:
             return self._of_shape[shape](batch)
         self._seen.add(shape)
         self._eager_steps += 1
-        return self._compute(batch.to(self._device), self._labels)
+        return self._compute(batch.to(self._device), self._label_count)
 
     def _may_capture(self, shape: tuple[Any, ...]) -> bool:
         return (
-            not self.failed
+            not self._failed
             and self._eager_steps >= EAGER_STEPS
             and len(self._of_shape) < MOST_GRAPHS
             and (shape in self._seen or not self._each_shape_first_eagerly)
@@ -143,12 +143,12 @@ class StepGraphs:
             group.update(lr=rate, capturable=True)
         try:
             self._of_shape[shape] = _Captured(
-                batch.to(self._device), lambda static: self._compute(static, self._labels), self._capture
+                batch.to(self._device), lambda static: self._compute(static, self._label_count), self._capture
             )
         except Exception as error:  # noqa: BLE001 - whatever cannot be captured runs eagerly
             reason = (str(error).splitlines() or [""])[0]
             logger.info("CUDA graphs: off, capture failed: {}: {}", type(error).__name__, reason)
-            self.failed = True
+            self._failed = True
             self._optimizer.zero_grad(set_to_none=True)
         finally:
             for group, values in zip(groups, own, strict=True):

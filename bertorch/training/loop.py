@@ -1,5 +1,6 @@
 """The one train loop; it knows a `Task`, never a task's name."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -16,13 +17,15 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
-from bertorch.training import acceleration as execution
+from bertorch.precision import Precision
+from bertorch.tasks.base import Negatives, Task
+from bertorch.training.acceleration import choose_mode, own_stream
+from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
-from bertorch.training.memory import out_of_memory_told
+from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.run_state import Results
-from bertorch.training.step import OptimizationStep, Precision
-from bertorch.training.tasks import Task
+from bertorch.training.run_state import RunKeeper
+from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
 
 
@@ -36,8 +39,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         dev: dev examples, the same on every process; None does not evaluate.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` cannot be had, a loss
-            is not finite, or the memory is not enough.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` is not possible, a
+            loss is not finite, or the memory is not enough.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     world_size, device = distributed.world_size(), distributed.device()
@@ -47,33 +50,33 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
-    total_steps = schedule.steps_per_epoch * config.epochs
-    if config.max_steps is not None:
-        total_steps = min(config.max_steps, total_steps)
-    results = Results(config, task, dev, precision, total_steps)
-    results.place_weights()
+    total_steps = min(schedule.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
+    keeper = RunKeeper(config, task, dev, precision, total_steps)
+    keeper.load_weights()
+    hooks = _hooks(config)
     tokens = float(train.lengths.mean()) * config.batch_size
-    chosen = execution.choose_execution(config, task, precision, steps=total_steps, tokens=tokens)
+    mode = choose_mode(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
     optimizer, scheduler = _build_optimizer(config, task, total_steps)
     step = OptimizationStep(
         task.model,
-        task.training_output,
+        task.losses,
         optimizer,
         scheduler,
         precision,
-        max_grad_norm=config.max_grad_norm,
-        capture=chosen.capture,
-        compiled=chosen.compiled,
+        loss_parts=task.loss_parts,
+        hooks=hooks,
+        capture=mode.capture,
+        compiled=mode.compiled,
     )
-    results.follow(step)
+    keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
-    with execution.own_stream():
-        steps = schedule.all_steps(results.last_step, after=results.steps_done)
-        _run(config, task, train, step=step, schedule=steps, results=results)
-    results.tell()
+    with own_stream():
+        scheduled = schedule.all_steps(keeper.run.last_step, after=keeper.run.step)
+        _run(config, task, train, step=step, scheduled=scheduled, keeper=keeper)
+    keeper.log_summary()
 
 
 def _run(
@@ -82,45 +85,55 @@ def _run(
     train: Examples,
     *,
     step: OptimizationStep,
-    schedule: Iterator[ScheduledStep],
-    results: Results,
+    scheduled: Iterator[ScheduledStep],
+    keeper: RunKeeper,
 ) -> None:
-    """Take the steps that are scheduled, or fewer if the results say so."""
+    """Take the scheduled steps, or fewer if the keeper ends the run early."""
     rank, world_size = distributed.rank(), distributed.world_size()
 
     def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, list[PackedBatch]]:
-        mine = [share(examples, rank, world_size) for examples in now.batches]
-        taking_part = [examples for examples in mine if len(examples) or task.joins_processes]
-        labels = sum(map(train.labels_of, now.batches))
-        return now, labels, [step.prepared(train.batch(examples)) for examples in taking_part]
+        shares = [share(indices, rank, world_size) for indices in now.batches]
+        # A loss that joins the processes is computed by all of them, also by one without examples.
+        local_batches = [indices for indices in shares if len(indices) or task.negatives is Negatives.GLOBAL]
+        label_count = sum(map(train.label_count, now.batches))
+        return now, label_count, [step.prepared(train.batch(indices)) for indices in local_batches]
 
     task.model.train()
     training_log = TrainingLog(
-        config.logging_steps, with_accuracy=task.counts_correct, saved_dir=config.saved_dir, record=results.record
+        config.logging_steps,
+        loss_parts=task.loss_parts,
+        reports=step.reports,
+        hooks=step.hooks,
+        record=keeper.record,
     )
     with (
         Interruption() as interruption,
-        log.progress_bar(results.last_step, done=results.steps_done) as progress,
-        closing(prefetched(prepared, schedule)) as steps,
+        log.progress_bar(keeper.run.last_step, done=keeper.run.step) as progress,
+        closing(prefetched(prepared, scheduled)) as steps,
     ):
-        for now, labels, batches in steps:
+        for now, label_count, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
             rates = _rates(step, task)
             tokens = sum(batch.tokens for batch in batches)
-            with out_of_memory_told(f"step {now.number}", config, task, step.precision, batches):
-                sums = step(batches, labels)
-            training_log.step(sums, now, labels=labels, tokens=tokens, rates=rates, overflows=step.overflows)
-            evaluates, saves = results.due(now.number)
-            is_stopped = interruption.requested(now.number)
-            if evaluates or saves or is_stopped:
+            with explain_out_of_memory(f"step {now.number}", IN_TRAINING, tokens):
+                reported = step(batches, label_count)
+            training_log.step(reported, now, tokens=tokens, rates=rates, overflows=step.overflows)
+            stop = interruption.requested(now.number)
+            if stop or keeper.is_due(now.number):
                 with training_log.speedometer.paused():
-                    training_log.check()
-                    results.take(now, evaluates=evaluates, saves=saves or is_stopped)
+                    training_log.check()  # before anything of the step is saved
+                    keeper.finish_step(now, stop=stop)
             progress.update()
-            if is_stopped:
-                results.stop()
-            if now.number == results.last_step:
+            if now.number == keeper.run.last_step:
                 break
+
+
+def _hooks(config: TrainingConfig) -> list[Hook]:
+    """The hooks that the options ask for, in the order in which they act."""
+    hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
+    if config.max_grad_norm > 0:
+        hooks.append(ClipGradients(config.max_grad_norm))
+    return hooks
 
 
 def _rates(step: OptimizationStep, task: Task[Any]) -> dict[str, float]:
@@ -130,7 +143,7 @@ def _rates(step: OptimizationStep, task: Task[Any]) -> dict[str, float]:
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Dropout differs between steps and processes; drawn anew for each step, it is the same after a resumption."""
+    """Dropout differs between steps and processes; seeded for each step, it is the same in a resumed run."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 

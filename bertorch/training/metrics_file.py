@@ -42,7 +42,7 @@ class MetricsFile:
         self._path.unlink(missing_ok=True)
         self._held = None
 
-    def go_on(self, step: int) -> None:
+    def resume(self, step: int) -> None:
         """Keep the lines up to a step: a run that was killed has written lines of steps that are now taken again.
 
         Raises:
@@ -53,7 +53,7 @@ class MetricsFile:
         self._held = None
 
     def append(self, line: Line) -> None:
-        """Add a line; before `start`, `go_on` or `release` it is held back."""
+        """Add a line; before `start`, `resume` or `release` it is held back."""
         if self._held is not None:
             self._held.append(line)
             return

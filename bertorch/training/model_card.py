@@ -20,26 +20,12 @@ from loguru import logger
 import bertorch
 from bertorch import distributed
 from bertorch.config import TrainingConfig
+from bertorch.precision import Precision
+from bertorch.tasks.base import Task
 
 CARD = "README.md"
 # Only a file with this line is replaced.
-_MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
-_TRANSFORMERS = 'from transformers import pipeline\n\nprint(pipeline("{task}", model={folder})({text}))'
-_SENTENCE_TRANSFORMERS = (
-    "from sentence_transformers import SentenceTransformer\n\nprint(SentenceTransformer({folder}).encode([{text}]))"
-)
-# How a model of each kind is loaded elsewhere.
-_ELSEWHERE = {
-    "text-classification": _TRANSFORMERS,
-    "token-classification": _TRANSFORMERS,
-    "sentence-similarity": _SENTENCE_TRANSFORMERS,
-}
-_HERE = {
-    "text-classification": "predict([{text}])[0].label",
-    "token-classification": "tag([{text}])[0]",
-    "sentence-similarity": "encode([{text}])",
-}
-_TEXT, _SECOND_TEXT = "房间干净，早餐也丰富。", "早餐不错。"
+MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
 
 
 class ModelCard:
@@ -47,8 +33,8 @@ class ModelCard:
 
     Args:
         config: the run's options.
-        pipeline_tag: what the model is for, by the name that the hub has for it.
-        step: after which the weights are as they are.
+        task: what the model is for, and how it is used.
+        step: the training step of the weights.
         history: of each evaluation its step and its numbers.
         precision: of the arithmetic.
     """
@@ -56,75 +42,54 @@ class ModelCard:
     def __init__(
         self,
         config: TrainingConfig,
+        task: Task[Any],
         *,
-        pipeline_tag: str,
         step: int,
         history: Sequence[Mapping[str, Any]],
-        precision: str,
+        precision: Precision,
     ) -> None:
-        self._config = config
-        self._pipeline_tag = pipeline_tag
-        self._step = step
-        self._history = history
+        self._config, self._task = config, task
+        self._step, self._history = step, history
         self._precision = precision
 
     def save_pretrained(self, save_directory: Any) -> None:
         """Write the card, unless the folder that the weights go to has a `README.md` of somebody else."""
         there = Path(self._config.saved_dir) / CARD
-        if is_of_others(there):
+        if is_foreign(there):
             logger.info("{}: is not ours, so there is no model card", there)
             return
         (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8")
 
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
-        parts = [self._metadata(), _MARK, self._title(), self._use(), self._training(), self._metrics(), _versions()]
-        return "\n\n".join(part for part in parts if part) + "\n"
-
-    def _metadata(self) -> str:
         base = self._config.pretrained_model_name_or_path
-        is_on_hub = not Path(base).exists()
-        return "\n".join(
-            [
-                "---",
-                f"library_name: {'sentence-transformers' if self._embeds else 'transformers'}",
-                f"pipeline_tag: {self._pipeline_tag}",
-                *([f"base_model: {base}"] if is_on_hub else []),
-                "tags:\n- bertorch",
-                "---",
-            ]
-        )
-
-    @property
-    def _embeds(self) -> bool:
-        return self._pipeline_tag == "sentence-similarity"
-
-    def _title(self) -> str:
-        base = Path(self._config.pretrained_model_name_or_path).name
-        return f"# {base}, fine-tuned\n\nThese are the weights after step {self._step} of the run below."
+        parts = [
+            "---",
+            f"library_name: {self._task.library}",
+            f"pipeline_tag: {self._task.pipeline_tag}",
+            *([] if Path(base).exists() else [f"base_model: {base}"]),  # a model of the hub
+            f"tags:\n- bertorch\n---\n\n{MARK}",
+            f"\n# {Path(base).name}, fine-tuned\n\nThese are the weights after step {self._step} of the run below.",
+            *(f"\n{section}" for section in (self._use(), self._training(), self._metrics(), _versions()) if section),
+        ]
+        return "\n".join(parts) + "\n"
 
     def _use(self) -> str:
         folder = json.dumps(self._config.saved_dir, ensure_ascii=False)  # with its quotes, also as Python has them
-        text = text_elsewhere = repr(_TEXT)
-        if getattr(self._config, "is_text_pair", False):
-            text, text_elsewhere = repr((_TEXT, _SECOND_TEXT)), repr({"text": _TEXT, "text_pair": _SECOND_TEXT})
-        elsewhere = _ELSEWHERE[self._pipeline_tag].format(task=self._pipeline_tag, folder=folder, text=text_elsewhere)
-        crf = ""
-        if getattr(self._config, "use_crf", False):
-            crf = "\n\ntransformers does not know the CRF: it tags by the emissions alone."
-        here = _HERE[self._pipeline_tag].format(text=text)
+        here, elsewhere = self._task.usage()
+        elsewhere = elsewhere.replace("{folder}", folder)
         return (
             f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{here})\n```\n"
-            f"Without bertorch:\n```python\n{elsewhere}\n```{crf}"
+            f"Without bertorch:\n```python\n{elsewhere}\n```"
         )
 
     def _training(self) -> str:
-        command = shlex.join(["python", *sys.argv])
         config = self._config
         data = f"Training data: `{config.train_data_file}`"
         if config.dev_data_file:
             data += f", dev data: `{config.dev_data_file}`"
-        how = f"{config.batch_size} examples a batch each, {self._precision}, seed {config.seed}"
+        how = f"{config.batch_size} examples a batch each, {self._precision.name}, seed {config.seed}"
+        command = shlex.join(["python", *sys.argv])
         return f"## Training\n```bash\n{command}\n```\n{distributed.world_size()} process(es), {how}. {data}."
 
     def _metrics(self) -> str:
@@ -139,9 +104,9 @@ class ModelCard:
         return "## Dev metrics\n" + "\n".join(rows)
 
 
-def is_of_others(path: Path) -> bool:
-    """Whether a file is there that may be called as the card is, and that somebody else has written."""
-    return path.name == CARD and path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace")
+def is_foreign(path: Path) -> bool:
+    """Whether a file has the name of the card but was not written by bertorch."""
+    return path.name == CARD and path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _versions() -> str:

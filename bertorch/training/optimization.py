@@ -1,12 +1,14 @@
 """AdamW with its parameter groups, and the learning-rate schedules of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
+
+from bertorch.training.state import State
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
@@ -58,3 +60,33 @@ def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float
         num_warmup_steps=int(warmup_proportion * total_steps),
         num_training_steps=total_steps,
     )
+
+
+class OptimizerState:
+    """The optimiser's tensors, named after the parameters, and its rates; a part of a checkpoint.
+
+    Args:
+        optimizer: whose state it is.
+        named: its parameters by name.
+    """
+
+    def __init__(self, optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
+        self._optimizer, self._named = optimizer, named
+
+    def state(self) -> State:
+        """Tensors `parameter.key`, and the rate of each group."""
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, parameter in self._named.items()
+            for key, tensor in self._optimizer.state[parameter].items()
+        }
+        return State(tensors, {"rates": [group["lr"] for group in self._optimizer.param_groups]})
+
+    def restore(self, state: State) -> None:
+        """Take them up again."""
+        for name, tensor in state.tensors.items():
+            parameter_name, _, key = name.rpartition(".")
+            parameter = self._named[parameter_name]
+            self._optimizer.state[parameter][key] = tensor.to(parameter.device)
+        for group, rate in zip(self._optimizer.param_groups, state.values["rates"], strict=True):
+            group["lr"] = rate

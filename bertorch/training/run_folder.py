@@ -1,14 +1,15 @@
-"""`--saved_dir`: whose run it holds, the weights for use, the checkpoints to go on from.
+"""`--saved_dir`: whose run it holds, the weights for use, the checkpoints to resume from.
 
     saved_dir/
         pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
         metrics.jsonl                       the numbers of its log, see bertorch.training.metrics_file
-        run.json                            whose they are: the run's options and the content of its files
+        run.json                            the run that they are of: its options and the content of its files
         checkpoint-200/                     everything that the run needs to go on after step 200
             model.safetensors, config.json, …, optimizer.safetensors, training_state.json
 
-A checkpoint takes its place whole. `run.json` has a number drawn by each run, and its checkpoints have it too, so that
-those of an earlier run in the same folder are never taken for its own.
+A checkpoint takes its place whole: the tensors of each part of `bertorch.training.state` in a file of its own, the rest
+in `training_state.json`. `run.json` has a random id, which its checkpoints have too, so that those of an earlier run in
+the same folder are never taken for its own.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +30,29 @@ from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
 from bertorch.files import read_record, to_disk
+from bertorch.tasks.base import Negatives, Savable
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
-from bertorch.training.model_card import is_of_others
-from bertorch.training.weights import SAFE_WEIGHTS, WEIGHTS, Companion, on_cpu, publish, staged, written_to
+from bertorch.training.model_card import is_foreign
+from bertorch.training.saving import on_cpu, publish, staged, written_to
+from bertorch.training.state import State
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
 RECORD = "run.json"
+PROGRESS = "progress"  # the part that says how far a run is: `step` of `last_step`
 _STATE = "training_state.json"
-_OPTIMIZER = "optimizer.safetensors"
 _CHECKPOINT = "checkpoint-"
 
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class SavedState:
-    """What a run needs to go on.
-
-    Attributes:
-        weights: of the model, by name.
-        optimizer: tensors of the optimiser, by name.
-        values: everything else, as JSON has it.
-    """
-
-    weights: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    values: Mapping[str, Any]
-
-
-def describe_run(config: TrainingConfig, *, precision: str, processes: int, own_negatives: bool) -> dict[str, Any]:
+def describe_run(config: TrainingConfig, *, precision: str, processes: int, negatives: Negatives) -> dict[str, Any]:
     """What the result of a run depends on, by option, to tell whether another run is the same.
 
     Args:
         config: its options; of files the content counts, not the name.
         precision: the one that `auto` stands for.
         processes: W; the examples of a step over all of them count, not how they are shared out.
-        own_negatives: whether the loss of an example depends on which others are on the same process.
+        negatives: where those of the loss come from.
     """
     described: dict[str, Any] = {"script": type(config).__name__}
     for declared in fields(config):
@@ -74,9 +63,9 @@ def describe_run(config: TrainingConfig, *, precision: str, processes: int, own_
             described[f"--{declared.name}"] = value
     described["--precision"] = precision
     described["--batch_size times processes"] = described.pop("--batch_size") * processes
-    if own_negatives:
+    if negatives is Negatives.LOCAL:
         described["processes, without --gather_negatives"] = processes
-    if config.patience is not None or config.save_best_model:  # which choose among what is evaluated
+    if config.patience is not None or config.save_best_model:  # which choose among the evaluations
         described["steps between evaluations"] = config.evaluation_steps
     return described
 
@@ -100,15 +89,15 @@ class RunFolder:
         self._is_known = False  # whether the folder already says that it is this run's
         self._metrics = MetricsFile(self._path)
 
-    def open(self, *, resume: bool, overwrite: bool) -> SavedState | None:
-        """Look at what is there before training; returns the state to go on from, None to start from the beginning.
+    def open(self, *, resume: bool, overwrite: bool) -> dict[str, State] | None:
+        """Look at what is there before training; returns the parts to resume from, None to start from the beginning.
 
-        An interrupted run of the same options goes on, with or without `resume`; a finished one starts anew unless
+        An interrupted run of the same options goes on, with or without `resume`; a finished one starts again unless
         `resume` is set, and then has nothing left to do.
 
         Args:
             resume: `--resume`.
-            overwrite: `--overwrite`: start anew, whatever is there.
+            overwrite: `--overwrite`: start again, whatever is there.
 
         Raises:
             UserError: the folder cannot be written to, or holds what is not this run's and `overwrite` is not set.
@@ -119,18 +108,12 @@ class RunFolder:
         if not overwrite:
             self._require_own(record)
         self._files = set(record["files"]) if record is not None else {SAFE_WEIGHTS}  # which would hide our weights
-        state = None if overwrite or record is None else self._newest_state(record["id"])
-        if record is not None and state is not None and (resume or state.values["step"] < state.values["steps"]):
-            self._id, self._is_known = record["id"], True
-            done = (
-                "{}: the run is complete, after step {}"
-                if state.values["step"] == state.values["steps"]
-                else ("{}: goes on after step {}; --overwrite would start from the beginning")
-            )
-            logger.info(done, self._name, state.values["step"])
-            with written_to(self._name):
-                self._metrics.go_on(state.values["step"])
-            return state
+        saved = None if overwrite or record is None else self._newest_checkpoint(record["id"])
+        if record is not None and saved is not None:
+            step, last_step = (saved[PROGRESS].values[name] for name in ("step", "last_step"))
+            if resume or step < last_step:
+                self._resume(record["id"], step, is_complete=step == last_step)
+                return saved
         if resume:
             logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
         if (self._path / WEIGHTS).exists():
@@ -143,7 +126,7 @@ class RunFolder:
         return None
 
     def write_metrics(self, line: Line) -> None:
-        """Add a line to `metrics.jsonl`, which takes the place of an earlier run's with the first save.
+        """Add a line to `metrics.jsonl`, which replaces an earlier run's with the first save.
 
         Raises:
             UserError: it cannot be written.
@@ -151,20 +134,25 @@ class RunFolder:
         with written_to(self._name):
             self._metrics.append(line)
 
-    def save_weights(self, weights: Mapping[str, Tensor], companions: Sequence[Companion]) -> None:
+    def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
         """Put weights for use in their place; the run's first save also clears away what is not its own.
 
         Raises:
             UserError: they cannot be written; those of the save before are still there.
         """
-        written = publish(self._name, weights, companions, before=self._claim) | {METRICS}
+        written = publish(self._name, weights, savables, before=self._claim) | {METRICS}
         for path in (self._path / name for name in self._files - written):
-            if not is_of_others(path):
+            if not is_foreign(path):
                 _remove(path)
         self._files = written
 
-    def save_state(self, step: int, state: SavedState, companions: Sequence[Companion]) -> None:
+    def save_checkpoint(self, step: int, parts: Mapping[str, State], savables: Sequence[Savable]) -> None:
         """Write a checkpoint, and remove those beyond the newest `keep`.
+
+        Args:
+            step: the last one taken.
+            parts: by name; `model` holds the weights, as transformers reads them, and `progress` how far the run is.
+            savables: of the task.
 
         Raises:
             UserError: it cannot be written; the one before is still there.
@@ -176,12 +164,14 @@ class RunFolder:
             self._claim(staging, self._files)
             new = staging / target.name
             new.mkdir()
-            for companion in companions:
-                companion.save_pretrained(new)
-            save_file(on_cpu(state.weights), new / SAFE_WEIGHTS, metadata={"format": "pt"})
-            save_file(on_cpu(state.optimizer), new / _OPTIMIZER)
-            values = {"run": self._id, "options": self._options, **state.values}
-            (new / _STATE).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+            for savable in savables:
+                savable.save_pretrained(new)
+            values = {name: part.values for name, part in parts.items()}
+            with_tensors = [name for name, part in parts.items() if part.tensors]
+            for name in with_tensors:
+                save_file(on_cpu(parts[name].tensors), new / f"{name}.safetensors", metadata={"format": "pt"})
+            content = {"run": self._id, "options": self._options, "with_tensors": with_tensors, "parts": values}
+            (new / _STATE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
             to_disk(new)
             self._metrics.to_disk()
             if target.exists():  # of an earlier run
@@ -191,8 +181,16 @@ class RunFolder:
         for old in self._checkpoints()[self._keep :]:
             shutil.rmtree(old)
 
+    def _resume(self, run: str, step: int, *, is_complete: bool) -> None:
+        self._id, self._is_known = run, True
+        how = "the run is complete, after step" if is_complete else "goes on after step"
+        rest = "" if is_complete else "; --overwrite would start from the beginning"
+        logger.info("{}: {} {}{}", self._name, how, step, rest)
+        with written_to(self._name):
+            self._metrics.resume(step)
+
     def _claim(self, staging: Path, files: set[str]) -> None:
-        """Before a run's first file takes its place, say whose folder this is; other runs' checkpoints go."""
+        """Before a run's first file takes its place, record whose folder this is; other runs' checkpoints go."""
         files = files | {METRICS}
         if self._is_known and files <= self._files:
             return
@@ -225,9 +223,9 @@ class RunFolder:
                 )
             return
         differences = [
-            f"  {name}: {_told(record['options'], name)} there, {_told(self._options, name)} now"
+            f"  {name}: {_short(record['options'], name)} there, {_short(self._options, name)} now"
             for name in dict.fromkeys([*record["options"], *self._options])
-            if _told(record["options"], name) != _told(self._options, name)
+            if _short(record["options"], name) != _short(self._options, name)
         ]
         if differences:
             raise UserError(
@@ -241,16 +239,16 @@ class RunFolder:
         found = [path for path in self._path.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
         return sorted(found, key=lambda path: -int(path.name.removeprefix(_CHECKPOINT)))
 
-    def _newest_state(self, run: str) -> SavedState | None:
-        """The newest checkpoint of a run that can be read."""
+    def _newest_checkpoint(self, run: str) -> dict[str, State] | None:
+        """The parts in the newest checkpoint of a run that can be read."""
         for path in self._checkpoints():
             try:
-                values = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                if values["run"] != run:
-                    continue
-                return SavedState(load_file(path / SAFE_WEIGHTS), load_file(path / _OPTIMIZER), values)
+                content = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                if content["run"] == run:
+                    tensors = {name: load_file(path / f"{name}.safetensors") for name in content["with_tensors"]}
+                    return {name: State(tensors.get(name, {}), values) for name, values in content["parts"].items()}
             except (OSError, ValueError, KeyError, SafetensorError) as error:
-                logger.warning("{}: left out, it cannot be read: {}: {}", path, type(error).__name__, error)
+                logger.warning("{}: skipped, it cannot be read: {}: {}", path, type(error).__name__, error)
         return None
 
 
@@ -261,6 +259,6 @@ def _remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-def _told(options: Options, name: str) -> str:
+def _short(options: Options, name: str) -> str:
     value = options.get(name)
     return value[:12] if name.startswith("content") and isinstance(value, str) else repr(value)

@@ -1,8 +1,7 @@
-"""One optimisation step: forward and backward over its batches, sum over the processes, clip, update."""
+"""One optimisation step: forward and backward over its batches, sum over the processes, hooks, update."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,112 +11,64 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
-from bertorch.errors import UserError
+from bertorch.precision import Precision
+from bertorch.tasks.base import Losses
 from bertorch.training.graphs import MULTIPLE, StepGraphs, Work
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The arithmetic of forward and backward; weights and optimiser state are always fp32.
-
-    Attributes:
-        name: `fp32`, `bf16` or `fp16`.
-        device_type: `cpu` or `cuda`.
-    """
-
-    name: str
-    device_type: str
-
-    @classmethod
-    def resolve(cls, name: str, device: torch.device) -> "Precision":
-        """Resolve a value of `--precision`; `auto` is bf16 where CUDA supports it, else fp32.
-
-        Raises:
-            UserError: fp16 without a GPU, or bf16 on a GPU that has none.
-        """
-        has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        if name == "auto":
-            name = "bf16" if device.type == "cuda" and has_bf16 else "fp32"
-        if name == "fp16" and device.type != "cuda":
-            raise UserError(f"--precision fp16 needs a CUDA GPU, got {device.type}; use auto, fp32 or bf16")
-        if name == "bf16" and not has_bf16:
-            raise UserError("--precision bf16: this GPU has no bf16 arithmetic; use auto, fp32 or fp16")
-        return cls(name, device.type)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of matrix products."""
-        return _DTYPES[self.name]
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
-        # Weights that were cast while a CUDA graph was captured must not be taken up outside of it.
-        capturing = self.device_type == "cuda" and torch.cuda.is_current_stream_capturing()
-        return torch.autocast(
-            self.device_type, dtype=self.dtype, enabled=self.name != "fp32", cache_enabled=not capturing
-        )
-
-    def scaler(self) -> torch.amp.GradScaler:
-        """A loss scaler, which does nothing except in fp16."""
-        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
-
-
-@dataclass(frozen=True)
-class BatchOutput:
-    """What a task returns of a training batch, as sums over its labels.
-
-    Attributes:
-        loss: scalar, with gradient.
-        correct: scalar count of right predictions, None where the task has no accuracy.
-    """
-
-    loss: Tensor
-    correct: Tensor | None
+from bertorch.training.hooks import Hook, UsedParameters, using
+from bertorch.training.optimization import OptimizerState
+from bertorch.training.state import State, Stateful, ValuesState
 
 
 class OptimizationStep:
-    """Forward, backward, sum over the processes, clip, AdamW, schedule.
+    """Forward, backward, sum over the processes, hooks, AdamW, schedule.
 
     Args:
-        model: whose gradients are summed and clipped.
-        output_of: the task's loss, summed over a batch's labels.
+        model: whose gradients are summed.
+        losses_of: a task's losses of a batch, see `Losses`.
         optimizer, scheduler: of `bertorch.training.optimization`.
         precision: of forward and backward.
-        max_grad_norm: clip the gradient to this global norm; 0 does not clip.
+        loss_parts: the names that `losses_of` gives, `loss` among them.
+        hooks: in the order in which they act; of hooks around the same thing, the first is the innermost.
         capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
         compiled: whether the model is.
+
+    Attributes:
+        reports: the names of what a step returns.
+        hooks: those given, and our own.
+        overflows: steps skipped so far because fp16 overflowed.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        output_of: Callable[[Any], BatchOutput],
+        losses_of: Callable[[Any], Losses],
         optimizer: Optimizer,
         scheduler: LRScheduler,
         precision: Precision,
         *,
-        max_grad_norm: float,
+        loss_parts: Sequence[str] = ("loss",),
+        hooks: Sequence[Hook] = (),
         capture: Callable[[Work], Work] | None = None,
         compiled: bool = False,
     ) -> None:
         self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._parameters = list(self._named.values())
-        self._device = self._parameters[0].device
-        self._output_of = output_of
-        self._used: list[nn.Parameter] | None = None
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._device = next(iter(self._named.values())).device
+        self._losses_of = losses_of
+        self._optimizer, self._scheduler = optimizer, scheduler
         self.precision = precision
         self._scaler = precision.scaler()
-        self._max_grad_norm = max_grad_norm
+        self._loss_parts = tuple(loss_parts)
+        self._used = UsedParameters(self._named)
+        self.hooks = [*hooks, self._used]
+        self._around_loss, self._around_backward = (using(hooks, f"around_{name}") for name in ("loss", "backward"))
+        self._before_update, self._after_update = (using(self.hooks, f"{name}_update") for name in ("before", "after"))
+        self.reports = self._loss_parts + tuple(name for hook in self.hooks for name in hook.reports)
         self._overflowed = False
         self.overflows = 0
         self._graphs = None
         if capture is not None:
             self._graphs = StepGraphs(
-                lambda batch, labels: self._compute([batch], labels),
+                lambda batch, label_count: self._compute([batch], label_count),
                 optimizer,
                 self._device,
                 capture,
@@ -129,109 +80,86 @@ class OptimizationStep:
         """The learning rate of each parameter group in the next step."""
         return [group["lr"] for group in self._optimizer.param_groups]
 
-    @property
-    def graphs_failed(self) -> bool:
-        """Whether capturing was tried in vain."""
-        return self._graphs is not None and self._graphs.failed
-
     def prepared(self, batch: PackedBatch) -> PackedBatch:
-        """The batch in the form in which the step takes it up fastest; may be called in another thread."""
+        """The batch in the form that the step takes fastest; may be called in another thread."""
         return (batch if self._graphs is None else batch.filled(MULTIPLE)).ready_for(self._device)
 
-    def __call__(self, batches: Sequence[PackedBatch], labels: int) -> Tensor:
+    def __call__(self, batches: Sequence[PackedBatch], label_count: int) -> Tensor:
         """Take the step.
 
         Args:
             batches: this process's share of the step's batches.
-            labels: how many labels the step has over all its batches and processes; the loss is their mean.
+            label_count: labels of the step over all its batches and processes; the loss is their mean.
 
         Returns:
-            (3,): this process's part of the step's mean loss, of the count of right predictions, and of the gradient's
-            norm, to be summed over the processes. The norm is left out where fp16 overflowed.
+            (reports,) fp64: this process's part of each, to be summed over the processes.
         """
         if self._graphs is not None and len(batches) == 1:
-            sums = self._graphs(batches[0], labels)
+            reported = self._graphs(batches[0], label_count)
         else:
-            sums = self._compute([batch.to(self._device) for batch in batches], labels)
+            reported = self._compute([batch.to(self._device) for batch in batches], label_count)
         if self._overflowed:
             self.overflows += 1
         else:
             self._scheduler.step()
-        return sums
+        return reported
 
-    def _compute(self, batches: Sequence[PackedBatch], labels: int | Tensor) -> Tensor:
+    def _compute(self, batches: Sequence[PackedBatch], label_count: int | Tensor) -> Tensor:
         """All that the device does."""
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)
         for batch in batches:
-            with self.precision.autocast():
-                output = self._output_of(batch)
-            loss = output.loss / labels
-            self._scaler.scale(loss).backward()
-            sums[0] += loss.detach()
-            if output.correct is not None:
-                sums[1] += output.correct
-        sums[2] = self._update() / distributed.world_size()
-        return sums
+            compute = partial(self._forward_backward, batch, label_count)
+            for hook in self._around_backward:
+                compute = partial(hook.around_backward, compute, batch)
+            losses = compute()
+            sums += torch.stack([losses[name].detach().double() for name in self._loss_parts])
+        reported = self._update()
+        return torch.cat([sums / label_count, reported / distributed.world_size()])
 
-    def _update(self) -> Tensor | float:
-        if self._used is None:
-            self._used = self._used_by_any_process()
-        distributed.sum_gradients(self._used)
+    def _forward_backward(self, batch: PackedBatch, label_count: int | Tensor) -> Losses:
+        compute: Callable[[], Losses] = partial(self._losses_of, batch)
+        for hook in self._around_loss:
+            compute = partial(hook.around_loss, compute, batch)
+        with self.precision.autocast():
+            losses = compute()
+        self._scaler.scale(losses["loss"] / label_count).backward()
+        return losses
+
+    def _update(self) -> Tensor:
+        """Reduce, let the hooks act, update; returns what they report, zeros where fp16 overflowed."""
+        parameters = self._used.select()
+        distributed.sum_gradients(parameters)
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in self._used if parameter.grad is not None])
-        if self._max_grad_norm > 0:
-            nn.utils.clip_grads_with_norm_(self._used, self._max_grad_norm, norm)
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        reports: dict[str, Tensor] = {}
+        for hook in self._before_update:
+            reports |= hook.before_update(parameters, norm)
         self._scaler.step(self._optimizer)
         scale = self._scaler.get_scale()
         self._scaler.update()
-        self._overflowed = self._scaler.get_scale() < scale  # fp16: the step was left out
+        self._overflowed = self._scaler.get_scale() < scale  # fp16: the step was skipped
         self._optimizer.zero_grad(set_to_none=True)
-        return 0.0 if self._overflowed else norm
+        names = self.reports[len(self._loss_parts) :]
+        if self._overflowed:
+            return torch.zeros(len(names), dtype=torch.float64, device=self._device)
+        for hook in self._after_update:
+            hook.after_update()
+        return torch.stack([reports[name].double().to(self._device) for name in names])
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's tensors, named after the parameters."""
+    def parts(self) -> dict[str, Stateful]:
+        """What the next step depends on, beside the model, for a checkpoint."""
         return {
-            f"{name}.{key}": tensor
-            for name, parameter in self._named.items()
-            for key, tensor in self._optimizer.state[parameter].items()
+            "optimizer": OptimizerState(self._optimizer, self._named),
+            "scheduler": ValuesState(self._scheduler),
+            "scaler": ValuesState(self._scaler),
+            "step": self,
+            **{type(hook).__name__: hook for hook in using(self.hooks, "state")},
         }
 
-    def values(self) -> dict[str, Any]:
-        """Everything else that the next step depends on, as JSON has it."""
-        return {
-            "tensors": sorted(self.tensors()),
-            "rates": self.rates,
-            "scheduler": self._scheduler.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "overflows": self.overflows,
-        }
+    def state(self) -> State:
+        """The count of skipped steps."""
+        return State({}, {"overflows": self.overflows})
 
-    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
-        """Go back to a saved state.
-
-        Args:
-            values: of `values()`, on every process.
-            tensors: of `tensors()`; None on all processes but the first, which sends them.
-        """
-        for name in values["tensors"]:
-            parameter_name, _, key = name.rpartition(".")
-            parameter = self._named[parameter_name]
-            tensor = torch.zeros_like(parameter) if key != "step" else torch.zeros((), device=parameter.device)
-            if tensors is not None:
-                tensor.copy_(tensors[name])
-            self._optimizer.state[parameter][key] = distributed.broadcast(tensor)
-        for group, rate in zip(self._optimizer.param_groups, values["rates"], strict=True):
-            group["lr"] = rate
-        self._scheduler.load_state_dict(dict(values["scheduler"]))
-        self._scaler.load_state_dict(dict(values["scaler"]))
-        self.overflows = values["overflows"]
-
-    def _used_by_any_process(self) -> list[nn.Parameter]:
-        """The parameters that the loss depends on.
-
-        A process without an example in the step has no gradients at all; the others still agree with it on which
-        parameters get one, so that an unused parameter stays as it is on any number of processes.
-        """
-        used = torch.tensor([parameter.grad is not None for parameter in self._parameters], dtype=torch.int32)
-        used = distributed.all_reduce_sum(used.to(self._parameters[0].device))
-        return [parameter for parameter, uses in zip(self._parameters, used.tolist(), strict=True) if uses]
+    def restore(self, state: State) -> None:
+        """Take it up again."""
+        self.overflows = state.values["overflows"]

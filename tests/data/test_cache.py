@@ -13,11 +13,18 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from bertorch import distributed
 from bertorch.data import array_folder, cache, fingerprint
-from bertorch.data import load as datasets
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Dataset
-from bertorch.data.readers import read_labels
+from bertorch.data.load import (
+    anchors_with_positives,
+    pairs_with_labels,
+    pairs_with_scores,
+    sentences_twice,
+    sentences_with_tags,
+    texts_with_labels,
+)
+from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
@@ -40,7 +47,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def read(tokenizer):
-    return partial(datasets.sentences_twice, tokenizer=tokenizer, **OPTIONS)
+    return partial(sentences_twice, tokenizer=tokenizer, **OPTIONS)
 
 
 def arrays_of(dataset) -> dict[str, np.ndarray]:
@@ -64,16 +71,16 @@ def folders(cache_dir: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("function", "path", "options"),
     [
-        (datasets.texts_with_labels, REVIEWS / "dev.txt", {"labels": ["negative", "positive"], "texts": 1}),
-        (datasets.texts_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"], "texts": 2}),
-        (datasets.pairs_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"]}),
-        (datasets.pairs_with_scores, STS, {}),
-        (datasets.sentences_twice, SENTENCES, {}),
-        (datasets.anchors_with_positives, PARAPHRASES, {}),
+        (texts_with_labels, REVIEWS / "dev.txt", {"labels": ["negative", "positive"], "texts": 1}),
+        (texts_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"], "texts": 2}),
+        (pairs_with_labels, MATCHING / "dev.txt", {"labels": ["0", "1"]}),
+        (pairs_with_scores, STS, {}),
+        (sentences_twice, SENTENCES, {}),
+        (anchors_with_positives, PARAPHRASES, {}),
         (
-            datasets.sentences_with_tags,
+            sentences_with_tags,
             NER / "dev.json",
-            {"tags": TagSet(read_labels(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
+            {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -112,9 +119,9 @@ def test_the_name_of_the_file_does_not_count_but_its_content_does(read, texts, t
     assert len(folders(tmp_path / "cache")) == 2
 
 
-def key(tokenizer, function=datasets.sentences_with_tags, content="c", layout=(1, "x"), **changes) -> str:
+def key(tokenizer, function=sentences_with_tags, content="c", layout=(1, "x"), **changes) -> str:
     options = {"tokenizer": tokenizer, "max_length": 8, "on_bad_line": "stop"}
-    if function is datasets.sentences_with_tags:
+    if function is sentences_with_tags:
         options |= {"tags": TAGS, "strict": False}
     return fingerprint.fingerprint(partial(function, **(options | changes)), content, layout)
 
@@ -130,11 +137,11 @@ def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
         key(tokenizer, strict=True),
         key(tokenizer, tags=TagSet(TAGS.tags, "bios", "labels.txt")),
         key(tokenizer, tags=TagSet(["O", "I-a", "B-a"], "bio", "labels.txt")),
-        key(tokenizer, function=datasets.sentences_twice),
-        key(tokenizer, function=datasets.anchors_with_positives),
-        key(tokenizer, function=datasets.texts_with_labels, **labels),
-        key(tokenizer, function=datasets.texts_with_labels, **labels | {"texts": 2}),
-        key(tokenizer, function=datasets.texts_with_labels, **labels | {"labels": ["b", "a"]}),
+        key(tokenizer, function=sentences_twice),
+        key(tokenizer, function=anchors_with_positives),
+        key(tokenizer, function=texts_with_labels, **labels),
+        key(tokenizer, function=texts_with_labels, **labels | {"texts": 2}),
+        key(tokenizer, function=texts_with_labels, **labels | {"labels": ["b", "a"]}),
     ]
     monkeypatch.setattr(fingerprint.tokenizers, "__version__", "0")
     keys.append(key(tokenizer))
@@ -170,9 +177,7 @@ def test_an_argument_that_cannot_be_told_apart_or_is_missing_is_refused(tokenize
     with pytest.raises(TypeError, match="tags: expected a plain value, a list, a TagSet or a tokenizer, got dict"):
         key(tokenizer, tags={})
     with pytest.raises(TypeError, match="strict: expected .*, got none"):
-        fingerprint.fingerprint(
-            partial(datasets.sentences_with_tags, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None
-        )
+        fingerprint.fingerprint(partial(sentences_with_tags, tokenizer=tokenizer, tags=TAGS, **OPTIONS), "c", None)
 
 
 def truncate(file: Path) -> None:
@@ -242,7 +247,7 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     lines = [{"text": ["我", "们"], "label": ["O", "I-a"]}, {"text": ["我"], "label": ["B-b"]}]
     path.write_text("\n".join(map(json.dumps, lines)))
     options = {"tokenizer": tokenizer, "tags": TAGS, "strict": False, "max_length": 8, "on_bad_line": "skip"}
-    read = partial(datasets.sentences_with_tags, **options)
+    read = partial(sentences_with_tags, **options)
     open_dataset(read, str(path), str(tmp_path / "cache"))
     warnings = log_lines[:-1]
     assert len(warnings) == 2
@@ -281,7 +286,7 @@ def test_mistakes_in_the_file_are_told_as_without_a_cache_and_leave_nothing(read
 
 
 def changing_while_read(path: str, *, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    dataset = datasets.sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
+    dataset = sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
     with Path(path).open("a") as file:
         file.write("后天\n")
     return dataset
@@ -299,7 +304,7 @@ def overtaken(path: str, *, tokenizer: PreTrainedTokenizerBase, other: str, cach
         Path(other).touch()
         read = partial(overtaken, tokenizer=tokenizer, other=other, cache_dir=cache_dir)
         open_dataset(read, path, cache_dir)
-    return datasets.sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
+    return sentences_twice(path, tokenizer=tokenizer, **OPTIONS)
 
 
 def test_of_two_runs_the_first_to_end_gives_its_dataset_to_both(tokenizer, read, texts, tmp_path):
@@ -316,7 +321,7 @@ def in_each_process(texts: str, cache_dir: Path, *, machines: bool) -> None:
     if machines:
         os.environ["LOCAL_RANK"] = "0"
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    read = partial(datasets.sentences_twice, tokenizer=tokenizer, **OPTIONS)
+    read = partial(sentences_twice, tokenizer=tokenizer, **OPTIONS)
     distributed.barrier()
     dataset = open_dataset(read, texts, str(cache_dir))
     cache.logger.remove(handler)

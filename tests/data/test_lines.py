@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertorch.data import lines
-from bertorch.data.readers import read_labelled_texts, read_labels, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.readers import read_label_names, read_labelled_texts, read_pairs, read_scored_pairs, read_sentences
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
@@ -14,7 +14,7 @@ from tests.data.hostile_files import Form, write_lines, written
 TAGS = TagSet(["O", "B-PER"], "bio", "labels.txt")
 # Of each reader: how it is called, a good line with this number, a malformed one.
 READERS = {
-    "labels": (read_labels, "label {}", "label 0"),
+    "labels": (read_label_names, "label {}", "label 0"),
     "texts": (lambda path: read_labelled_texts(path, ["a", "b"]), "text {}\ta", "text\tc"),
     "sentences": (read_sentences, "text {}", "a\tb"),
     "pairs": (read_pairs, "anchor {}\tpositive", "anchor"),

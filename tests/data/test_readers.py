@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertorch.data.readers import read_labelled_texts, read_labels, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.readers import read_label_names, read_labelled_texts, read_pairs, read_scored_pairs, read_sentences
 from bertorch.errors import UserError
 from tests.data.hostile_files import attempt, damaged_bytes, texts, write_lines, written
 
@@ -115,7 +115,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 
 def test_labels_keep_their_order(write):
-    assert read_labels(write("\ufeffb\r\na\r\n\r\n")) == ["b", "a"]
+    assert read_label_names(write("\ufeffb\r\na\r\n\r\n")) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_labels_keep_their_order(write):
 def test_bad_label_files(write, content, flaw):
     path = write(content)
     with pytest.raises(UserError) as error:
-        read_labels(path)
+        read_label_names(path)
     assert flaw in str(error.value)
     assert path in str(error.value)
 
@@ -201,7 +201,7 @@ def test_an_error_quotes_only_the_beginning_of_what_is_long(write):
     """A file without line breaks is one label, or one line of very many columns."""
     long = "标签" * 10_000
     labels = write(f"{long}\n")
-    for read in (read_labels, lambda path: read_labelled_texts(path, [long, "b"])):
+    for read in (read_label_names, lambda path: read_labelled_texts(path, [long, "b"])):
         with pytest.raises(UserError) as error:
             read(labels)
         assert len(str(error.value)) < 1000
@@ -219,7 +219,7 @@ def test_nul_bytes_and_control_characters_stay_in_a_text(write):
 
 
 READERS = {
-    "labels": read_labels,
+    "labels": read_label_names,
     "texts": lambda path: read_labelled_texts(path, ["a", "b"]),
     "pairs of texts": lambda path: read_labelled_texts(path, ["a", "b"], texts=2),
     "scored pairs": read_scored_pairs,

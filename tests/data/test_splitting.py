@@ -4,15 +4,14 @@ import torch
 
 from bertorch.data.dataset import Subset, split_off
 from bertorch.errors import UserError
-from tests.tasks.test_tagging import random_sentences
-from tests.training.test_loop import random_dataset
+from tests.small_tasks import classification_data, tagged_data
 
 
 @pytest.mark.parametrize(
     ("size", "ratio", "expected"), [(10, 0.3, 3), (10, 0.01, 1), (2, 0.5, 1), (97, 0.25, 24), (10, 0.9, 9)]
 )
 def test_both_parts_are_the_whole_each_in_its_order(size, ratio, expected):
-    train, dev = split_off(random_dataset(size), ratio, seed=1)
+    train, dev = split_off(classification_data(size), ratio, seed=1)
     assert (len(train), len(dev)) == (size - expected, expected)
     assert sorted([*train.numbers, *dev.numbers]) == list(range(size))
     for part in (train, dev):
@@ -21,19 +20,20 @@ def test_both_parts_are_the_whole_each_in_its_order(size, ratio, expected):
 
 def test_the_seed_alone_decides():
     draws = [
-        split_off(random_dataset(50, seed=content), 0.2, seed=seed)[1] for content, seed in ((0, 1), (5, 1), (0, 2))
+        split_off(classification_data(50, seed=content), 0.2, seed=seed)[1]
+        for content, seed in ((0, 1), (5, 1), (0, 2))
     ]
     assert np.array_equal(draws[0].numbers, draws[1].numbers)
     assert not np.array_equal(draws[0].numbers, draws[2].numbers)
 
 
-@pytest.mark.parametrize("make", [random_dataset, random_sentences], ids=["texts", "tagged"])
+@pytest.mark.parametrize("make", [classification_data, tagged_data], ids=["texts", "tagged"])
 def test_examples_of_a_part_are_those_of_the_whole(make):
     whole = make(12)
     part = Subset(whole, np.array([1, 4, 5, 11]))
     chosen, numbers = np.array([3, 0]), np.array([11, 1])
     assert np.array_equal(part.lengths, whole.lengths[[1, 4, 5, 11]])
-    assert part.labels_of(chosen) == whole.labels_of(numbers)
+    assert part.label_count(chosen) == whole.label_count(numbers)
     ours, theirs = vars(part.batch(chosen)), vars(whole.batch(numbers))
     assert all(torch.equal(ours[name], value) for name, value in theirs.items() if isinstance(value, torch.Tensor))
 
@@ -41,4 +41,4 @@ def test_examples_of_a_part_are_those_of_the_whole(make):
 @pytest.mark.parametrize(("size", "ratio"), [(1, 0.1), (4, 0.9)])
 def test_a_part_without_examples_is_refused(size, ratio):
     with pytest.raises(UserError, match=f"--dev_ratio {ratio}: expected more training examples .* got {size}"):
-        split_off(random_dataset(size), ratio, seed=0)
+        split_off(classification_data(size), ratio, seed=0)

@@ -44,7 +44,7 @@ def test_every_word_is_tagged_on_its_first_piece(tokenizer):
     assert batch.labels.tolist() == [*range(1, 1 + len(WORDS)), 0]
     assert (batch.cu_words.tolist(), batch.max_words) == ([0, len(WORDS), len(WORDS) + 1], len(WORDS))
     assert data.lengths.tolist() == [1, len(WORDS), 2]
-    assert data.labels_of(np.array([2, 0])) == 3
+    assert data.label_count(np.array([2, 0])) == 3
 
 
 def test_words_are_cut_as_transformers_cuts_them(tokenizer):

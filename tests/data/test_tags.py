@@ -33,7 +33,7 @@ def test_what_is_in_order_is_what_the_scheme_spells(scheme, tags):
     regular = 0
     for length in (1, 2, 3, 4):
         for sentence in itertools.product(tags, repeat=length):
-            offence = tag_set.first_offence(np.array([numbers[tag] for tag in sentence]))
+            offence = tag_set.first_violation(np.array([numbers[tag] for tag in sentence]))
             assert (offence is None) == is_regular(sentence, scheme), sentence
             regular += offence is None
             if offence is not None:  # what stands before it is the beginning of something regular
@@ -79,7 +79,7 @@ def test_how_an_offence_is_told():
 
     def told(*tags: str) -> str:
         ids = np.array([numbers[tag] for tag in tags])
-        return tag_set.told(ids, tag_set.first_offence(ids))
+        return tag_set.told(ids, tag_set.first_violation(ids))
 
     assert told("O", "I-PER", "O") == "I-PER after O (token 2)"
     assert told("E-LOC", "O") == "E-LOC at the beginning (token 1)"

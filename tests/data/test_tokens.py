@@ -1,9 +1,10 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from bertorch.data import tokens as tokenization
 from bertorch.data.tokens import tokenize
 from bertorch.errors import UserError
 from tests.conftest import TINY
@@ -31,7 +32,7 @@ class WithCodeOfItsOwn(BertTokenizer):
 @pytest.mark.parametrize("chunk", [1, 3, 2048])
 @pytest.mark.parametrize("columns", [[TEXTS], [TEXTS, OTHERS]])
 def test_the_store_holds_what_the_tokenizer_gives(kind, truncation_side, columns, chunk, monkeypatch):
-    monkeypatch.setattr(tokenization, "CHUNK", chunk)
+    monkeypatch.setattr("bertorch.data.tokens.CHUNK", chunk)
     tokenizer = kind.from_pretrained(TINY, truncation_side=truncation_side)
     tokenizer(["what an earlier call asked for"], truncation=True, max_length=5, padding="max_length")
     store = tokenize(tokenizer, columns, max_length=16)
@@ -68,14 +69,24 @@ def test_max_length_must_leave_room_for_text(tokenizer):
         tokenize(tokenizer, [["好"], ["坏"]], max_length=4)
 
 
+class Recorded(BertTokenizer):
+    """Remembers how many texts each call had."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def __call__(self, text, *others, **options):
+        self.sizes.append(len(text))
+        return super().__call__(text, *others, **options)
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_chunks_are_bounded_in_texts_and_characters(columns, tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenization, "CHUNK", 4)
-    monkeypatch.setattr(tokenization, "CHUNK_CHARACTERS", 20 * columns)
+    monkeypatch.setattr("bertorch.data.tokens.CHUNK", 4)
+    monkeypatch.setattr("bertorch.data.tokens.CHUNK_CHARACTERS", 20 * columns)
     lengths = [1, 1, 1, 1, 1, 50, 3, 17, 1, 10, 10, 10]
     texts = [["天" * length for length in lengths]] * columns
-    assert tokenization._chunk_bounds(texts) == [0, 4, 5, 6, 8, 10, 12]
-    one_by_one = [tokenize(tokenizer, [[column[number]] for column in texts], 16) for number in range(len(lengths))]
-    assert (
-        tokenize(tokenizer, texts, 16).input_ids.tolist() == np.concatenate([s.input_ids for s in one_by_one]).tolist()
-    )
+    one_by_one = [tokenize(tokenizer, [[column[index]] for column in texts], 16) for index in range(len(lengths))]
+    Recorded.sizes.clear()
+    store = tokenize(Recorded.from_pretrained(TINY), texts, 16)
+    assert Recorded.sizes == [4, 1, 1, 2, 2, 2]
+    assert store.input_ids.tolist() == np.concatenate([one.input_ids for one in one_by_one]).tolist()

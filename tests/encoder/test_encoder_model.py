@@ -10,9 +10,9 @@ from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training.contrastive import encode_in_chunks
-from bertorch.training.step import Precision
+from bertorch.precision import Precision
+from bertorch.tasks.contrastive import encode_in_chunks
+from bertorch.tasks.sentence_bert import SiameseClassifier
 from tests.architectures import (
     PACKED,
     PADDED,
@@ -108,7 +108,7 @@ def test_within_gradient_caching(architecture):
     ("make", "batch"),
     [
         (lambda: SequenceClassifier(small_classifier("bert")), BATCH),
-        (lambda: SiameseClassifier(SentenceEncoder(small_encoder("bert"), "cls"), labels=2), BATCH),
+        (lambda: SiameseClassifier(SentenceEncoder(small_encoder("bert"), "cls"), num_labels=2), BATCH),
         (lambda: Tagger(small_tagging_model("bert")), tagged_batch(BATCH)),
     ],
     ids=["classifier", "sentence-bert", "tagger"],

@@ -22,6 +22,26 @@ def test_mean_is_over_all_tokens_of_the_sentence(hidden):
     torch.testing.assert_close(pooling.mean(hidden, random_batch(LENGTHS)), expected)
 
 
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "pooled"),
+    [
+        ("max", lambda tokens: tokens.max(0).values),
+        ("mean_sqrt_len_tokens", lambda tokens: tokens.sum(0) / len(tokens) ** 0.5),
+        ("weightedmean", lambda tokens: sum(i * row for i, row in enumerate(tokens, 1)) / sum(range(len(tokens) + 1))),
+        ("lasttoken", lambda tokens: tokens[-1]),
+    ],
+)
+def test_the_poolings_of_sentence_transformers(mode, pooled, filled, hidden):
+    batch = random_batch(LENGTHS)
+    expected = torch.stack([pooled(tokens) for tokens in hidden.double().split(LENGTHS)])
+    if filled:
+        batch = batch.filled(16)
+        hidden = torch.cat([hidden, torch.full((16 - len(hidden), 8), 100.0)])
+    got = pooling.POOLING[mode](None)(hidden.double(), batch)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "ernie", "albert", "xlm-roberta"])
 def test_the_pretrained_pooler_gives_the_models_pooler_output(architecture):
     model = small_encoder(architecture).eval()
@@ -42,5 +62,5 @@ def test_a_mean_of_bf16_states_is_summed_in_fp32():
     assert (pooled.dtype, pooled.item()) == (torch.float32, 1.0078125)
 
 
-def test_the_options_name_every_pooling():
-    assert sorted(POOLING_MODES) == sorted(pooling.POOLING)
+def test_every_pooling_of_the_options_exists():
+    assert set(POOLING_MODES) <= pooling.POOLING.keys()

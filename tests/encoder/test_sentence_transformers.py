@@ -9,10 +9,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from bertorch.data.dataset import Dataset
+from bertorch.encoder.foreign import load_complete
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.sentence_modules import read_modules
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training import weights as checkpoint
+from bertorch.tasks.sentence_bert import SiameseClassifier
+from bertorch.training.saving import publish
 from tests.architectures import small_encoder
 from tests.conftest import TINY
 
@@ -34,16 +36,21 @@ def our_embeddings(embedder: SentenceEncoder, tokenizer) -> torch.Tensor:
 @pytest.mark.parametrize("output_emb_size", [None, 16])
 @pytest.mark.parametrize("pooling_mode", ["linear", "cls", "mean"])
 def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_size, tmp_path):
+    torch.manual_seed(0)
     embedder = SentenceEncoder.from_pretrained(str(TINY), pooling_mode, output_emb_size)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     companions = [embedder.config, tokenizer, SentenceTransformerFiles(embedder, MAX_LENGTH)]
     weights = SiameseClassifier(embedder, 2).weights if pooling_mode == "mean" else embedder.weights
-    checkpoint.publish(str(tmp_path), weights.state_dict(), companions)
+    publish(str(tmp_path), weights.state_dict(), companions)
 
     model = SentenceTransformer(str(tmp_path), device="cpu")
     ours = our_embeddings(embedder, tokenizer)
     got = torch.from_numpy(model.encode(TEXTS, show_progress_bar=False))
     torch.testing.assert_close(got, ours, rtol=0, atol=1e-5)
+    modules = read_modules(str(tmp_path))
+    read_back = SentenceEncoder.from_modules(load_complete(AutoModel, modules.transformer_folder), modules)
+    torch.testing.assert_close(our_embeddings(read_back, tokenizer), ours, rtol=0, atol=1e-6)
+    assert (modules.max_seq_length, modules.lowercase, modules.prompt) == (MAX_LENGTH, False, "")
     assert model.max_seq_length == MAX_LENGTH
     assert ours.std() > 0.1
 
@@ -66,7 +73,7 @@ def test_poolers_that_are_a_dense_layer(architecture, tmp_path):
     }
 
 
-def test_a_pooler_that_is_something_else_is_told(tmp_path, log_lines):
+def test_a_pooler_that_is_something_else_is_logged(tmp_path, log_lines):
     for pooling_mode, expected in (("linear", False), ("cls", True)):
         model = small_encoder("bert")
         model.pooler.activation = torch.nn.ReLU()

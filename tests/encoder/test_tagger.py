@@ -11,7 +11,6 @@ from bertorch.crf import CRF
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tags import TagSet
-from bertorch.encoder import tagger as tagger_module
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
 from tests.architectures import (
@@ -79,7 +78,7 @@ def test_it_decodes_what_the_scheme_allows(use_crf):
     emissions = torch.full((3, 5), 0.0)
     emissions[:, TAGS.tags.index("I-PER")] = 9.0
     tags = crf.viterbi(emissions, torch.tensor([0, 3]), 3)
-    assert TAGS.first_offence(tags.numpy()) is None
+    assert TAGS.first_violation(tags.numpy()) is None
     assert not crf.constrain_training
     assert Tagger.from_pretrained(str(TINY), TAGS, use_crf=True, constrain_crf=True).crf.constrain_training
 
@@ -88,7 +87,7 @@ def test_the_linear_head_decodes_the_best_of_the_allowed_paths():
     """Among all sentences of four tags that the scheme allows, the one with the largest sum of emissions."""
     tagger = Tagger.from_pretrained(str(TINY), TAGS)
     emissions = torch.randn(4, 5, generator=torch.Generator().manual_seed(5)) * 3
-    allowed = [path for path in product(range(5), repeat=4) if TAGS.first_offence(np.array(path)) is None]
+    allowed = [path for path in product(range(5), repeat=4) if TAGS.first_violation(np.array(path)) is None]
     best = max(allowed, key=lambda path: sum(emissions[word, tag].item() for word, tag in enumerate(path)))
     assert best != tuple(emissions.argmax(1).tolist())
     batch = SimpleNamespace(cu_words=torch.tensor([0, 4]), max_words=4)
@@ -116,7 +115,7 @@ def test_a_long_sentence_is_tagged_by_the_windows_of_its_words(monkeypatch):
             window = slice(data.word_offsets[number], data.word_offsets[number + 1])
             expected.append(logits[torch.from_numpy(data.word_starts[window])])
         emissions = tagger(batch)
-        monkeypatch.setattr(tagger_module, "WINDOWS_AT_ONCE", 2)
+        monkeypatch.setattr("bertorch.encoder.tagger.WINDOWS_AT_ONCE", 2)
         in_parts = tagger(batch)
     assert len(emissions) == len(words)
     torch.testing.assert_close(emissions, torch.cat(expected), rtol=0, atol=1e-5)

@@ -8,53 +8,24 @@ import pytest
 import torch
 
 from bertorch.data.dataset import Dataset
-from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.training import contrastive
-from bertorch.training.contrastive import ContrastiveTask, encode_in_chunks
-from tests.architectures import random_store, small_encoder
-from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
+from bertorch.tasks.base import Negatives
+from bertorch.tasks.contrastive import encode_in_chunks
+from bertorch.tasks.metrics import CorrelationMetric
+from tests.architectures import random_store
+from tests.short_runs import assert_same_as_one_process
+from tests.small_tasks import CONTRASTIVE_LOSS, NO_DROPOUT, contrastive_data, contrastive_task, own_positives
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True)
-
-
-def make_task(*, gather=False, keep_duplicates=False, micro_batch_size=None, pooling_mode="mean", **settings):
-    model = SentenceEncoder(small_encoder("bert", **settings), pooling_mode, output_emb_size=8)
-    torch.manual_seed(3)
-    torch.nn.init.normal_(model.emb_reduce_linear.weight)
-    return ContrastiveTask(
-        model,
-        [],
-        loss=LOSS,
-        gather_negatives=gather,
-        keep_duplicates=keep_duplicates,
-        micro_batch_size=micro_batch_size,
-    )
-
-
-def random_rows(rows: int, width: int = 2, texts: int | None = None) -> Dataset:
-    """Rows of `width` texts; with fewer `texts` than places for them, some occur several times."""
-    texts = texts or rows * width
-    places = np.arange(rows * width) % texts
-    sentences = np.random.default_rng(0).permutation(places).reshape(rows, width)
-    return Dataset(random_store(texts), sentences, sentences)
-
-
-def own_positives(rows: int) -> Dataset:
-    """As SimCSE has them."""
-    sentences = np.repeat(np.arange(rows)[:, None], 2, axis=1)
-    return Dataset(random_store(rows), sentences, sentences)
 
 
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "train", "settings"),
     [
-        (2, 4, random_rows(21), {}),
-        (2, 4, random_rows(17), {}),
-        (3, 3, random_rows(20, width=4, texts=30), {"gradient_accumulation_steps": 2}),
-        (2, 4, random_rows(21, texts=12), {"micro_batch_size": 2}),
-        (2, 8, random_rows(5, texts=4), {"keep_duplicates": True}),
+        (2, 4, contrastive_data(21), {}),
+        (2, 4, contrastive_data(17), {}),
+        (3, 3, contrastive_data(20, width=4, texts=30), {"gradient_accumulation_steps": 2}),
+        (2, 4, contrastive_data(21, texts=12), {"micro_batch_size": 2}),
+        (2, 8, contrastive_data(5, texts=4), {"keep_duplicates": True}),
         (3, 4, own_positives(20), {}),
     ],
     ids=[
@@ -69,22 +40,22 @@ def own_positives(rows: int) -> Dataset:
 def test_gathered_negatives_make_several_processes_train_as_one(world_size, batch_size, train, settings, tmp_path):
     of_task = {key: settings[key] for key in ("micro_batch_size", "keep_duplicates") if key in settings}
     of_run = {key: value for key, value in settings.items() if key not in of_task}
-    make = partial(make_task, gather=True, **of_task, **NO_DROPOUT)
+    make = partial(contrastive_task, gather=True, **of_task, **NO_DROPOUT)
     assert_same_as_one_process(tmp_path, world_size, make, train, {"batch_size": batch_size, "epochs": 2} | of_run)
 
 
 def gradients(task, batch) -> dict[str, torch.Tensor]:
     task.model.zero_grad()
-    task.training_output(batch).loss.backward()
+    task.losses(batch)["loss"].backward()
     return {name: parameter.grad for name, parameter in task.model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 def test_gradient_caching_gives_the_gradients_of_the_whole_batch(micro_batch_size, dtype):
-    batch = random_rows(10, width=3, texts=20).batch(np.arange(10))
-    whole = make_task(pooling_mode="linear", **NO_DROPOUT)
-    chunked = make_task(pooling_mode="linear", micro_batch_size=micro_batch_size, **NO_DROPOUT)
+    batch = contrastive_data(10, width=3, texts=20).batch(np.arange(10))
+    whole = contrastive_task(pooling_mode="linear", **NO_DROPOUT)
+    chunked = contrastive_task(pooling_mode="linear", micro_batch_size=micro_batch_size, **NO_DROPOUT)
     whole.model.to(dtype)
     chunked.model.to(dtype)
     expected = gradients(whole, batch)
@@ -99,16 +70,16 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(micro_batch_siz
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 def test_gradient_caching_draws_the_same_dropout_in_both_passes(device):
     """As if the activations of all chunks had been kept, which is what plain concatenation does."""
-    task = make_task(micro_batch_size=3)
+    task = contrastive_task(micro_batch_size=3)
     task.model.to(device)
-    batch = random_rows(10).batch(np.arange(10)).to(torch.device(device))
+    batch = contrastive_data(10).batch(np.arange(10)).to(torch.device(device))
     torch.manual_seed(5)
     got = gradients(task, batch)
 
     task.model.zero_grad()
     torch.manual_seed(5)
     kept = torch.cat([task.model(chunk) for chunk in batch.split(6)])
-    LOSS(kept.view(10, 2, -1), batch.labels).backward()
+    CONTRASTIVE_LOSS(kept.view(10, 2, -1), batch.text_ids).backward()
     for name, gradient in got.items():
         torch.testing.assert_close(gradient, task.model.get_parameter(name).grad, rtol=0, atol=1e-6, msg=name)
 
@@ -119,8 +90,8 @@ def test_gradient_caching_draws_the_same_dropout_in_both_passes(device):
 
 def test_the_first_pass_of_gradient_caching_keeps_no_activations():
     """Counted as the bytes that autograd holds for the backward pass."""
-    batch = random_rows(32).batch(np.arange(32))
-    task = make_task(**NO_DROPOUT)
+    batch = contrastive_data(32).batch(np.arange(32))
+    task = contrastive_task(**NO_DROPOUT)
 
     def held(sentences: int | None) -> int:
         saved = 0
@@ -138,12 +109,12 @@ def test_the_first_pass_of_gradient_caching_keeps_no_activations():
 
 
 def test_the_first_pass_and_the_second_see_the_same_chunks(monkeypatch):
-    task = make_task(micro_batch_size=4)
+    task = contrastive_task(micro_batch_size=4)
     seen = []
     forward = task.model.forward
     monkeypatch.setattr(task.model, "forward", lambda batch: seen.append(batch.input_ids.tolist()) or forward(batch))
-    data = random_rows(10)
-    task.training_output(data.batch(np.arange(10))).loss.backward()
+    data = contrastive_data(10)
+    task.losses(data.batch(np.arange(10)))["loss"].backward()
     chunks = [data.batch(np.arange(start, end)).input_ids.tolist() for start, end in pairwise([0, 4, 8, 10])]
     assert seen == [*chunks, *reversed(chunks)]
 
@@ -153,7 +124,7 @@ def test_the_two_views_of_a_sentence_differ_in_training(dropout):
     """Each kind of dropout alone makes them differ; without any they are the same."""
     sentences = np.repeat(np.arange(6)[:, None], 2, axis=1)
     batch = Dataset(random_store(6), sentences, sentences).batch(np.arange(6))
-    model = make_task(**(NO_DROPOUT | {dropout: 0.1})).model
+    model = contrastive_task(**(NO_DROPOUT | {dropout: 0.1})).model
     first, second = model.train()(batch).view(6, 2, -1).unbind(1)
     assert ((first - second).abs().amax(dim=1) > 1e-4).all()
     first, second = model.eval()(batch).view(6, 2, -1).unbind(1)
@@ -166,14 +137,14 @@ def test_duplicates_by_text_not_by_embedding():
     batch = Dataset(random_store(5), sentences, sentences).batch(np.arange(3))
     losses = []
     for keep_duplicates in (False, True):
-        task = make_task(keep_duplicates=keep_duplicates)
+        task = contrastive_task(keep_duplicates=keep_duplicates)
         torch.manual_seed(0)
-        losses.append(task.training_output(batch).loss.item())
+        losses.append(task.losses(batch)["loss"].item())
     assert losses[0] < losses[1] - 0.1
 
 
 def test_the_task_joins_processes_only_for_their_negatives():
-    assert make_task(gather=True).joins_processes
-    assert not make_task().joins_processes
-    assert not make_task().counts_correct
-    assert isinstance(make_task().new_metric(torch.device("cpu")), contrastive.CorrelationMetric)
+    assert contrastive_task(gather=True).negatives is Negatives.GLOBAL
+    assert contrastive_task().negatives is Negatives.LOCAL
+    assert contrastive_task().loss_parts == ("loss",)
+    assert isinstance(contrastive_task().metric(torch.device("cpu")), CorrelationMetric)

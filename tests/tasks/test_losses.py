@@ -18,7 +18,7 @@ def cross_entropy(positive: float, others: list[float]) -> float:
     return math.log(sum(math.exp(logit - positive) for logit in [positive, *others]))
 
 
-def expected_losses(embeddings, texts, *, both_ways=False) -> list[float]:
+def expected_losses(embeddings, texts, *, symmetric=False) -> list[float]:
     """The loss of every row; `texts` None lets every other row count."""
     rows = embeddings.tolist()
     total, width = len(rows), len(rows[0])
@@ -39,7 +39,7 @@ def expected_losses(embeddings, texts, *, both_ways=False) -> list[float]:
         ]
         own = SCALE * (cosine(anchor, positive) - MARGIN)
         loss = cross_entropy(own, others)
-        losses.append((loss + cross_entropy(own, others_of_positive)) / 2 if both_ways else loss)
+        losses.append((loss + cross_entropy(own, others_of_positive)) / 2 if symmetric else loss)
     return losses
 
 
@@ -62,40 +62,40 @@ DUPLICATES = {
 }
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("texts", DUPLICATES.values(), ids=DUPLICATES)
-def test_the_loss_is_that_of_plain_loops(texts, both_ways):
+def test_the_loss_is_that_of_plain_loops(texts, symmetric):
     embeddings = random_embeddings(4, len(texts[0]), 3)
     for given, expected_texts in ((torch.tensor(texts), texts), (None, None)):
-        loss = in_batch_negatives_loss(embeddings, given, margin=MARGIN, scale=SCALE, both_ways=both_ways)
-        expected = sum(expected_losses(embeddings, expected_texts, both_ways=both_ways))
+        loss = in_batch_negatives_loss(embeddings, given, margin=MARGIN, scale=SCALE, symmetric=symmetric)
+        expected = sum(expected_losses(embeddings, expected_texts, symmetric=symmetric))
         assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_each_process_sums_its_own_rows(both_ways):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_each_process_sums_its_own_rows(symmetric):
     texts = DUPLICATES["a hard negative is another row's text"]
     embeddings = random_embeddings(4, 3, 5)
-    expected = expected_losses(embeddings, texts, both_ways=both_ways)
-    for own in (slice(0, 1), slice(1, 4), slice(2, 2)):
+    expected = expected_losses(embeddings, texts, symmetric=symmetric)
+    for local_rows in (slice(0, 1), slice(1, 4), slice(2, 2)):
         loss = in_batch_negatives_loss(
-            embeddings, torch.tensor(texts), margin=MARGIN, scale=SCALE, both_ways=both_ways, own=own
+            embeddings, torch.tensor(texts), margin=MARGIN, scale=SCALE, symmetric=symmetric, local_rows=local_rows
         )
-        assert loss.item() == pytest.approx(sum(expected[own]), rel=1e-12)
+        assert loss.item() == pytest.approx(sum(expected[local_rows]), rel=1e-12)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_gradients(both_ways):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradients(symmetric):
     """Against finite differences, with duplicates left out, whose logits are -inf."""
     texts = torch.tensor(DUPLICATES["a hard negative is another row's text"])
     embeddings = random_embeddings(4, 3, 5).requires_grad_()
-    settings = {"margin": MARGIN, "scale": SCALE, "both_ways": both_ways, "own": slice(1, 4)}
+    settings = {"margin": MARGIN, "scale": SCALE, "symmetric": symmetric, "local_rows": slice(1, 4)}
     assert torch.autograd.gradcheck(lambda rows: in_batch_negatives_loss(rows, texts, **settings), embeddings)
 
 
 def test_a_row_alone_has_no_loss_and_no_gradient():
     embeddings = random_embeddings(1, 2, 5).requires_grad_()
-    loss = in_batch_negatives_loss(embeddings, torch.tensor([[0, 1]]), margin=MARGIN, scale=SCALE, both_ways=True)
+    loss = in_batch_negatives_loss(embeddings, torch.tensor([[0, 1]]), margin=MARGIN, scale=SCALE, symmetric=True)
     loss.backward()
     assert loss.item() == 0
     assert (embeddings.grad == 0).all()

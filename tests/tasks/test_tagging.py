@@ -7,46 +7,22 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from bertorch.crf import CRF
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
-from bertorch.data.tags import TagSet
-from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
-from bertorch.training import weights as checkpoint
+from bertorch.inference.load import load_trained
+from bertorch.precision import Precision
+from bertorch.tasks.tag_heads import CrfTagger
+from bertorch.tasks.tagging import TaggingTask
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.optimization import build_optimizer
-from bertorch.training.step import Precision
-from bertorch.training.tagging import TaggingTask, load_tagger
-from tests.architectures import random_store, small_tagging_model
+from bertorch.training.saving import publish
+from bertorch.weights import warm_start
 from tests.conftest import TINY, run_processes
-from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process
+from tests.short_runs import assert_same_as_one_process
+from tests.small_tasks import NO_DROPOUT, TAGS, tagged_data, tagging_task, tiny_tagging_task
 
-TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
 HEADS = pytest.mark.parametrize("use_crf", [False, True], ids=["linear", "crf"])
-
-
-def make_task(*, use_crf: bool, **settings) -> TaggingTask:
-    crf = None
-    if use_crf:
-        torch.manual_seed(1)
-        crf = CRF(len(TAGS))
-    model = Tagger(small_tagging_model("bert", **settings), crf)
-    return TaggingTask(model, [], tags=TAGS, crf_learning_rate=1e-2)
-
-
-def random_sentences(examples: int, windows: int = 1) -> TaggedDataset:
-    """Every token but the first and the last of a window is a word; an example has so many windows."""
-    store = random_store(examples * windows)
-    words = store.lengths - 2
-    starts = np.concatenate([np.arange(1, 1 + count) for count in words])
-    first = np.concatenate([[0], words]).cumsum()
-    inner = np.concatenate(
-        [store.input_ids[a + 1 : b - 1] for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
-    )
-    return TaggedDataset(
-        store, starts, first, inner.astype(np.int64) % len(TAGS), np.arange(0, examples * windows + 1, windows)
-    )
 
 
 @HEADS
@@ -60,15 +36,15 @@ def random_sentences(examples: int, windows: int = 1) -> TaggedDataset:
 )
 def test_several_processes_train_as_one(use_crf, world_size, examples, settings, tmp_path):
     """The mean is over the words of all processes, which have different numbers of them."""
-    make = partial(make_task, use_crf=use_crf, **NO_DROPOUT)
-    assert_same_as_one_process(tmp_path, world_size, make, random_sentences(examples), settings)
+    make = partial(tagging_task, use_crf=use_crf, **NO_DROPOUT)
+    assert_same_as_one_process(tmp_path, world_size, make, tagged_data(examples), settings)
 
 
 def evaluated(batch_size: int) -> str:
-    task = make_task(use_crf=True)
+    task = tagging_task(use_crf=True)
     task.model.double()
-    metric = evaluate(task, random_sentences(11, windows=2), batch_size, Precision("fp32", "cpu"))
-    return "\n".join([metric.line(), *metric.report()])
+    metric = evaluate(task, tagged_data(11, windows=2), batch_size, Precision("fp32", "cpu"))
+    return "\n".join([metric.line(), *metric.summary()])
 
 
 def write_evaluation(folder, batch_size) -> None:
@@ -85,16 +61,16 @@ def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_p
 
 
 def test_the_loss_is_a_mean_over_words():
-    data = random_sentences(6)
-    assert data.labels_of(np.arange(6)) == len(data.tags)
-    task = make_task(use_crf=False, **NO_DROPOUT)
-    whole = task.training_output(data.batch(np.arange(6))).loss
-    parts = sum(task.training_output(data.batch(np.array([number]))).loss for number in range(6))
+    data = tagged_data(6)
+    assert data.label_count(np.arange(6)) == len(data.tags)
+    task = tagging_task(use_crf=False, **NO_DROPOUT)
+    whole = task.losses(data.batch(np.arange(6)))["loss"]
+    parts = sum(task.losses(data.batch(np.array([number])))["loss"] for number in range(6))
     torch.testing.assert_close(whole, parts)
 
 
 def test_the_crf_and_the_layer_under_it_have_their_own_rate():
-    task = make_task(use_crf=True)
+    task = tagging_task(use_crf=True)
     optimizer = build_optimizer(
         task.model,
         learning_rate=1e-4,
@@ -111,7 +87,7 @@ def test_the_crf_and_the_layer_under_it_have_their_own_rate():
 
 
 def test_without_a_crf_there_is_one_rate():
-    task = make_task(use_crf=False)
+    task = tagging_task(use_crf=False)
     assert task.head_learning_rate is None
     assert list(task.head_parameters()) == []
 
@@ -120,14 +96,7 @@ def test_without_a_crf_there_is_one_rate():
 
 
 def save(task: TaggingTask, folder) -> None:
-    checkpoint.publish(str(folder), task.model.weights.state_dict(), task.companions)
-
-
-def tiny_task(*, use_crf: bool) -> TaggingTask:
-    torch.manual_seed(0)
-    model = Tagger.from_pretrained(str(TINY), TAGS, use_crf=use_crf).eval()
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    return TaggingTask(model, [model.model.config, tokenizer], tags=TAGS, crf_learning_rate=1e-3)
+    publish(str(folder), task.model.weights.state_dict(), task.savables)
 
 
 def batch_of(words: list[str]):
@@ -138,7 +107,7 @@ def batch_of(words: list[str]):
 
 @HEADS
 def test_a_saved_folder_loads_in_transformers_and_gives_our_logits(use_crf, tmp_path):
-    task = tiny_task(use_crf=use_crf)
+    task = tiny_tagging_task(use_crf=use_crf)
     save(task, tmp_path)
     words = [*"他在北京大学读书。"]
     model = AutoModelForTokenClassification.from_pretrained(tmp_path)
@@ -151,30 +120,30 @@ def test_a_saved_folder_loads_in_transformers_and_gives_our_logits(use_crf, tmp_
 
 @HEADS
 def test_a_saved_folder_loads_back_with_one_call(use_crf, tmp_path):
-    task = tiny_task(use_crf=use_crf)
+    task = tiny_tagging_task(use_crf=use_crf)
     save(task, tmp_path)
-    tagger = load_tagger(str(tmp_path))
+    tagger = load_trained(tmp_path).span_model
     batch = batch_of([*"他在北京大学读书。"])
     with torch.no_grad():
         emissions = tagger(batch)
         assert torch.equal(emissions, task.model(batch))
-        assert torch.equal(tagger.decode(emissions, batch), task.model.decode(emissions, batch))
+        assert torch.equal(tagger.decode(emissions, batch).tags, task.model.decode(emissions, batch).tags)
     assert not tagger.training
-    assert tagger.crf.learned == use_crf
+    assert isinstance(tagger, CrfTagger) == use_crf
     if use_crf:
         assert torch.equal(tagger.crf.transitions, task.model.crf.transitions)
 
 
 def test_a_folder_of_another_script_is_refused():
     with pytest.raises(UserError, match="expected a folder saved by run_ner.py"):
-        load_tagger(str(TINY))
+        load_trained(TINY)
 
 
 @HEADS
 def test_weights_of_the_earlier_bertorch(use_crf, tmp_path, log_lines):
     """It called the encoder `encoder` and had one label more, [PAD], the last."""
     torch.manual_seed(7)
-    task = make_task(use_crf=use_crf)
+    task = tagging_task(use_crf=use_crf)
     expected = {name: torch.randn_like(tensor) for name, tensor in task.model.weights.state_dict().items()}
     earlier = {}
     for name, tensor in expected.items():
@@ -185,16 +154,16 @@ def test_weights_of_the_earlier_bertorch(use_crf, tmp_path, log_lines):
             tensor = padded  # noqa: PLW2901
         earlier[name.replace("bert.", "encoder.", 1)] = tensor
     torch.save(earlier, tmp_path / "pytorch_model.bin")
-    checkpoint.warm_start(task.model.weights, str(tmp_path), "bert", adapted=task.adapted)
+    warm_start(task.model.weights, str(tmp_path), "bert", convert=task.convert_legacy_weights)
     for name, tensor in task.model.weights.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert any("left out the last label of the earlier bertorch, [PAD], in classifier" in line for line in log_lines)
+    assert any("skipped the last label of the earlier bertorch, [PAD], in classifier" in line for line in log_lines)
     assert not any("missing" in line or "unexpected" in line for line in log_lines)
 
 
 def test_other_weights_with_one_label_more_are_an_error(tmp_path):
-    task = make_task(use_crf=False)
+    task = tagging_task(use_crf=False)
     weights = task.model.weights.state_dict() | {"classifier.bias": torch.zeros(len(TAGS) + 1)}
     torch.save(weights, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"classifier.bias: expected \(5,\), got \(6,\)"):
-        checkpoint.warm_start(task.model.weights, str(tmp_path), "bert", adapted=task.adapted)
+        warm_start(task.model.weights, str(tmp_path), "bert", convert=task.convert_legacy_weights)

@@ -1,23 +1,14 @@
 import pytest
 import torch
 
-from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.training import acceleration as execution
-from bertorch.training import weights as checkpoint
-from bertorch.training.contrastive import ContrastiveTask
+from bertorch.precision import Precision
+from bertorch.training.acceleration import choose_mode, compiles, graph_obstacle
 from bertorch.training.loop import fit
-from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask
-from tests.architectures import small_classifier, small_encoder
-from tests.training.several_processes import NO_DROPOUT, config
-from tests.training.test_loop import random_dataset
+from bertorch.weights import load_weights
+from tests.short_runs import config
+from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, contrastive_task
 
 BF16_ON_A_GPU = Precision("bf16", "cuda")
-
-
-def make_task(architecture="bert", **settings):
-    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), [])
 
 
 @pytest.mark.parametrize(
@@ -34,27 +25,24 @@ def make_task(architecture="bert", **settings):
 )
 def test_what_stands_in_the_way_of_graphs(options, precision, architecture, obstacle, tmp_path):
     settings = config(tmp_path, **options)
-    assert execution.graph_obstacle(settings, make_task(architecture), precision) == obstacle
+    assert graph_obstacle(settings, classification_task(architecture), precision) == obstacle
 
 
 def test_chunks_of_a_batch_stand_in_the_way_of_graphs(tmp_path):
-    model = SentenceEncoder(small_encoder("bert"), "mean")
     for micro_batch_size, obstacle in ((None, None), (4, "activations are recomputed")):
-        task = ContrastiveTask(
-            model, [], loss=None, gather_negatives=False, keep_duplicates=False, micro_batch_size=micro_batch_size
-        )
-        assert execution.graph_obstacle(config(tmp_path), task, BF16_ON_A_GPU) == obstacle
+        task = contrastive_task(micro_batch_size=micro_batch_size)
+        assert graph_obstacle(config(tmp_path), task, BF16_ON_A_GPU) == obstacle
 
 
 def test_the_cpu_has_no_graphs_and_says_nothing(log_lines, tmp_path):
-    chosen = execution.choose_execution(config(tmp_path), make_task(), Precision("fp32", "cpu"), steps=10**6, tokens=1)
+    chosen = choose_mode(config(tmp_path), classification_task(), Precision("fp32", "cpu"), steps=10**6, tokens=1)
     assert chosen == (None, False)
     assert log_lines == []
 
 
 def test_the_log_says_why_there_are_no_graphs(log_lines, tmp_path):
     options = config(tmp_path, cuda_graphs="off")
-    chosen = execution.choose_execution(options, make_task(), BF16_ON_A_GPU, steps=10**6, tokens=1)
+    chosen = choose_mode(options, classification_task(), BF16_ON_A_GPU, steps=10**6, tokens=1)
     assert chosen == (None, False)
     assert log_lines == ["CUDA graphs: off, --cuda_graphs off; steps run eagerly"]
 
@@ -75,7 +63,7 @@ def test_the_log_says_why_there_are_no_graphs(log_lines, tmp_path):
 def test_a_run_is_compiled_if_that_pays(options, run, expected, tmp_path):
     has_graphs, steps, tokens = run
     settings = config(tmp_path, **options)
-    assert execution.compiles(settings, has_graphs=has_graphs, steps=steps, tokens=tokens) is expected
+    assert compiles(settings, has_graphs=has_graphs, steps=steps, tokens=tokens) is expected
 
 
 def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch, tmp_path):
@@ -90,10 +78,15 @@ def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.nn.Module, "compile", trace)
     weights = {}
     for choice in ("off", "on"):
-        task = make_task(**NO_DROPOUT)
+        task = classification_task(**NO_DROPOUT)
         task.model.double()
-        fit(config(tmp_path / choice, compile=choice, save_steps=3), task, random_dataset(24), random_dataset(9))
-        weights[choice] = checkpoint.load_weights(str(tmp_path / choice))
+        fit(
+            config(tmp_path / choice, compile=choice, save_steps=3),
+            task,
+            classification_data(24),
+            classification_data(9),
+        )
+        weights[choice] = load_weights(str(tmp_path / choice))
     assert compiled == [{"dynamic": True}]
     assert weights["on"].keys() == weights["off"].keys()
     for name, tensor in weights["on"].items():

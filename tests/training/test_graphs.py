@@ -6,95 +6,48 @@ import numpy as np
 import pytest
 import torch
 
-from bertorch.crf import CRF
 from bertorch.data.dataset import Dataset
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.data.tagged_dataset import TaggedDataset
-from bertorch.data.tags import TagSet
-from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.tagger import Tagger
-from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.precision import Precision
 from bertorch.training import graphs
-from bertorch.training.contrastive import ContrastiveTask
 from bertorch.training.graphs import CudaCapture
+from bertorch.training.hooks import ClipGradients, StopIfNotFinite
 from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.step import OptimizationStep, Precision
-from bertorch.training.tagging import TaggingTask
-from bertorch.training.tasks import ClassificationTask
-from tests.architectures import (
-    random_store,
-    random_tagged_dataset,
-    small_classifier,
-    small_encoder,
-    small_tagging_model,
+from bertorch.training.step import OptimizationStep
+from tests.small_tasks import (
+    NO_DROPOUT,
+    classification_data,
+    classification_task,
+    contrastive_data,
+    contrastive_task,
+    pair_data,
+    siamese_task,
+    tagged_data,
+    tagging_task,
 )
-from tests.training.several_processes import NO_DROPOUT
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
 SIZE = 40
-
-
-def classifier(architecture="bert", **settings):
-    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), [])
-
-
-def sentence_encoder(pooling_mode, **settings):
-    torch.manual_seed(1)
-    return SentenceEncoder(small_encoder("bert", **settings), pooling_mode, 8)
-
-
-def sentence_bert(pooling_mode, **settings):
-    return ClassificationTask(SiameseClassifier(sentence_encoder(pooling_mode, **settings), 3), [])
-
-
-def in_batch_negatives(**settings):
-    return ContrastiveTask(
-        sentence_encoder("mean", **settings),
-        [],
-        loss=partial(in_batch_negatives_loss, margin=0.2, scale=20.0, both_ways=True),
-        gather_negatives=False,
-        keep_duplicates=False,
-        micro_batch_size=None,
-    )
-
-
-def tagger(*, learned, **settings):
-    torch.manual_seed(1)
-    model = Tagger(small_tagging_model("bert", **settings), CRF(5, learned=learned))
-    return TaggingTask(model, [], tags=TAGS, crf_learning_rate=1e-2)
-
-
-def sentences() -> Dataset:
-    return Dataset(random_store(SIZE), np.arange(SIZE)[:, None], labels=np.arange(SIZE) % 3)
-
-
-def pairs(*, labelled: bool) -> Dataset:
-    numbers = np.random.default_rng(0).integers(0, SIZE, (SIZE, 2))
-    return Dataset(random_store(SIZE), numbers, labels=numbers.sum(axis=1) % 3 if labelled else numbers)
-
-
 TASKS = {
-    "classifier": (classifier, sentences),
+    "classifier": (classification_task, classification_data),
     "classifier that reads all tokens": (
-        partial(classifier, "modernbert", classifier_pooling="mean", embedding_dropout=0.0),
-        sentences,
+        partial(classification_task, "modernbert", classifier_pooling="mean", embedding_dropout=0.0),
+        classification_data,
     ),
-    "sentence-bert": (partial(sentence_bert, "linear"), partial(pairs, labelled=True)),
-    "sentence-bert, mean": (partial(sentence_bert, "mean"), partial(pairs, labelled=True)),
-    "in-batch negatives": (in_batch_negatives, partial(pairs, labelled=False)),
-    "tagger": (partial(tagger, learned=False), partial(random_tagged_dataset, SIZE, 5)),
-    "tagger with a CRF": (partial(tagger, learned=True), partial(random_tagged_dataset, SIZE, 5)),
+    "sentence-bert": (siamese_task, pair_data),
+    "sentence-bert, mean": (partial(siamese_task, "mean"), pair_data),
+    "in-batch negatives": (contrastive_task, contrastive_data),
+    "tagger": (partial(tagging_task, use_crf=False), tagged_data),
+    "tagger with a CRF": (partial(tagging_task, use_crf=True), tagged_data),
 }
 
 
-def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False):
+def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False, learning_rate=1e-3):
     task.model.to(device).train()
     optimizer = build_optimizer(
         task.model,
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
         weight_decay=0.01,
         head_parameters=task.head_parameters(),
         head_learning_rate=task.head_learning_rate,
@@ -103,11 +56,12 @@ def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False):
     resolved = Precision.resolve(precision, torch.device(device))
     return OptimizationStep(
         task.model,
-        task.training_output,
+        task.losses,
         optimizer,
         scheduler,
         resolved,
-        max_grad_norm=0.5,
+        loss_parts=task.loss_parts,
+        hooks=[StopIfNotFinite("folder"), ClipGradients(0.5)],
         capture=capture,
         compiled=compiled,
     )
@@ -120,7 +74,7 @@ def train(step, dataset: Dataset | TaggedDataset, epochs=3) -> list[list[float]]
     for now in schedule.all_steps(epochs * schedule.steps_per_epoch):
         (examples,) = now.batches
         torch.manual_seed(now.number)
-        sums.append(step([step.prepared(dataset.batch(examples))], labels=dataset.labels_of(examples)))
+        sums.append(step([step.prepared(dataset.batch(examples))], label_count=dataset.label_count(examples)))
     return [item.tolist() for item in sums]
 
 
@@ -150,7 +104,7 @@ def assert_same_training(task, reference, sums, expected, *, rtol, atol):
 @pytest.mark.parametrize("name", TASKS)
 def test_graphs_train_as_eager_steps_do(name):
     make_task, make_dataset = TASKS[name]
-    dataset, capture = make_dataset(), PretendedCapture()
+    dataset, capture = make_dataset(SIZE), PretendedCapture()
     task, reference = (make_task(**NO_DROPOUT) for _ in range(2))
     for each in (task, reference):
         each.model.double()
@@ -165,14 +119,14 @@ def test_graphs_train_as_eager_steps_do(name):
 def test_each_shape_is_captured_once(compiled, monkeypatch):
     monkeypatch.setattr("bertorch.training.step.MULTIPLE", 32)
     capture, shapes = PretendedCapture(), []
-    step = make_step(classifier(), capture, compiled=compiled)
-    dataset = sentences()
+    step = make_step(classification_task(), capture, compiled=compiled)
+    dataset = classification_data(SIZE)
     schedule = TrainingSchedule(SIZE, 8, accumulation=1, seed=0)
     for now in schedule.all_steps(4 * schedule.steps_per_epoch):
         batch = step.prepared(dataset.batch(now.batches[0]))
         assert len(batch.input_ids) % 32 == 0
         shapes.append((len(batch.input_ids), batch.max_seqlen))
-        step([batch], labels=8)
+        step([batch], label_count=8)
     later = shapes[graphs.EAGER_STEPS :]
     assert len(set(later)) > 1
     if compiled:  # what was seen once; a shape of the first steps is captured when it comes back
@@ -183,8 +137,8 @@ def test_each_shape_is_captured_once(compiled, monkeypatch):
 
 def test_a_run_of_many_shapes_keeps_few_graphs(monkeypatch):
     monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
-    capture, task = PretendedCapture(), classifier()
-    train(make_step(task, capture), sentences())
+    capture, task = PretendedCapture(), classification_task()
+    train(make_step(task, capture), classification_data(SIZE))
     assert capture.captured == 1
 
 
@@ -192,9 +146,9 @@ def test_what_cannot_be_captured_runs_eagerly_and_the_log_says_so_once(log_lines
     def capture(work):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    task, reference = (classifier(**NO_DROPOUT) for _ in range(2))
-    sums = train(make_step(task, capture), sentences())
-    expected = train(make_step(reference, None), sentences())
+    task, reference = (classification_task(**NO_DROPOUT) for _ in range(2))
+    sums = train(make_step(task, capture), classification_data(SIZE))
+    expected = train(make_step(reference, None), classification_data(SIZE))
     assert_same_training(task, reference, sums, expected, rtol=1e-4, atol=1e-6)
     lines = [line for line in log_lines if "CUDA graphs" in line]
     assert lines == ["CUDA graphs: off, capture failed: RuntimeError: operation not permitted when stream is capturing"]
@@ -202,10 +156,10 @@ def test_what_cannot_be_captured_runs_eagerly_and_the_log_says_so_once(log_lines
 
 def test_batches_of_an_accumulated_step_run_eagerly():
     capture = PretendedCapture()
-    step = make_step(classifier(), capture)
-    batches = [step.prepared(sentences().batch(np.arange(start, start + 8))) for start in (0, 8)]
+    step = make_step(classification_task(), capture)
+    batches = [step.prepared(classification_data(SIZE).batch(np.arange(start, start + 8))) for start in (0, 8)]
     for _ in range(3):
-        step(batches, labels=16)
+        step(batches, label_count=16)
     assert capture.captured == 0
 
 
@@ -214,31 +168,29 @@ def test_batches_of_an_accumulated_step_run_eagerly():
 @pytest.mark.parametrize("name", TASKS)
 def test_cuda_graphs_train_as_eager_steps_do(name, precision):
     make_task, make_dataset = TASKS[name]
-    dataset = make_dataset()
+    dataset = make_dataset(SIZE)
     task, reference = (make_task(**NO_DROPOUT) for _ in range(2))
     with torch.cuda.stream(torch.cuda.Stream()):
         step = make_step(task, CudaCapture(), precision=precision, device="cuda")
         sums = train(step, dataset)
         expected = train(make_step(reference, None, precision=precision, device="cuda"), dataset)
-    assert not step.graphs_failed
+    assert not step._graphs._failed
     tolerance = 1e-4 if precision == "fp32" else 5e-2
     assert_same_training(task, reference, sums, expected, rtol=tolerance, atol=tolerance)
 
 
 @needs_cuda
 def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
-    task = classifier(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
-    dataset, losses = sentences(), []
+    task = classification_task(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    dataset, losses = classification_data(SIZE), []
     with torch.cuda.stream(torch.cuda.Stream()):
-        step = make_step(task, CudaCapture(), precision="bf16", device="cuda")
-        for group in step._optimizer.param_groups:
-            group["lr"] = 0.0
+        step = make_step(task, CudaCapture(), precision="bf16", device="cuda", learning_rate=0.0)
         batch = step.prepared(dataset.batch(np.arange(8)))
         for seed in (1, 2, 3, 4, 3, None):  # the first two are eager
             if seed is not None:
                 torch.manual_seed(seed)
-            losses.append(step._graphs(batch, 8)[0].item())
-    assert not step.graphs_failed
+            losses.append(step([batch], label_count=8)[0].item())
+    assert not step._graphs._failed
     assert len(set(losses[:4])) == 4
     assert losses[4] == losses[2]
     assert losses[5] not in losses[:5]
@@ -253,7 +205,7 @@ def test_a_failed_capture_leaves_dropout_as_it_was():
         return CudaCapture()(in_vain)
 
     with torch.cuda.stream(torch.cuda.Stream()):
-        step = make_step(classifier(), fails, precision="bf16", device="cuda")
-        sums = train(step, sentences())
-    assert step.graphs_failed
+        step = make_step(classification_task(), fails, precision="bf16", device="cuda")
+        sums = train(step, classification_data(SIZE))
+    assert step._graphs._failed
     assert np.isfinite(sums).all()

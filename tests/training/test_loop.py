@@ -2,34 +2,17 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
-from bertorch.data.dataset import Dataset
-from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.siamese import SiameseClassifier
-from bertorch.training import run_folder
-from bertorch.training import run_state as results
-from bertorch.training import weights as checkpoint
+from bertorch.precision import Precision
+from bertorch.training import run_folder, run_state
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
-from bertorch.training.step import Precision
-from bertorch.training.tasks import ClassificationTask
-from tests.architectures import random_store, small_classifier, small_encoder
+from bertorch.weights import load_weights
 from tests.conftest import run_processes
-from tests.training.several_processes import NO_DROPOUT, assert_same_as_one_process, config
-
-
-def random_dataset(size: int, seed: int = 0) -> Dataset:
-    """Sentences whose class depends on their first token."""
-    store = random_store(size, seed)
-    return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
-
-
-def make_task(**settings) -> ClassificationTask:
-    return ClassificationTask(SequenceClassifier(small_classifier("bert", **settings)), companions=[])
+from tests.short_runs import assert_same_as_one_process, config
+from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, pair_data, siamese_task
 
 
 def eval_lines(lines):
@@ -48,39 +31,30 @@ def test_several_processes_train_as_one(world_size, batch_size, size, accumulati
         "weight_decay": 0.01,
         "max_grad_norm": 0.5,
     }
-    make_without_dropout = partial(make_task, **NO_DROPOUT)
-    assert_same_as_one_process(tmp_path, world_size, make_without_dropout, random_dataset(size), settings)
-
-
-def random_pairs() -> Dataset:
-    sentences = np.random.default_rng(0).integers(0, 20, (17, 2))
-    return Dataset(random_store(20), sentences, labels=sentences.sum(axis=1) % 3)
-
-
-def make_siamese_task() -> ClassificationTask:
-    embedder = SentenceEncoder(small_encoder("bert", **NO_DROPOUT), "linear")
-    torch.manual_seed(1)
-    return ClassificationTask(SiameseClassifier(embedder, 3, concat_multiply=True), companions=[])
+    make_without_dropout = partial(classification_task, **NO_DROPOUT)
+    assert_same_as_one_process(tmp_path, world_size, make_without_dropout, classification_data(size), settings)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_several_processes_train_on_pairs_as_one(world_size, tmp_path):
     """Two sentences an example, and a last batch with an example for one process only (of two)."""
-    assert_same_as_one_process(tmp_path, world_size, make_siamese_task, random_pairs(), {"batch_size": 4})
+    assert_same_as_one_process(
+        tmp_path, world_size, partial(siamese_task, **NO_DROPOUT), pair_data(), {"batch_size": 4}
+    )
 
 
 def evaluate_in_double(folder, batch_size) -> None:
-    task = make_task()
+    task = classification_task()
     task.model.double()
-    metric = evaluate(task, random_dataset(23), batch_size, Precision("fp32", "cpu"))
+    metric = evaluate(task, classification_data(23), batch_size, Precision("fp32", "cpu"))
     (folder / f"{torch.distributed.get_rank()}.txt").write_text(f"{metric.line()} {metric.value!r}")
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
-    task = make_task()
+    task = classification_task()
     task.model.double()
-    metrics = [evaluate(task, random_dataset(23), size, Precision("fp32", "cpu")) for size in (1, 7, 32)]
+    metrics = [evaluate(task, classification_data(23), size, Precision("fp32", "cpu")) for size in (1, 7, 32)]
     expected = f"{metrics[0].line()} {metrics[0].value!r}"
     assert [f"{metric.line()} {metric.value!r}" for metric in metrics] == [expected] * 3
     for batch_size in (1, 7, 32):
@@ -96,20 +70,20 @@ def test_it_evaluates_and_saves_on_time_and_after_the_last_step(tmp_path, log_li
         "publish",
         lambda *arguments, **others: saves.append(len(log_lines)) or publish(*arguments, **others),
     )
-    task = make_task()
-    fit(config(tmp_path, save_steps=3, epochs=2), task, random_dataset(30), random_dataset(10, seed=1))
+    task = classification_task()
+    fit(config(tmp_path, save_steps=3, epochs=2), task, classification_data(30), classification_data(10, seed=1))
     steps = [line.split(",")[0] for line in log_lines if line.startswith("global step")]
     assert steps == [f"global step: {step}" for step in (2, 4, 6, 8)]
     assert len(eval_lines(log_lines)) == len(saves) == 3  # steps 3, 6 and the last, 8
     assert log_lines[-1] == f"weights of step 8: {tmp_path}/pytorch_model.bin"
-    saved = checkpoint.load_weights(str(tmp_path))
+    saved = load_weights(str(tmp_path))
     for name, tensor in task.model.weights.state_dict().items():
         assert torch.equal(saved[name], tensor)
 
 
 def test_the_batch_number_starts_anew_each_epoch_and_counts_batches(tmp_path, log_lines):
     settings = {"batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1, "epochs": 2}
-    fit(config(tmp_path, **settings), make_task(), random_dataset(20), None)
+    fit(config(tmp_path, **settings), classification_task(), classification_data(20), None)
     lines = [line.split(", loss")[0] for line in log_lines if line.startswith("global step")]
     assert lines == [
         f"global step: {step}, epoch: {epoch}, batch: {batch}"
@@ -141,15 +115,15 @@ def test_the_best_model_alone_is_saved_on_demand(tmp_path, log_lines, monkeypatc
         kept.append({name: tensor.clone() for name, tensor in task.model.weights.state_dict().items()})
         return ScriptedMetric(next(values))
 
-    monkeypatch.setattr(results, "evaluate", scripted)
+    monkeypatch.setattr(run_state, "evaluate", scripted)
     settings = {"save_best_model": True, "save_steps": 1, "epochs": 1}
-    fit(config(tmp_path, **settings), make_task(), random_dataset(32), random_dataset(1))
+    fit(config(tmp_path, **settings), classification_task(), classification_data(32), classification_data(1))
     assert log_lines[-3:] == [
         "report of 0.8",
         "best dev accuracy: 0.80000 at step 2",
         f"weights of step 2: {tmp_path}/pytorch_model.bin",
     ]
-    for name, tensor in checkpoint.load_weights(str(tmp_path)).items():
+    for name, tensor in load_weights(str(tmp_path)).items():
         assert torch.equal(tensor, kept[1][name])
 
 
@@ -157,16 +131,16 @@ def test_training_learns_and_the_same_seed_gives_the_same_weights(tmp_path, log_
     settings = {"epochs": 30, "learning_rate": 3e-3, "save_steps": 1000}
     trained = []
     for name in ("a", "b"):
-        task = make_task()
-        fit(config(tmp_path / name, **settings), task, random_dataset(48), random_dataset(48))
+        task = classification_task()
+        fit(config(tmp_path / name, **settings), task, classification_data(48), classification_data(48))
         trained.append(task.model.weights.state_dict())
     assert float(eval_lines(log_lines)[-1].rsplit(" ", 1)[1]) > 0.9
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
 def test_bf16_on_the_cpu_keeps_fp32_weights(tmp_path, log_lines):
-    task = make_task()
-    fit(config(tmp_path, precision="bf16"), task, random_dataset(16), random_dataset(10))
+    task = classification_task()
+    fit(config(tmp_path, precision="bf16"), task, classification_data(16), classification_data(10))
     assert {tensor.dtype for tensor in task.model.weights.state_dict().values() if tensor.is_floating_point()} == {
         torch.float32
     }

@@ -1,29 +1,16 @@
 """Running out of memory, in a step and in an evaluation; the errors come from PyTorch's own classes and allocator."""
 
-import re
-
 import pytest
 import torch
 
-from bertorch.config import ContrastiveConfig, TrainingConfig
 from bertorch.errors import UserError
-from bertorch.training import run_state as results
+from bertorch.training import run_state
 from bertorch.training.loop import fit
-from bertorch.training.memory import out_of_memory_told
-from bertorch.training.step import Precision
-from tests.architectures import random_batch
+from bertorch.training.memory import explain_out_of_memory
 from tests.conftest import REVIEWS, Script, launcher
 from tests.log_lines import command
-from tests.tasks import test_contrastive
-from tests.training import test_loop as test_trainer
-from tests.training.several_processes import config
-
-CPU, GPU = Precision("fp32", "cpu"), Precision("fp32", "cuda")
-TASK = test_trainer.make_task()
-CONTRASTIVE = test_contrastive.make_task()
-GATHERED = test_contrastive.make_task(gather=True)
-GO_ON = "A checkpoint in --saved_dir goes on "
-OTHERWISE = "; any other change makes another run, for another --saved_dir or --overwrite"
+from tests.short_runs import config
+from tests.small_tasks import classification_data, classification_task
 
 
 def too_much_for_the_cpu(*_: object) -> None:
@@ -55,125 +42,49 @@ ERRORS = pytest.mark.parametrize(
 )
 
 
-def told(configuration, task=TASK, precision=CPU, batches=None, error=too_much_for_the_gpu) -> str:
-    """The first line of the error."""
-    with pytest.raises(UserError) as caught, out_of_memory_told("step 7", configuration, task, precision, batches):
-        error()
-    return str(caught.value).splitlines()[0]
-
-
-def plain(**settings) -> TrainingConfig:
-    return TrainingConfig(train_data_file="-", **settings)
-
-
-def contrastive(**settings) -> ContrastiveConfig:
-    return ContrastiveConfig(train_data_file="-", **settings)
-
-
 @ERRORS
 def test_a_step(error, reason, tmp_path, monkeypatch):
-    task = test_trainer.make_task()
-    data = test_trainer.random_dataset(20)
-    learn, steps = task.training_output, []
+    task = classification_task()
+    data = classification_data(20)
+    learn, steps = task.losses, []
 
     def third_fails(batch):
         steps.append(batch)
         return learn(batch) if len(steps) < 3 else error()
 
-    monkeypatch.setattr(task, "training_output", third_fails)
-    with pytest.raises(UserError, match="^step 3: expected enough memory on the machine for a batch ") as caught:
+    monkeypatch.setattr(task, "losses", third_fails)
+    with pytest.raises(UserError) as caught:
         fit(config(tmp_path, save_steps=2), task, data, None)
-    assert f" of --batch_size 8 per process ({len(steps[-1].input_ids)} tokens), got too little; " in str(caught.value)
-    assert reason in str(caught.value).splitlines()[1]
+    first, second = str(caught.value).splitlines()
+    tokens = len(steps[-1].input_ids)
+    assert first.startswith(f"step 3: expected enough memory for a batch of {tokens} tokens, got too little; ")
+    options = ("--gradient_checkpointing", "--batch_size", "--gradient_accumulation_steps", "--max_seq_length")
+    assert all(option in first for option in options)
+    assert reason in second
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
 @ERRORS
 def test_an_evaluation(error, reason, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "evaluate", error)
-    data = test_trainer.random_dataset(20)
-    with pytest.raises(
-        UserError,
-        match="^evaluation after step 3: expected enough memory .* --batch_size 8 per process, got too little; ",
-    ) as caught:
-        fit(config(tmp_path), test_trainer.make_task(), data, data)
+    monkeypatch.setattr(run_state, "evaluate", error)
+    data = classification_data(20)
+    with pytest.raises(UserError, match="^evaluation after step 3: expected enough memory, got too little; ") as caught:
+        fit(config(tmp_path), classification_task(), data, data)
     assert reason in str(caught.value).splitlines()[1]
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_told("step 7", plain(), TASK, CPU):
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory("step 7", "buy more"):
         raise RuntimeError("shapes differ")
-
-
-@pytest.mark.parametrize(
-    ("configuration", "task", "precision", "remedies", "goes_on"),
-    [
-        (
-            plain(),
-            TASK,
-            CPU,
-            "set --gradient_checkpointing, or lower --batch_size, and raise --gradient_accumulation_steps as much, or "
-            "lower --max_seq_length 128",
-            "with --gradient_checkpointing, or on more processes with a lower --batch_size, as long as the product of "
-            "both is the same",
-        ),
-        (
-            plain(gradient_checkpointing=True, batch_size=1),
-            TASK,
-            GPU,
-            "set --precision bf16 (fp16 on a GPU that has no bf16), or lower --max_seq_length 128",
-            "with none of these",
-        ),
-        (
-            contrastive(gradient_checkpointing=True),
-            CONTRASTIVE,
-            Precision("bf16", "cuda"),
-            "set --micro_batch_size below 32, or lower --batch_size, at the price of fewer negatives, or lower "
-            "--max_seq_length 128",
-            "with none of these",
-        ),
-        (
-            contrastive(micro_batch_size=4, batch_size=64),
-            GATHERED,
-            CPU,
-            "set --gradient_checkpointing, or set --micro_batch_size below 4, or lower --batch_size, at the price of "
-            "fewer negatives, or lower --max_seq_length 128",
-            "with --gradient_checkpointing, or on more processes with a lower --batch_size, as long as the product of "
-            "both is the same",
-        ),
-        (
-            contrastive(micro_batch_size=1),
-            CONTRASTIVE,
-            CPU,
-            "set --gradient_checkpointing, or lower --batch_size, at the price of fewer negatives, or lower "
-            "--max_seq_length 128",
-            "with --gradient_checkpointing",
-        ),
-    ],
-    ids=["classifier", "nothing left but precision", "contrastive", "gathered", "one row at once"],
-)
-def test_what_to_lower_in_training(configuration, task, precision, remedies, goes_on):
-    message = told(configuration, task, precision, [random_batch([3, 4]), random_batch([5, 6, 7])])
-    place = "GPU" if precision.device_type == "cuda" else "machine"
-    assert message == (
-        f"step 7: expected enough memory on the {place} for a batch of --batch_size {configuration.batch_size} per "
-        f"process (18 tokens), got too little; {remedies}. {GO_ON}{goes_on}{OTHERWISE}"
-    )
-
-
-def test_what_helps_in_training_only_is_not_named_for_an_evaluation():
-    message = told(contrastive(micro_batch_size=4), CONTRASTIVE)
-    assert not re.search("gradient_checkpointing|micro_batch_size|tokens", message)
-    assert "; lower --batch_size, " in message
 
 
 STARVED = """
 import os, runpy, sys
 sys.path.insert(0, os.getcwd())
 import torch
-from bertorch.training.tasks import ClassificationTask
+from bertorch.tasks.classification import ClassificationTask
 
-learn, steps = ClassificationTask.training_output, []
+learn, steps = ClassificationTask.losses, []
 
 def third_fails(task, batch):
     steps.append(batch)
@@ -181,7 +92,7 @@ def third_fails(task, batch):
         torch.empty(1 << 55, dtype=torch.uint8)
     return learn(task, batch)
 
-ClassificationTask.training_output = third_fails
+ClassificationTask.losses = third_fails
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -195,7 +106,5 @@ def test_one_process_of_two_tells_it_and_takes_the_other_down(tmp_path):
     )
     process = Script(starved, *arguments, "--gradient_checkpointing", launcher=launcher())
     log = process.finish(check=1).stderr
-    assert (
-        "process 1: step 3: expected enough memory on the machine for a batch of --batch_size 32 per process (" in log
-    )
-    assert f"lower --max_seq_length 128. {GO_ON}on more processes with a lower --batch_size, " in log
+    assert "process 1: step 3: expected enough memory for a batch of " in log
+    assert "lower --max_seq_length" in log

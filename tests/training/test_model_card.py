@@ -1,16 +1,21 @@
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from bertorch.training.model_card import _MARK, CARD, ModelCard
-from run_classifier import ClassifierConfig
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.precision import Precision
+from bertorch.tasks.classification import ClassificationTask
+from bertorch.training.model_card import CARD, ModelCard, is_foreign
+from tests.architectures import small_classifier
 from tests.conftest import REVIEWS, TINY, run_script
-from tests.training.several_processes import config
+from tests.short_runs import config
+from tests.small_tasks import classification_task, contrastive_task, siamese_task, tagging_task
 
 HISTORY = [
     {"step": 10, "dev_accuracy": 0.5, "dev_loss": 0.75},
@@ -18,21 +23,26 @@ HISTORY = [
 ]
 
 
-def card(folder, *, tag="text-classification", history=HISTORY, **options) -> ModelCard:
-    return ModelCard(config(folder, **options), pipeline_tag=tag, step=20, history=history, precision="fp32")
+FP32 = Precision("fp32", "cpu")
+
+
+def card(folder, *, task=None, history=HISTORY, **options) -> ModelCard:
+    task = task or classification_task()
+    return ModelCard(config(folder, **options), task, step=20, history=history, precision=FP32)
 
 
 @pytest.mark.parametrize(
-    ("tag", "library", "call"),
+    ("make_task", "tag", "library", "call"),
     [
-        ("text-classification", "transformers", ".predict(["),
-        ("token-classification", "transformers", ".tag(["),
-        ("sentence-similarity", "sentence-transformers", ".encode(["),
+        (classification_task, "text-classification", "transformers", ".predict(["),
+        (partial(tagging_task, use_crf=True), "token-classification", "transformers", ".tag(["),
+        (siamese_task, "sentence-similarity", "sentence-transformers", ".encode(["),
+        (contrastive_task, "sentence-similarity", "sentence-transformers", ".encode(["),
     ],
 )
-def test_the_hub_reads_it(tag, library, call, tmp_path, monkeypatch):
+def test_the_hub_reads_it(make_task, tag, library, call, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", "a b"])
-    read = HubCard(card(tmp_path, tag=tag).text())
+    read = HubCard(card(tmp_path, task=make_task()).text())
     assert read.data.pipeline_tag == tag
     assert read.data.library_name == library
     assert read.data.tags == ["bertorch"]
@@ -45,7 +55,7 @@ def test_the_hub_reads_it(tag, library, call, tmp_path, monkeypatch):
 def test_a_local_encoder_is_no_model_of_the_hub(tmp_path):
     options = config(tmp_path)
     local = replace(options, pretrained_model_name_or_path=str(TINY))
-    text = ModelCard(local, pipeline_tag="text-classification", step=1, history=[], precision="fp32").text()
+    text = ModelCard(local, classification_task(), step=1, history=[], precision=FP32).text()
     assert "base_model" not in text
     assert "Dev metrics" not in text
 
@@ -65,7 +75,7 @@ def test_a_run_does_not_clear_away_what_somebody_has_written_in_its_place(tmp_pa
         *("--max_steps", 2, "--save_steps", 1),
     ]
     run_script("run_classifier.py", *options)
-    assert _MARK in (tmp_path / CARD).read_text()
+    assert not is_foreign(tmp_path / CARD)
     (tmp_path / CARD).write_text("mine")
     run_script("run_classifier.py", *options)
     assert (tmp_path / CARD).read_text() == "mine"
@@ -79,15 +89,10 @@ def test_its_code_is_what_the_model_takes(folder, is_pair, tmp_path, monkeypatch
     prediction = SimpleNamespace(label="x")
     model = SimpleNamespace(predict=lambda inputs: (called.append(inputs), [prediction])[1])
     monkeypatch.setattr("bertorch.load", lambda path: (called.append(path), model)[1])
-    monkeypatch.setattr("transformers.pipeline", lambda task, model: lambda text: called.extend([task, model, text]))
-    options = ClassifierConfig(
-        pretrained_model_name_or_path="bert-base-chinese",
-        train_data_file="train.txt",
-        label_file="labels.txt",
-        saved_dir=str(tmp_path / folder),
-        is_text_pair=is_pair,
-    )
-    text = ModelCard(options, pipeline_tag="text-classification", step=1, history=[], precision="fp32").text()
+    transformers = SimpleNamespace(pipeline=lambda task, model: lambda text: called.extend([task, model, text]))
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    task = ClassificationTask(SequenceClassifier(small_classifier("bert")), ["a", "b", "c"], text_pair=is_pair)
+    text = card(tmp_path / folder, task=task).text()
     for block in re.findall("```python\n(.*?)```", text, re.DOTALL):
         exec(block, {})
     first, second = "房间干净，早餐也丰富。", "早餐不错。"

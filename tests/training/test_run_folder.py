@@ -10,15 +10,17 @@ from safetensors.torch import load_file
 
 from bertorch.config import TrainingConfig
 from bertorch.errors import UserError
+from bertorch.tasks.base import Negatives
 from bertorch.training.metrics_file import METRICS
-from bertorch.training.run_folder import RECORD, RunFolder, SavedState, describe_run
-from bertorch.training.weights import WEIGHTS
+from bertorch.training.run_folder import RECORD, RunFolder, describe_run
+from bertorch.training.state import State
+from bertorch.weights import WEIGHTS
 
 OPTIONS = {"script": "ClassifierConfig", "--learning_rate": 1e-3, "content of --train_data_file": "a" * 64}
 
 
 class Note:
-    """A companion of one file, which may lie in a folder."""
+    """A savable of one file, which may lie in a folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,16 +30,24 @@ class Note:
         (Path(folder) / self.name).write_text("note")
 
 
-def opened(path: Path, options=OPTIONS, *, keep=2, **flags) -> tuple[RunFolder, SavedState | None]:
+def opened(path: Path, options=OPTIONS, *, keep=2, **flags) -> tuple[RunFolder, dict[str, State] | None]:
     folder = RunFolder(str(path), options, keep=keep)
     return folder, folder.open(**{"resume": False, "overwrite": False, **flags})
 
 
-def save(folder: RunFolder, step: int, *, of: int = 9, companions=()) -> None:
+def save(folder: RunFolder, step: int, *, of: int = 9, savables=()) -> None:
     weights = {"a": torch.full((3,), float(step))}
-    state = SavedState(weights, {"a.exp_avg": torch.full((3,), step / 2)}, {"step": step, "steps": of})
-    folder.save_weights(weights, companions)
-    folder.save_state(step, state, companions)
+    parts = {
+        "progress": State({}, {"step": step, "last_step": of}),
+        "model": State(weights),
+        "optimizer": State({"a.exp_avg": torch.full((3,), step / 2)}, {"rates": [0.5]}),
+    }
+    folder.save_weights(weights, savables)
+    folder.save_checkpoint(step, parts, savables)
+
+
+def step_of(parts: dict[str, State]) -> int:
+    return parts["progress"].values["step"]
 
 
 def names(path: Path) -> set[str]:
@@ -51,9 +61,10 @@ def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(tmp_path, log_lin
         save(folder, step, of=20)
     for resume in (False, True):
         _, state = opened(tmp_path / "new" / "run", resume=resume)
-        assert state.values["step"] == 12
-        assert torch.equal(state.weights["a"], torch.full((3,), 12.0))
-        assert torch.equal(state.optimizer["a.exp_avg"], torch.full((3,), 6.0))
+        assert step_of(state) == 12
+        assert torch.equal(state["model"].tensors["a"], torch.full((3,), 12.0))
+        assert torch.equal(state["optimizer"].tensors["a.exp_avg"], torch.full((3,), 6.0))
+        assert state["optimizer"].values == {"rates": [0.5]}
         assert log_lines[-1].endswith("goes on after step 12; --overwrite would start from the beginning")
 
 
@@ -61,7 +72,7 @@ def test_a_finished_run_starts_anew_unless_told_to_resume(tmp_path, log_lines):
     save(opened(tmp_path)[0], 9)
     assert opened(tmp_path)[1] is None
     assert "is from an earlier run; the first save of this one replaces it" in log_lines[-1]
-    assert opened(tmp_path, resume=True)[1].values["step"] == 9
+    assert step_of(opened(tmp_path, resume=True)[1]) == 9
     assert log_lines[-1].endswith("the run is complete, after step 9")
 
 
@@ -104,19 +115,19 @@ def test_weights_of_another_program_are_refused(name, tmp_path):
 
 
 def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path):
-    save(opened(tmp_path)[0], 9, companions=[Note("modules.json"), Note("2_Dense/config.json")])
+    save(opened(tmp_path)[0], 9, savables=[Note("modules.json"), Note("2_Dense/config.json")])
     (tmp_path / "my notes.txt").touch()
     before = names(tmp_path)
     other = OPTIONS | {"--learning_rate": 2e-3}
     folder, state = opened(tmp_path, other, overwrite=True)
     assert state is None
     assert names(tmp_path) == before
-    save(folder, 3, companions=[Note("config.json")])
+    save(folder, 3, savables=[Note("config.json")])
     checkpoint = {"config.json", "model.safetensors", "optimizer.safetensors", "training_state.json"}
     own = {WEIGHTS, RECORD, METRICS, "config.json", *(f"checkpoint-3/{name}" for name in checkpoint)}
     assert names(tmp_path) == own | {"my notes.txt"}
     assert not (tmp_path / "2_Dense").exists()
-    assert opened(tmp_path, other)[1].values["step"] == 3
+    assert step_of(opened(tmp_path, other)[1]) == 3
 
 
 def test_checkpoints_of_an_earlier_run_are_not_taken_for_its_own(tmp_path):
@@ -135,8 +146,8 @@ def test_a_checkpoint_that_cannot_be_read_is_left_out(tmp_path, log_lines):
         save(folder, step)
     file = tmp_path / "checkpoint-6" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
-    assert opened(tmp_path)[1].values["step"] == 3
-    assert any("checkpoint-6: left out, it cannot be read" in line for line in log_lines)
+    assert step_of(opened(tmp_path)[1]) == 3
+    assert any("checkpoint-6: skipped, it cannot be read" in line for line in log_lines)
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -174,7 +185,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save(folder, 6)
     monkeypatch.undo()
     assert names(tmp_path) == before
-    assert opened(tmp_path)[1].values["step"] == 3
+    assert step_of(opened(tmp_path)[1]) == 3
 
 
 def test_weights_in_a_checkpoint_are_as_transformers_reads_them(tmp_path):
@@ -187,7 +198,7 @@ def described(tmp_path: Path, content: str = "data", processes: int = 1, **setti
     train = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
     train.write_text(content)
     config = TrainingConfig(train_data_file=str(train), **settings)
-    return describe_run(config, precision="fp32", processes=processes, own_negatives=False)
+    return describe_run(config, precision="fp32", processes=processes, negatives=Negatives.NONE)
 
 
 def test_what_makes_a_run_another(tmp_path):

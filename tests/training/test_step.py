@@ -8,7 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from bertorch.errors import UserError
-from bertorch.training.step import BatchOutput, OptimizationStep, Precision
+from bertorch.precision import Precision
+from bertorch.training.hooks import ClipGradients, StopIfNotFinite
+from bertorch.training.state import State, restore_parts
+from bertorch.training.step import OptimizationStep
 from tests.architectures import random_batch
 
 CPU = torch.device("cpu")
@@ -34,17 +37,23 @@ def take_steps(batches, *, max_grad_norm=0.0, steps=1):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
-    def output_of(batch):
+    def losses_of(batch):
         logits = model(batch)
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        return BatchOutput(loss=loss, correct=(logits.argmax(-1) == batch.labels).sum())
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == batch.labels).sum()}
 
     step = OptimizationStep(
-        model, output_of, optimizer, scheduler, Precision.resolve("fp32", CPU), max_grad_norm=max_grad_norm
+        model,
+        losses_of,
+        optimizer,
+        scheduler,
+        Precision.resolve("fp32", CPU),
+        loss_parts=("loss", "accuracy"),
+        hooks=[ClipGradients(max_grad_norm)] if max_grad_norm else [],
     )
     for _ in range(steps):
-        sums = step(batches, labels=sum(batch.size for batch in batches))
-    return model, sums
+        reported = step(batches, label_count=sum(batch.size for batch in batches))
+    return model, dict(zip(step.reports, reported.tolist(), strict=True))
 
 
 def expected_step(batch, *, max_grad_norm=0.0):
@@ -63,10 +72,12 @@ def test_one_batch(max_grad_norm):
     batch = random_batch([3, 5, 2, 4, 1])
     weight, loss, norm = expected_step(batch, max_grad_norm=max_grad_norm)
     assert 1e-3 < norm < 100
-    model, sums = take_steps([batch], max_grad_norm=max_grad_norm)
+    model, reported = take_steps([batch], max_grad_norm=max_grad_norm)
     torch.testing.assert_close(model.embedding.weight.detach(), weight, rtol=1e-5, atol=1e-9)
-    assert sums[0].item() == pytest.approx(loss)
-    assert sums[1].item() == (BagOfTokens()(batch).argmax(-1) == batch.labels).sum().item()
+    assert reported["loss"] == pytest.approx(loss)
+    assert reported["accuracy"] == pytest.approx(
+        (BagOfTokens()(batch).argmax(-1) == batch.labels).double().mean().item()
+    )
 
 
 def test_uneven_batches_make_one_mean():
@@ -88,9 +99,9 @@ def test_uneven_batches_make_one_mean():
             )
         )
     weight, loss, _ = expected_step(whole)
-    model, sums = take_steps(parts)
+    model, reported = take_steps(parts)
     torch.testing.assert_close(model.embedding.weight.detach(), weight, rtol=1e-12, atol=1e-12)
-    assert sums[0].item() == pytest.approx(loss)
+    assert reported["loss"] == pytest.approx(loss)
 
 
 def test_a_parameter_that_the_loss_does_not_use_stays():
@@ -106,13 +117,14 @@ def test_fp16_leaves_out_a_step_that_overflows_and_counts_it():
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
     size = torch.finfo(torch.float32).max / 40000
 
-    def output_of(batch):
-        return BatchOutput(loss=size * model.weight.sum(), correct=None)
+    def losses_of(batch):
+        return {"loss": size * model.weight.sum()}
 
-    step = OptimizationStep(model, output_of, optimizer, scheduler, Precision("fp16", "cpu"), max_grad_norm=0)
+    hooks = [StopIfNotFinite("folder")]
+    step = OptimizationStep(model, losses_of, optimizer, scheduler, Precision("fp16", "cpu"), hooks=hooks)
 
     before = model.weight.clone()
-    norms = [step([random_batch([3])], labels=1)[2].item() for _ in range(2)]
+    norms = [step([random_batch([3])], label_count=1)[step.reports.index("gradient_norm")].item() for _ in range(2)]
     assert norms[0] == 0  # it tells nothing
     assert norms[1] == pytest.approx(size, rel=1e-6)
     assert step.overflows == 1
@@ -126,22 +138,25 @@ def test_its_state_brings_another_to_the_same_place():
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda steps: 1 / (1 + steps))
 
-        def output_of(batch):
-            return BatchOutput(F.cross_entropy(model(batch), batch.labels), None)
+        def losses_of(batch):
+            return {"loss": F.cross_entropy(model(batch), batch.labels)}
 
         return model, OptimizationStep(
-            model, output_of, optimizer, scheduler, Precision("fp32", "cpu"), max_grad_norm=1.0
+            model, losses_of, optimizer, scheduler, Precision("fp32", "cpu"), hooks=[ClipGradients(1.0)]
         )
 
     def take(step):
-        step([random_batch([3, 5, 2])], labels=3)
+        step([random_batch([3, 5, 2])], label_count=3)
 
     model, step = fresh()
     for _ in range(3):
         take(step)
     other_model, other = fresh()
     other_model.load_state_dict(model.state_dict())
-    other.restore(json.loads(json.dumps(step.values())), step.tensors())
+    states = {name: part.state() for name, part in step.parts().items()}
+    restore_parts(
+        other.parts(), {name: State(*state[:1], json.loads(json.dumps(state.values))) for name, state in states.items()}
+    )
     assert other.rates == step.rates == [0.1 / 4]
     take(step)
     take(other)

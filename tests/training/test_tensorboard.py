@@ -4,7 +4,8 @@ import pytest
 
 from bertorch.errors import UserError
 from bertorch.training.tensorboard import TensorBoardFolder
-from tests.training.test_watching import trained
+from tests.short_runs import trained
+from tests.small_tasks import classification_data, classification_task
 
 
 def test_a_missing_package_is_named_before_training(tmp_path, monkeypatch, log_lines):
@@ -13,7 +14,9 @@ def test_a_missing_package_is_named_before_training(tmp_path, monkeypatch, log_l
     with pytest.raises(
         UserError, match="expected the package tensorboard, got: .* `pip install tensorboard`, or leave"
     ):
-        trained(tmp_path / "run", tensorboard_dir=str(tmp_path / "board"))
+        trained(
+            tmp_path / "run", classification_task(), classification_data(8), tensorboard_dir=str(tmp_path / "board")
+        )
     assert not any(line.startswith("global step") for line in log_lines)
 
 

@@ -7,6 +7,7 @@ import torch
 from bertorch import log
 from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import UserError
+from bertorch.training.hooks import StopIfNotFinite
 from bertorch.training.training_log import TrainingLog
 
 
@@ -19,13 +20,16 @@ def training_log(logging_steps: int, *, with_accuracy: bool = False, records: li
         if records is not None:
             records.append((step.number, numbers))
 
-    return TrainingLog(logging_steps, with_accuracy=with_accuracy, saved_dir="the/folder", record=record)
+    parts = ("loss", "accuracy") if with_accuracy else ("loss",)
+    hooks, reports = [StopIfNotFinite("the/folder")], (*parts, "gradient_norm")
+    return TrainingLog(logging_steps, loss_parts=parts, reports=reports, hooks=hooks, record=record)
 
 
 def take(log: TrainingLog, number: int, loss: float = 0.5, norm: float = 1.0, *, overflows: int = 0, tokens=30) -> None:
-    sums = torch.tensor([loss, 3.0, norm], dtype=torch.float64)
+    parts = [loss, 0.75] if len(log._reports) == 3 else [loss]
     rates = {"rate": 5e-5, "head_rate": number / 1000}
-    log.step(sums, scheduled(number), labels=4, tokens=tokens, rates=rates, overflows=overflows)
+    reported = torch.tensor([*parts, norm], dtype=torch.float64)
+    log.step(reported, scheduled(number), tokens=tokens, rates=rates, overflows=overflows)
 
 
 def test_a_line_every_so_many_steps_with_the_numbers_of_that_step(log_lines):
@@ -58,12 +62,12 @@ def test_each_line_is_recorded_with_rates_speed_and_memory(monkeypatch):
 
 def test_numbers_stay_on_the_device_until_a_line_is_due(monkeypatch):
     reads = []
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(self.shape) or [[0.0] * 4] * len(self))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(self.shape) or [[0.0] * 3] * len(self))
     records: list = []
     training = training_log(4, records=records)
     for number in range(11, 20):
         take(training, number)
-    assert reads == [(2, 4), (4, 4)]  # after steps 12 and 16
+    assert reads == [(2, 3), (4, 3)]  # after steps 12 and 16
     assert [number for number, _ in records] == [12, 16]
 
 
@@ -84,7 +88,7 @@ def test_the_first_step_that_is_not_finite_is_named(loss, norm):
 def test_a_check_without_steps_since_the_last():
     log = training_log(2)
     take(log, 11)
-    assert log.check() == (0.5, 3.0)
+    assert log.check() == {"loss": 0.5, "gradient_norm": 1.0}
     log.check()
 
 
@@ -93,4 +97,4 @@ def test_overflows_of_fp16_are_told_when_there_are_more(log_lines):
     for number, overflows in ((11, 0), (12, 2), (13, 2), (14, 3)):
         take(log, number, overflows=overflows)
     told = [line for line in log_lines if "overflow" in line]
-    assert told == [f"fp16 overflowed: steps left out so far: {count}" for count in (2, 3)]
+    assert told == [f"fp16 overflowed: steps skipped so far: {count}" for count in (2, 3)]

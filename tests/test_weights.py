@@ -22,24 +22,24 @@ from transformers import (
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
-from bertorch.training import weights as checkpoint
-from bertorch.training.tasks import ClassificationTask
+from bertorch.tasks.classification import ClassificationTask
+from bertorch.training import weights
+from bertorch.training.saving import publish
 from tests.architectures import small_classifier, small_encoder
 from tests.conftest import ROOT, TINY
 from tests.data.hostile_files import attempt
+from tests.small_tasks import tiny_classification_task
 
 TEXTS = ["很好吃", "房间又小又吵，再也不来了。", "值得推荐！"]
 
 
 def save_task(folder: Path, task: ClassificationTask) -> None:
-    checkpoint.publish(str(folder), task.model.weights.state_dict(), task.companions)
+    publish(str(folder), task.model.weights.state_dict(), task.savables)
 
 
 @pytest.fixture(scope="module")
 def task():
-    torch.manual_seed(0)
-    model = SequenceClassifier.from_pretrained(str(TINY), ["negative", "neutral", "positive"]).eval()
-    return ClassificationTask(model, [model.model.config, AutoTokenizer.from_pretrained(TINY)])
+    return tiny_classification_task(["negative", "neutral", "positive"])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_pipeline_gives_our_labels_and_probabilities(task, saved):
 
 def test_a_save_leaves_nothing_but_its_files(saved):
     names = {path.name for path in saved.iterdir()}
-    assert {checkpoint.WEIGHTS, "config.json", "tokenizer_config.json"} <= names
+    assert {weights.WEIGHTS, "config.json", "tokenizer_config.json"} <= names
     assert not any(name.startswith(".") for name in names)
 
 
@@ -93,10 +93,10 @@ class Folders:
 
 def test_a_save_replaces_files_in_folders_too(tmp_path):
     for content in ("first", "second"):
-        checkpoint.publish(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
+        publish(str(tmp_path), {"a": torch.ones(3)}, [Folders(content)])
         assert (tmp_path / "modules.json").read_text() == content
         assert (tmp_path / "1_Pooling" / "config.json").read_text() == content
-    assert {path.name for path in tmp_path.iterdir()} == {"modules.json", "1_Pooling", checkpoint.WEIGHTS}
+    assert {path.name for path in tmp_path.iterdir()} == {"modules.json", "1_Pooling", weights.WEIGHTS}
 
 
 def test_a_failing_save_leaves_the_earlier_one(task, tmp_path, monkeypatch):
@@ -119,15 +119,15 @@ def test_a_failing_save_leaves_the_earlier_one(task, tmp_path, monkeypatch):
 def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     """Killed for real, after the new weights are written and before they take their place."""
     save_task(tmp_path, task)
-    before = (tmp_path / checkpoint.WEIGHTS).read_bytes()
+    before = (tmp_path / weights.WEIGHTS).read_bytes()
     program = (
-        "import os, signal, sys, torch; from bertorch.training import weights as checkpoint;"
-        "checkpoint.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
-        "checkpoint.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
+        "import os, signal, sys, torch; from bertorch.training import weights;"
+        "weights.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
+        "publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
     assert killed.returncode == -9
-    assert (tmp_path / checkpoint.WEIGHTS).read_bytes() == before
+    assert (tmp_path / weights.WEIGHTS).read_bytes() == before
 
 
 # Warm start
@@ -154,18 +154,18 @@ def assert_loaded(model: nn.Module, *, head: bool = True) -> None:
 
 @pytest.mark.parametrize("form", ["bin", "safetensors", "folder with bin", "folder with safetensors", "fp16"])
 def test_warm_start_reads_every_form(form, tmp_path):
-    weights = source_weights()
+    state = source_weights()
     target = tmp_path / {"bin": "weights.bin", "safetensors": "weights.safetensors"}.get(form, "pytorch_model.bin")
     if "safetensors" in form:
         target = tmp_path / "model.safetensors" if "folder" in form else target
-        save_file(weights, target)
+        save_file(state, target)
     else:
-        torch.save({name: tensor.half() for name, tensor in weights.items()} if form == "fp16" else weights, target)
+        torch.save({name: tensor.half() for name, tensor in state.items()} if form == "fp16" else state, target)
     model = fresh_classifier()
-    checkpoint.warm_start(model, str(tmp_path if "folder" in form else target), "bert")
+    weights.warm_start(model, str(tmp_path if "folder" in form else target), "bert")
     if form == "fp16":
         assert model.classifier.weight.dtype == torch.float32
-        assert torch.equal(model.classifier.weight, weights["classifier.weight"].half().float())
+        assert torch.equal(model.classifier.weight, state["classifier.weight"].half().float())
     else:
         assert_loaded(model)
 
@@ -175,7 +175,7 @@ def renamed(rule) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "weights",
+    "state",
     [
         renamed(lambda name: name.replace("bert.", "encoder.", 1)),
         renamed(lambda name: f"module.{name}"),
@@ -185,10 +185,10 @@ def renamed(rule) -> dict[str, torch.Tensor]:
     ],
     ids=["earlier bertorch: encoder.* and classifier.*", "several GPUs", "both", "gamma and beta", "bare encoder"],
 )  # fmt: skip
-def test_warm_start_knows_other_names(weights, tmp_path, log_lines):
-    torch.save(weights, tmp_path / "weights.bin")
+def test_warm_start_knows_other_names(state, tmp_path, log_lines):
+    torch.save(state, tmp_path / "weights.bin")
     model = fresh_classifier()
-    checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
+    weights.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert_loaded(model)
     assert not any("missing" in line or "unexpected" in line for line in log_lines)
 
@@ -197,7 +197,7 @@ def test_the_earlier_bertorch_called_every_encoder_bert(tmp_path, log_lines):
     expected = small_encoder("roberta").state_dict()
     torch.save({f"bert.{name}": tensor for name, tensor in expected.items()}, tmp_path / "weights.bin")
     model = nn.ModuleDict({"roberta": small_encoder("roberta").apply(zero), "classifier": nn.Linear(2, 2)})
-    checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "roberta")
+    weights.warm_start(model, str(tmp_path / "weights.bin"), "roberta")
     assert all(torch.equal(model.state_dict()[f"roberta.{name}"], tensor) for name, tensor in expected.items())
     assert any(line.endswith("missing: classifier.bias, classifier.weight") for line in log_lines)
 
@@ -208,22 +208,22 @@ def zero(module: nn.Module) -> None:
 
 
 def test_a_bare_encoder_leaves_the_head_and_says_so(tmp_path, log_lines):
-    weights = small_encoder("bert").state_dict()
-    torch.save(weights | {"cls.predictions.bias": torch.zeros(3)}, tmp_path / "weights.bin")
+    state = small_encoder("bert").state_dict()
+    torch.save(state | {"cls.predictions.bias": torch.zeros(3)}, tmp_path / "weights.bin")
     model = fresh_classifier()
-    checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
+    weights.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert any(line.endswith("missing: classifier.bias, classifier.weight") for line in log_lines)
     assert any(line.endswith("unexpected: cls.predictions.bias") for line in log_lines)
-    for name, tensor in weights.items():
+    for name, tensor in state.items():
         assert torch.equal(model.state_dict()[f"bert.{name}"], tensor)
 
 
 def test_a_head_of_another_size_is_an_error(tmp_path):
-    weights = source_weights() | {"classifier.weight": torch.zeros(5, 32), "classifier.bias": torch.zeros(5)}
-    torch.save(weights, tmp_path / "weights.bin")
+    state = source_weights() | {"classifier.weight": torch.zeros(5, 32), "classifier.bias": torch.zeros(5)}
+    torch.save(state, tmp_path / "weights.bin")
     model = fresh_classifier()
     with pytest.raises(UserError) as error:
-        checkpoint.warm_start(model, str(tmp_path / "weights.bin"), "bert")
+        weights.warm_start(model, str(tmp_path / "weights.bin"), "bert")
     assert "classifier.weight: expected (3, 32), got (5, 32)" in str(error.value)
     assert "classifier.bias: expected (3,), got (5,)" in str(error.value)
     assert "as many outputs as there are labels" in str(error.value)
@@ -249,7 +249,7 @@ def test_a_pickle_runs_no_code(form, tmp_path):
     else:
         path.write_bytes(pickle.dumps(malicious["b"], protocol=2))
     with pytest.raises(UserError, match=f"{path}: expected weights saved by torch.save or safetensors, got: ") as error:
-        checkpoint.load_weights(str(path))
+        weights.load_weights(str(path))
     assert len(str(error.value).splitlines()) == 1
     assert "weights_only" not in str(error.value)  # torch's advice, which would run it
     assert not (tmp_path / "ran").exists()
@@ -268,7 +268,7 @@ def write_small(path: Path, form: str) -> bytes:
 
 def loaded_or_error(path: Path) -> dict[str, torch.Tensor] | str:
     """Any error but a UserError passes; that has one line."""
-    result = attempt(checkpoint.load_weights, str(path))
+    result = attempt(weights.load_weights, str(path))
     assert isinstance(result, dict) or (result.startswith(f"{path}: expected ") and "\n" not in result)
     return result
 
@@ -310,7 +310,7 @@ def test_a_header_of_an_impossible_size(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # of tensors that torch gives up or has not finished
 @pytest.mark.parametrize(
-    ("weights", "flaw"),
+    ("make_state", "flaw"),
     [
         (lambda: {"a": torch.eye(2).to_sparse()}, "expected dense real tensors with their values, got a: torch.sparse"),
         (lambda: {"a": torch.eye(2).to_sparse_csr()}, "expected dense real tensors with their values, got a: "),
@@ -326,10 +326,10 @@ def test_a_header_of_an_impossible_size(tmp_path):
         (lambda: nn.Linear(2, 2), "asks for more than tensors .torch.nn.modules.linear.Linear.;"),
     ],
 )
-def test_only_named_plain_tensors_are_weights(weights, flaw, tmp_path):
-    torch.save(weights(), tmp_path / "weights.bin")
+def test_only_named_plain_tensors_are_weights(make_state, flaw, tmp_path):
+    torch.save(make_state(), tmp_path / "weights.bin")
     with pytest.raises(UserError, match=f"weights.bin: .*{flaw}"):
-        checkpoint.load_weights(str(tmp_path / "weights.bin"))
+        weights.load_weights(str(tmp_path / "weights.bin"))
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "model.safetensors"])
@@ -337,33 +337,33 @@ def test_a_pipe_is_not_waited_for(name, tmp_path):
     os.mkfifo(tmp_path / name)
     for source in (tmp_path / name, tmp_path) if name == "model.safetensors" else (tmp_path / name,):
         with pytest.raises(UserError, match=f"{name}: expected a .bin or .safetensors file, .*, got a pipe; "):
-            checkpoint.load_weights(str(source))
+            weights.load_weights(str(source))
 
 
 def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(
         UserError, match="expected a .bin or .safetensors file, or a folder with one, got: No such file"
     ):
-        checkpoint.load_weights(str(tmp_path / "nowhere.bin"))
+        weights.load_weights(str(tmp_path / "nowhere.bin"))
     with pytest.raises(UserError, match="expected model.safetensors or pytorch_model.bin in this folder, got neither"):
-        checkpoint.load_weights(str(tmp_path))
+        weights.load_weights(str(tmp_path))
     for name in ("weights.bin", "weights.safetensors"):
         for content in (b"hello", b"", "你好\n".encode() * 100):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(UserError, match=f"{name}: expected weights saved by"):
-                checkpoint.load_weights(str(tmp_path / name))
+                weights.load_weights(str(tmp_path / name))
     torch.save([torch.zeros(2)], tmp_path / "list.bin")
     with pytest.raises(UserError, match="list.bin: expected a mapping from names to tensors, got list"):
-        checkpoint.load_weights(str(tmp_path / "list.bin"))
+        weights.load_weights(str(tmp_path / "list.bin"))
     torch.save({"other": torch.zeros(2)}, tmp_path / "other.bin")
     with pytest.raises(UserError, match="got none of this model, but other"):
-        checkpoint.warm_start(fresh_classifier(), str(tmp_path / "other.bin"), "bert")
+        weights.warm_start(fresh_classifier(), str(tmp_path / "other.bin"), "bert")
 
 
 def test_the_embedded_checkpoint_loads_into_a_classifier(log_lines):
     model = SequenceClassifier.from_pretrained(str(TINY), ["a", "b"]).model
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight.zero_()
-    checkpoint.warm_start(model, str(TINY), "bert")
+    weights.warm_start(model, str(TINY), "bert")
     expected = AutoModel.from_pretrained(TINY, dtype=torch.float32).embeddings.word_embeddings.weight
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, expected)

@@ -1,123 +1,25 @@
-"""Save weights so that no reader ever sees half of them; warm-start from the weights of another run."""
+"""Read weights that torch.save or safetensors wrote, whatever names they have, without running code of theirs."""
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bertorch.errors import MisshapenError, UserError
-from bertorch.files import check_sums, reason, require_file, to_disk
+from bertorch.files import check_sums, reason, require_file
 
 WEIGHTS = "pytorch_model.bin"
 SAFE_WEIGHTS = "model.safetensors"
-# Files of a save are complete and on the disk here before the first of them takes its place.
-_STAGING = ".saving"
-
-
-class Companion(Protocol):
-    """A config or tokenizer of transformers."""
-
-    def save_pretrained(self, save_directory: Any) -> Any:
-        """Write its files into a folder."""
-        ...
-
-
-@contextmanager
-def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
-    """An empty folder inside `folder`, in which files can be written in full before they take their places.
-
-    Args:
-        folder: it exists, unless it is to be made; a folder that vanishes during a run is not made anew in silence.
-        make: whether to make it.
-
-    Raises:
-        UserError: something in the block could not be written.
-    """
-    path = Path(folder)
-    staging = path / _STAGING
-    with written_to(folder):
-        try:
-            if make:
-                path.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)  # what an interrupted save left
-            staging.mkdir()
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def written_to(folder: str) -> Iterator[None]:
-    """Around writing into `--saved_dir`.
-
-    Raises:
-        UserError: something in the block could not be written.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise UserError(
-            f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "
-            "before is as it was; once there is room, the same command with --resume goes on from it"
-        ) from error
-
-
-def publish(
-    folder: str,
-    weights: Mapping[str, Tensor],
-    companions: Iterable[Companion],
-    before: Callable[[Path, set[str]], None] = lambda *_: None,
-) -> set[str]:
-    """Save weights and what belongs to them so that a reader never sees half a file.
-
-    All files are first written to the disk in full, then moved into their places one by one, the weights last. A crash
-    or a full disk before that leaves the earlier save as it was.
-
-    Args:
-        folder: where.
-        weights: name → tensor, saved from the CPU.
-        companions: configs and tokenizers.
-        before: called when all files are written and none is in its place, with where they are and their names.
-
-    Returns:
-        The names of the files within the folder.
-
-    Raises:
-        UserError: they could not be written.
-    """
-    path = Path(folder)
-    with staged(folder) as staging:
-        for companion in companions:
-            companion.save_pretrained(staging)
-        torch.save(on_cpu(weights), staging / WEIGHTS)
-        files = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
-        to_disk(staging)
-        before(staging, set(map(str, files)))
-        for file in sorted(files, key=lambda file: file == Path(WEIGHTS)):
-            (path / file).parent.mkdir(exist_ok=True)
-            (staging / file).replace(path / file)
-        to_disk(path, deep=False)
-    return set(map(str, files))
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, none of which shares memory with another, as safetensors wants it."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def warm_start(
     module: nn.Module,
     source: str,
     encoder_prefix: str,
-    adapted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> None:
     """Load weights by name into a module; the log names every tensor that is missing or not expected.
 
@@ -129,14 +31,14 @@ def warm_start(
         module: takes the weights.
         source: a `.bin` or `.safetensors` file, or a folder with one.
         encoder_prefix: the encoder's name within the module, such as `bert`.
-        adapted: what a task makes of the weights, under their own names.
+        convert: of a task, for weights of earlier programs; they keep their names.
 
     Raises:
         UserError: no readable weights, a tensor of another shape, or not one tensor that fits.
     """
     expected = module.state_dict()
     found, unexpected = _matched(
-        f"--init_from_ckpt {source}", expected, adapted(load_weights(source)), encoder_prefix=encoder_prefix
+        f"--init_from_ckpt {source}", expected, convert(load_weights(source)), encoder_prefix=encoder_prefix
     )
     if not found:
         raise UserError(
@@ -150,8 +52,8 @@ def warm_start(
             logger.warning("{}: {}: {}", source, what, ", ".join(names))
 
 
-def place(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: str, folder: str) -> None:
-    """Give a model all weights that a folder was saved with.
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: str, folder: str) -> None:
+    """Load all weights of a model from those that a folder was saved with.
 
     Args:
         module: takes the weights.
@@ -160,7 +62,7 @@ def place(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: str,
         folder: for errors.
 
     Raises:
-        UserError: a weight of the model is missing, or has another shape. One too many is told in the log.
+        UserError: a weight of the model is missing, or has another shape. Unexpected ones are logged.
     """
     found, unexpected = _matched(folder, module.state_dict(), weights, encoder_prefix=encoder_prefix)
     missing = sorted(name for name, _ in module.named_parameters() if name not in found)
@@ -187,13 +89,13 @@ def _matched(
             unexpected.append(name)
         else:
             found[target] = tensor
-    misshapen = [
+    mismatched = [
         (name, expected[name].shape, tensor.shape)
         for name, tensor in found.items()
         if tensor.shape != expected[name].shape
     ]
-    if misshapen:
-        raise MisshapenError(source, misshapen)
+    if mismatched:
+        raise MisshapenError(source, mismatched)
     return found, unexpected
 
 

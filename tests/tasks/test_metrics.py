@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
-from bertorch.training.metrics import ClassificationMetric, CorrelationMetric
+from bertorch.tasks.metrics import ClassificationMetric, CorrelationMetric, best_threshold, class_report
 from tests.architectures import random_batch
 from tests.conftest import run_processes
 
@@ -30,7 +31,7 @@ def expected_loss() -> float:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_loss_and_accuracy_do_not_depend_on_the_batch_size(batch_size):
-    metric = ClassificationMetric(torch.device("cpu"))
+    metric = ClassificationMetric(torch.device("cpu"), ["a", "b"])
     for start in range(0, len(LOGITS), batch_size):
         part = slice(start, start + batch_size)
         metric.update(torch.tensor(LOGITS[part]), batch_of(torch.tensor(CLASSES[part])), np.arange(len(LOGITS))[part])
@@ -109,3 +110,59 @@ def test_embeddings_that_are_all_alike_correlate_with_nothing():
     metric.update(torch.ones(6, 4), batch_of(torch.tensor([1.0, 2.0, 3.0])), np.arange(3))
     metric.reduce()
     assert metric.line() == "spearman corr: 0.0000, pearson corr: 0.0000"
+
+
+# Reports
+
+LABELS = ["a", "b", "c", "none"]
+
+
+def test_classes_as_scikit_learn_has_them():
+    rng = np.random.default_rng(3)
+    gold, predicted = rng.integers(0, 3, (2, 200))
+    report = class_report(gold, predicted, LABELS)
+    options = {"labels": range(4), "zero_division": 0}
+    assert report["accuracy"] == pytest.approx(accuracy_score(gold, predicted))
+    assert report["macro_f1"] == pytest.approx(f1_score(gold, predicted, average="macro", **options))
+    assert report["micro_f1"] == pytest.approx(f1_score(gold, predicted, average="micro", **options))
+    assert report["confusion_matrix"] == confusion_matrix(gold, predicted, labels=range(4)).tolist()
+    expected = classification_report(gold, predicted, target_names=LABELS, output_dict=True, **options)
+    for label in LABELS:
+        assert list(report["labels"][label].values()) == pytest.approx(list(expected[label].values()))
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_no_threshold_is_better(decimals):
+    rng = np.random.default_rng(4)
+    positive = rng.random(60) < 0.4
+    cosines = (rng.normal(size=60) + positive).round(decimals).astype(np.float32)
+    best = best_threshold(cosines, positive)
+
+    def scores(threshold):
+        taken = cosines >= threshold
+        return accuracy_score(positive, taken), f1_score(positive, taken, zero_division=0)
+
+    tried = [scores(threshold) for threshold in [*np.unique(cosines), cosines.max() + 1]]
+    assert best["accuracy"] == pytest.approx(max(accuracy for accuracy, _ in tried))
+    assert best["f1"] == pytest.approx(max(f1 for _, f1 in tried))
+    assert scores(best["accuracy_threshold"])[0] == pytest.approx(best["accuracy"])
+    assert scores(best["f1_threshold"])[1] == pytest.approx(best["f1"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_pair_at_all_may_be_best(dtype):
+    cosines = np.array([0.9, 0.8, 0.1], dtype=dtype)
+    best = best_threshold(cosines, np.array([False, False, True]))
+    assert best["accuracy"] == pytest.approx(2 / 3)
+    assert not (cosines >= best["accuracy_threshold"]).any()
+    assert best["f1"] == pytest.approx(0.5)
+    assert (cosines >= best["f1_threshold"]).all()
+
+
+def test_a_threshold_between_neighbours_parts_them():
+    low = np.float32(0.9)
+    cosines = np.array([np.nextafter(low, np.float32(1)), low])
+    best = best_threshold(cosines, np.array([True, False]))
+    assert best["accuracy"] == 1
+    for kind in (np.float32, np.float64):
+        assert (cosines.astype(kind) >= best["accuracy_threshold"]).tolist() == [True, False]

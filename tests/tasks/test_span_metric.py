@@ -10,8 +10,10 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, IOBES, Entities
 
 from bertorch import distributed
+from bertorch.data.spans import SpanBatch, SpanFinder
 from bertorch.data.tags import TagSet
-from bertorch.training.entity_f1 import EntityFinder, EntityMetric
+from bertorch.tasks.span_metric import SpanMetric
+from bertorch.tasks.tag_heads import Decoded
 from tests.conftest import run_processes
 
 CPU = torch.device("cpu")
@@ -55,15 +57,14 @@ def test_entities_are_those_of_seqeval(scheme):
     tag_set = TagSet(tags, scheme, "labels.txt")
     sentences = random_sentences(tags, seed=1, sentences=2000)
     ids, cu_words = packed(sentences, tags)
-    ends, types = EntityFinder(tag_set, CPU)(ids, cu_words)
-    expected = set()
-    for begin, entities in zip(
-        cu_words.tolist()[:-1], Entities(for_seqeval(sentences, scheme), seqeval_scheme).entities, strict=True
-    ):
-        expected |= {(begin + entity.start, begin + entity.end, entity.tag) for entity in entities}
-    found = {(start, int(ends[start]), tag_set.types[types[start]]) for start in ends.nonzero().flatten().tolist()}
+    expected = {
+        (index, entity.start, entity.end, entity.tag)
+        for index, entities in enumerate(Entities(for_seqeval(sentences, scheme), seqeval_scheme).entities)
+        for entity in entities
+    }
+    found = {(*extent, tag_set.types[kind]) for *extent, kind in SpanFinder(tag_set)(ids, cu_words).tolist()}
     assert found == expected
-    assert sum(end - start > 2 for start, end, _ in found) > 50
+    assert sum(end - start > 2 for _, start, end, _ in found) > 50
 
 
 @pytest.mark.parametrize(
@@ -83,34 +84,41 @@ def test_entities_are_those_of_seqeval(scheme):
 def test_malformed_sequences(scheme, sentence, expected):
     tags = SCHEMES[scheme][0]
     tag_set = TagSet(tags, scheme, "labels.txt")
-    ends, types = EntityFinder(tag_set, CPU)(*packed([sentence.split()], tags))
-    found = [(start, int(ends[start]), tag_set.types[types[start]]) for start in ends.nonzero().flatten().tolist()]
-    assert found == expected
+    found = SpanFinder(tag_set)(*packed([sentence.split()], tags)).tolist()
+    assert [(start, end, tag_set.types[kind]) for _, start, end, kind in found] == expected
 
 
 def test_an_entity_ends_with_its_sentence():
     tag_set = TagSet(BIO, "bio", "labels.txt")
-    ends, _ = EntityFinder(tag_set, CPU)(*packed([["O", "B-PER"], ["I-PER", "O"]], BIO))
-    assert ends.tolist() == [0, 2, 0, 0]
+    assert SpanFinder(tag_set)(*packed([["O", "B-PER"], ["I-PER", "O"]], BIO)).tolist() == [[0, 1, 2, 0]]
 
 
 class ScriptedTagger:
     """Its emissions are the tags that it predicts."""
 
+    def __init__(self, tags):
+        self.tags = tags
+        self._find = SpanFinder(tags)
+
     def loss(self, outputs, batch):
         return torch.tensor(2.0 * len(batch.labels))
 
     def decode(self, outputs, batch):
-        return outputs
+        extents = self._find(outputs, batch.cu_words)
+        return Decoded(SpanBatch(extents, torch.ones(len(extents))), outputs)
+
+    def gold_extents(self, batch):
+        return self._find(batch.labels, batch.cu_words)
 
 
-def metric_of(scheme: str, gold, predicted, batch_size: int) -> EntityMetric:
+def metric_of(scheme: str, gold, predicted, batch_size: int) -> SpanMetric:
     tags = SCHEMES[scheme][0]
-    metric = EntityMetric(ScriptedTagger(), TagSet(tags, scheme, "labels.txt"), CPU)
+    metric = SpanMetric(ScriptedTagger(TagSet(tags, scheme, "labels.txt")), CPU)
     for start in range(0, len(gold), batch_size):
         part = slice(start, start + batch_size)
         labels, cu_words = packed(gold[part], tags)
-        metric.update(packed(predicted[part], tags)[0], SimpleNamespace(labels=labels, cu_words=cu_words), np.arange(0))
+        batch = SimpleNamespace(labels=labels, cu_words=cu_words)
+        metric.update(packed(predicted[part], tags)[0], batch, np.arange(len(gold))[part])
     metric.reduce()
     return metric
 
@@ -143,7 +151,7 @@ def test_f1_is_that_of_seqeval(scheme, batch_size):
         2 * numbers["precision"] * numbers["recall"] / (numbers["precision"] + numbers["recall"])
     )
 
-    header, *rows, total = metric.report()
+    header, *rows, total = metric.summary()
     assert header.split() == ["precision", "recall", "F1", "support"]
     by_type = [score(*texts, average=None, **options) for score in (precision_score, recall_score, f1_score)]
     for row in rows:
@@ -164,10 +172,27 @@ def measure_a_share(folder: Path) -> None:
     gold, predicted = gold_and_predicted("bios")
     rank = distributed.rank()
     metric = metric_of("bios", gold[rank::2], predicted[rank::2], 7)
-    (folder / str(rank)).write_text("\n".join([metric.line(), *metric.report()]))
+    (folder / str(rank)).write_text("\n".join([metric.line(), *metric.summary()]))
 
 
 def test_two_processes_count_every_sentence_once(tmp_path):
     run_processes(2, measure_a_share, tmp_path)
     metric = metric_of("bios", *gold_and_predicted("bios"), 300)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["\n".join([metric.line(), *metric.report()])] * 2
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["\n".join([metric.line(), *metric.summary()])] * 2
+
+
+def test_the_report_has_strict_and_lenient_scores():
+    gold = [["B-PER", "I-PER", "I-PER", "O", "O", "B-LOC"], ["B-PER", "I-PER"], ["O", "O"]]
+    predicted = [["O", "B-PER", "B-PER", "I-PER", "O", "B-PER"], ["O", "O"], ["B-PER", "I-PER"]]
+    report = metric_of("bio", gold, predicted, 2).report()
+    assert report["examples"] == 3
+    assert report["token_accuracy"] == pytest.approx(2 / 10)
+    assert report["lenient"]["PER"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert report["lenient"]["LOC"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    assert report["lenient"]["micro average"] == {
+        "precision": 2 / 4,
+        "recall": 1 / 3,
+        "f1": pytest.approx(0.4),
+        "support": 3,
+    }
+    assert report["strict"]["micro average"]["f1"] == 0

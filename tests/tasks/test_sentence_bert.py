@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.siamese import SiameseClassifier
+from bertorch.tasks.sentence_bert import SiameseClassifier
 from tests.architectures import random_batch, small_encoder
 
 LENGTHS = [4, 17, 2, 9, 5, 5]  # three pairs
@@ -15,7 +15,7 @@ def test_logits_are_a_linear_function_of_both_embeddings(concat_multiply):
     model = SiameseClassifier(embedder, 3, concat_multiply=concat_multiply).double().eval()
     batch = random_batch(LENGTHS)
     with torch.no_grad():
-        logits = model(batch).numpy()
+        logits = model.classify(model(batch)).numpy()
         u, v = (np.concatenate([embedder(one).numpy() for one in side]) for side in sides(batch))
     features = [u, v, np.abs(u - v)] + ([u * v] if concat_multiply else [])
     weight, bias = (parameter.detach().numpy() for parameter in model.classifier.parameters())
@@ -33,7 +33,7 @@ def test_both_sides_are_encoded_in_one_call(monkeypatch):
     calls = []
     forward = model.embedder.encoder.forward
     monkeypatch.setattr(model.embedder.encoder, "forward", lambda batch: calls.append(batch.size) or forward(batch))
-    assert model(random_batch(LENGTHS)).shape == (3, 2)
+    assert model.classify(model(random_batch(LENGTHS))).shape == (3, 2)
     assert calls == [6]
 
 

@@ -1,0 +1,5 @@
+"""Shim."""
+
+from bertorch.encoder import onednn
+
+use_onednn = onednn.use_onednn

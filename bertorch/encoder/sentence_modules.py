@@ -1,0 +1,217 @@
+"""Read a folder of sentence-transformers: Transformer + Pooling (+ Dense, + Normalize), as its modules.json says.
+
+Releases up to 6.2 name the same settings in several ways. A module or setting under which `SentenceTransformer.encode`
+would give other embeddings than ours is refused by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import normalizers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import load_state_dict
+from typing_extensions import override
+
+from bertorch.errors import UserError
+from bertorch.files import read_record, reason
+from bertorch.precision import at_least_fp32
+
+# The poolings by their switches in older releases, in the order in which several are concatenated.
+_POOLING_SWITCHES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+# By both of its names; never imported by name, which would run code of the folder's choice.
+_ACTIVATIONS = {
+    name: activation
+    for activation in (nn.Identity, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid)
+    for name in (f"{activation.__module__}.{activation.__name__}", f"torch.nn.{activation.__name__}")
+}
+# The settings of each module with the values that can be opened, None for any.
+_IN_PLACE = {"module_input_name": ["sentence_embedding"], "module_output_name": ["sentence_embedding"]}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "Transformer": {
+        "max_seq_length": range(1, 2**20),
+        "do_lower_case": (False, True),
+        "unpad_inputs": None,
+        "transformer_task": ["feature-extraction"],
+        "modality_config": [{"text": {"method": "forward", "method_output_name": "last_hidden_state"}}],
+        "module_output_name": ["token_embeddings"],
+    },
+    "Pooling": dict.fromkeys(
+        [*_POOLING_SWITCHES, "pooling_mode", "include_prompt", "embedding_dimension", "word_embedding_dimension"]
+    ),
+    "Dense": dict.fromkeys(["in_features", "out_features", "bias", "activation_function"])
+    | {"use_residual": [False]}
+    | _IN_PLACE,
+    "Normalize": _IN_PLACE,
+}
+# Arguments within `model_args`, `tokenizer_args`, … that change no embedding beyond rounding.
+_HARMLESS_ARGUMENTS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
+
+
+class Normalize(nn.Module):
+    """Embeddings of length 1, (N, E)."""
+
+    @override
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return F.normalize(at_least_fp32(embeddings))
+
+
+class Truncate(nn.Module):
+    """The first dimensions of embeddings, (N, E) → (N, size)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    @override
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return embeddings[:, : self.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceModules:
+    """What a folder of sentence-transformers does with a text.
+
+    Attributes:
+        transformer_folder: has the encoder's config.json and weights, and the tokenizer.
+        pooling_modes: names of `bertorch.encoder.pooling.POOLING`; several are concatenated.
+        layers: what follows pooling, with weights.
+        max_seq_length: tokens of a text; None where tokenizer and encoder set the limit.
+        lowercase: whether texts are lowercased before the tokenizer's own normalisation.
+        prompt: stands before every text; "" for none.
+    """
+
+    transformer_folder: str
+    pooling_modes: tuple[str, ...]
+    layers: nn.Sequential
+    max_seq_length: int | None
+    lowercase: bool
+    prompt: str
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Make the folder's tokenizer lowercase if the folder says so.
+
+        Raises:
+            UserError: a tokenizer written in Python, where this cannot be set.
+        """
+        if self.lowercase:
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if backend is None:
+                raise UserError(
+                    f"{self.transformer_folder}: do_lower_case: expected a fast tokenizer, got {type(tokenizer)}"
+                )
+            own = [backend.normalizer] if backend.normalizer is not None else []
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def read_modules(folder: str) -> SentenceModules | None:
+    """Read what a folder of sentence-transformers says of itself; None if it has no modules.json.
+
+    Raises:
+        UserError: it cannot be read, or has modules or settings that cannot be opened.
+    """
+    if not (Path(folder) / "modules.json").exists():
+        return None
+    prompt, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
+    (_, transformer), (_, pooling), *others = _listed(Path(folder))
+    files = sorted(transformer.glob("sentence_*_config.json"))  # bert, roberta or another, by release
+    settings = _settings("Transformer", files[0]) if files else {}
+    layers = [_layer(kind, path) for kind, path in others]
+    return SentenceModules(
+        transformer_folder=str(transformer),
+        pooling_modes=_pooling_modes(pooling, prompt),
+        layers=nn.Sequential(*layers, *([Truncate(truncate_dim)] if truncate_dim else [])),
+        max_seq_length=settings.get("max_seq_length"),
+        lowercase=bool(settings.get("do_lower_case")),
+        prompt=prompt,
+    )
+
+
+def _read(path: Path, parse: Callable[[Any], Any]) -> Any:
+    remedy = "save the model anew, or download the file again"
+    return read_record(path, parse, expected="settings of sentence-transformers", remedy=remedy)
+
+
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """The kind and folder of each module."""
+    path = folder / "modules.json"
+    types = _read(path, lambda modules: [(str(module["type"]), folder / module["path"]) for module in modules])
+    for index, (type_, _) in enumerate(types + [("an end", folder)] * (2 - len(types))):
+        known = ("Transformer", "Pooling")[index : index + 1] or ("Dense", "Normalize")
+        if not type_.startswith("sentence_transformers.") or not type_.endswith(tuple(f".{kind}" for kind in known)):
+            raise UserError(
+                f"{path}: expected sentence-transformers' Transformer, Pooling, then any of Dense and Normalize, got "
+                f"{type_} as module {index}"
+            )
+    return [(type_.rpartition(".")[2], path) for type_, path in types]
+
+
+def _settings(kind: str, path: Path) -> dict[str, Any]:
+    """The settings of a module, all of which can be opened; none if it has no file."""
+    settings: dict[str, Any] = _read(path, dict) or {}
+    for name, value in settings.items():
+        accepted = _SETTINGS[kind].get(name, ())
+        harmless = (
+            name.endswith(("_args", "_kwargs")) and isinstance(value, dict) and value.keys() <= _HARMLESS_ARGUMENTS
+        )
+        if not harmless and None not in (value, accepted) and value not in accepted:
+            raise UserError(f"{path}: expected settings of a {kind} that can be opened, got {name}: {value!r}")
+    return settings
+
+
+def _model_settings(path: Path) -> tuple[str, int | None]:
+    """The prompt before every text, and the dimensions kept of an embedding (None: all)."""
+    settings = _read(path, dict) or {}
+    kind = settings.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise UserError(f"{path}: expected the model_type SentenceTransformer, got {kind}")
+    name = settings.get("default_prompt_name")
+    prompts = {None: "", "query": "", "document": ""} | (settings.get("prompts") or {})
+    if name not in prompts:
+        raise UserError(
+            f"{path}: default_prompt_name: expected one of {', '.join(filter(None, prompts))}, got {name!r}"
+        )
+    return prompts[name] or "", settings.get("truncate_dim")
+
+
+def _pooling_modes(folder: Path, prompt: str) -> tuple[str, ...]:
+    path = folder / "config.json"
+    settings = _settings("Pooling", path)
+    if prompt and not settings.get("include_prompt", True):
+        raise UserError(f"{path}: expected include_prompt: true with the default prompt {prompt!r}, got false")
+    switched_on = [mode for switch, mode in _POOLING_SWITCHES.items() if settings.get(switch)]
+    modes = settings.get("pooling_mode") or switched_on or "mean"
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    known = set(_POOLING_SWITCHES.values())
+    if not settings or not known.issuperset(modes):
+        raise UserError(f"{path}: pooling_mode: expected some of {', '.join(sorted(known))}, got {modes!r}")
+    return modes
+
+
+def _layer(kind: str, folder: Path) -> nn.Module:
+    """A Dense, which is a linear layer and its activation, or a Normalize."""
+    settings = _settings(kind, folder / "config.json")
+    if kind == "Normalize":
+        return Normalize()
+    name = settings.get("activation_function", "torch.nn.Tanh")
+    if name not in _ACTIVATIONS:
+        known = ", ".join(activation for activation in _ACTIVATIONS if activation.count(".") == 2)
+        raise UserError(f"{folder}/config.json: activation_function: expected one of {known}, got {name!r}")
+    weights = folder / "model.safetensors"
+    try:
+        linear = nn.Linear(settings["in_features"], settings["out_features"], bias=settings.get("bias", True))
+        tensors = load_state_dict(weights if weights.exists() else folder / "pytorch_model.bin")
+        linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+    except Exception as error:  # torch and safetensors raise many kinds
+        raise UserError(f"{folder}: expected the settings and weights of a Dense, got {reason(error)}") from error
+    return nn.Sequential(linear, _ACTIVATIONS[name]())

@@ -1,0 +1,270 @@
+"""What the train loop, the evaluation loop, the commands and `load` know of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Examples
+from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.errors import UserError
+from bertorch.tasks.metadata import ModelMetadata
+from bertorch.tasks.metrics import Metric
+
+B = TypeVar("B", bound=PackedBatch)
+Input = TypeVar("Input")
+# Parts of the loss by name, each summed over the labels of a batch; `loss` is the sum to minimise, with gradient.
+Losses = dict[str, Tensor]
+
+
+class Savable(Protocol):
+    """Something with files in a saved folder, such as a config or a tokenizer of transformers."""
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Write its files into a folder."""
+        ...
+
+
+class Negatives(Enum):
+    """Where the negatives of an example come from."""
+
+    NONE = "the loss of an example does not depend on others"
+    LOCAL = "the batch of its own process"
+    GLOBAL = "the batches of all processes, which compute the loss together"
+
+
+class LoadedFolder(NamedTuple):
+    """The content of a saved folder, from which a task is built.
+
+    Attributes:
+        folder: its path.
+        config, tokenizer: of transformers.
+        weights: by name.
+        metadata: task, head, and how to feed the model.
+    """
+
+    folder: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    weights: Mapping[str, Tensor]
+    metadata: ModelMetadata
+
+
+@dataclass(frozen=True)
+class Inference(Generic[Input]):
+    """How results come from inputs, such as texts or pairs of texts.
+
+    Attributes:
+        size_of: characters of an input.
+        examples_of: tokenises inputs, at least one.
+        rows_of: from a batch on the device to rows (rows, …): one an input in the order of the batch, or any number.
+        shape: of a row.
+        dtype: of the rows.
+        is_set: whether an input has any number of rows; the first column of a row is then the input's index in the
+            batch, and the results are arrays (rows of the input, …) without it.
+    """
+
+    size_of: Callable[[Input], int]
+    examples_of: Callable[[Sequence[Input]], Examples]
+    rows_of: Callable[[Any], Tensor]
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    is_set: bool = False
+
+
+class Errors(NamedTuple):
+    """The wrong examples of an evaluation: names of the columns, and a row for each."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+class Task(ABC, Generic[B]):
+    """A model, and everything that is its task's own: loss, metric, prediction, report, card.
+
+    A task is built for training by a class method `from_pretrained` with the options of its script, and from a saved
+    folder by `from_folder`.
+
+    Args:
+        model: maps a packed batch to outputs, such as logits (N, C).
+        tokenizer: of the model; None in tests that need no texts.
+        max_seq_length: tokens of an example.
+
+    Attributes:
+        name: in config.json and the registry.
+        scripts: that save such folders.
+        pipeline_tag, library: what the model is for and what loads it, by the names that the hub has for them.
+        head: the name of the head in config.json.
+        label_names: C of them in the order of their ids, none where the task has no classes.
+        loss_parts: the names that `losses` gives; a training line has their means over the labels.
+        negatives: where those of the loss come from.
+        recomputes: whether the backward pass runs parts of the forward pass again.
+        head_learning_rate: the rate of `head_parameters`, None where everything has the rate of the encoder.
+        embedding_size: E of its sentence embeddings, 0 without.
+        has_confusion_matrix: whether its report has one.
+    """
+
+    name: ClassVar[str]
+    scripts: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    library: ClassVar[str] = "transformers"
+    head: str
+    label_names: Sequence[str] = ()
+    loss_parts: tuple[str, ...] = ("loss",)
+    negatives = Negatives.NONE
+    recomputes = False
+    head_learning_rate: float | None = None
+    embedding_size = 0
+    has_confusion_matrix = False
+
+    def __init__(
+        self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+
+    # Training
+
+    def outputs(self, batch: B) -> Tensor:
+        """What loss and metric take, such as logits (N, C)."""
+        return self.model(batch)
+
+    @abstractmethod
+    def losses(self, batch: B) -> Losses:
+        """The parts of the loss of a training batch, each summed over its labels."""
+
+    @abstractmethod
+    def metric(self, device: torch.device) -> Metric[B]:
+        """A fresh metric, which takes `outputs` and the batches."""
+
+    def head_parameters(self) -> Sequence[nn.Parameter]:
+        """The parameters with a learning rate of their own."""
+        return ()
+
+    def convert_legacy_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of an earlier program, under its own names, in the shapes that this task has for them."""
+        return dict(weights)
+
+    # The saved folder
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        """Build the task of a saved folder.
+
+        Raises:
+            UserError: the folder lacks something, or its parts don't belong together.
+        """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the model."""
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def settings(self) -> Mapping[str, Any]:
+        """What config.json keeps for `from_folder`, beside task, head and max_seq_length; as JSON has it."""
+        return {}
+
+    @property
+    def savables(self) -> list[Savable]:
+        """What is saved beside the weights: the config with our metadata, the tokenizer."""
+        metadata = ModelMetadata(
+            task=self.name, head=self.head, max_seq_length=self.max_seq_length, settings=self.settings()
+        )
+        metadata.write(self.model.config)
+        return [self.model.config, *([] if self._tokenizer is None else [self._tokenizer])]
+
+    @abstractmethod
+    def usage(self) -> tuple[str, str]:
+        """For the model card: a call on `bertorch.load(folder)`, and Python without bertorch, `{folder}` left open."""
+
+    # Predictions
+
+    def scorer(self) -> Inference[Any]:
+        """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them.
+
+        Raises:
+            UserError: it has neither.
+        """
+        raise self._unsuited("predict", "a text or embedding")
+
+    def embedder(self, *, normalize: bool) -> Inference[str]:
+        """Sentence embeddings (E,).
+
+        Raises:
+            UserError: the task has none.
+        """
+        raise self._unsuited("encode", "an embedding")
+
+    def span_finder(self) -> Inference[Any]:
+        """Entities of `bertorch.tasks.tokens_of_text.TextTokens`: rows start, end, type, score.
+
+        Raises:
+            UserError: the task has none.
+        """
+        raise self._unsuited("tag", "a tagging")
+
+    def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
+        """Inputs of `scorer` in the form that it takes.
+
+        Raises:
+            UserError: an input has another form.
+        """
+        raise self._unsuited("predict", "a text or embedding")
+
+    @abstractmethod
+    def stream_inputs(self, path: str, *, split: str) -> Iterator[Any]:
+        """The inputs of `predictor` in a file of `bertorch.predict`, one a line; `-` is standard input.
+
+        Args:
+            path: the file.
+            split: what the tokens of a plain text are, where the task has tokens.
+        """
+
+    @abstractmethod
+    def predictor(self) -> Inference[Any]:
+        """What `bertorch.predict` runs."""
+
+    @abstractmethod
+    def prediction_header(self) -> str | None:
+        """The line of `bertorch.predict` that names the columns, None where it writes JSON lines."""
+
+    @abstractmethod
+    def prediction_line(self, source: Any, row: Any, *, tags: bool) -> str:
+        """The line of an input.
+
+        Args:
+            source: the input.
+            row: its result.
+            tags: whether to add tokens and tags, where the task has them.
+        """
+
+    # Evaluation
+
+    @abstractmethod
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
+        """A labelled file in the form of the script's dev data: what is written in it, and the examples.
+
+        Raises:
+            UserError: the file is at fault.
+        """
+
+    @abstractmethod
+    def errors(self, metric: Any, source: Any) -> Errors:
+        """The wrong examples.
+
+        Args:
+            metric: of `metric`, after the evaluation.
+            source: what `read_labelled` read.
+        """
+
+    def _unsuited(self, wish: str, suited: str) -> UserError:
+        return UserError(f"expected {suited} model to {wish} with, got one of {self.scripts}")

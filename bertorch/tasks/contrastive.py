@@ -1,0 +1,185 @@
+"""Sentence embeddings from in-batch negatives: `run_simcse.py` and `run_batchneg.py`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
+
+from bertorch import distributed
+from bertorch.config import ContrastiveConfig
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.base import Errors, LoadedFolder, Losses, Negatives
+from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
+from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.metrics import CorrelationMetric
+from bertorch.tasks.scoring import wrong_texts
+from bertorch.weights import load_into
+
+
+def sentences_twice(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> TextRows:
+    """Each sentence with itself as its positive. See `read_sentences`."""
+    sentences = read_sentences(path, on_bad_line=on_bad_line)
+    return TextRows.tokenized(tokenizer, (sentences, sentences), max_length=max_length)
+
+
+def anchors_with_positives(
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str
+) -> TextRows:
+    """Anchors, positives, and hard negatives if there are any. See `read_pairs`."""
+    return TextRows.tokenized(tokenizer, read_pairs(path, on_bad_line=on_bad_line), max_length=max_length)
+
+
+def scored_pairs(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> Dataset:
+    """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
+    read = read_scored_pairs(path, on_bad_line=on_bad_line)
+    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
+
+
+class ContrastiveTask(EmbeddingTask):
+    """In-batch negatives over rows of two or more sentences; the dev metric is the Spearman correlation.
+
+    Args:
+        model: gives embeddings (N, E).
+        loss: `bertorch.tasks.losses.in_batch_negatives_loss` with its margin and scale; None where it is not trained.
+        gather_negatives: whether the rows of the other processes are negatives too.
+        keep_duplicates: whether rows with the same text are negatives of each other.
+        micro_batch_size: rows that are encoded at once; None encodes the whole batch.
+        tokenizer, max_seq_length, prompt: see `EmbeddingTask`.
+    """
+
+    name = "embedding"
+    scripts = "run_simcse.py or run_batchneg.py"
+    head = "pooling"
+
+    def __init__(
+        self,
+        model: SentenceEncoder,
+        *,
+        loss: Callable[..., Tensor] | None = None,
+        gather_negatives: bool = False,
+        keep_duplicates: bool = False,
+        micro_batch_size: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 128,
+        prompt: str = "",
+    ) -> None:
+        super().__init__(model, model, tokenizer, max_seq_length, prompt)
+        self.negatives = Negatives.GLOBAL if gather_negatives else Negatives.LOCAL
+        self.recomputes = micro_batch_size is not None
+        self._loss = loss
+        self._keep_duplicates = keep_duplicates
+        self._micro_batch_size = micro_batch_size
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ContrastiveConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        symmetric: bool = False,
+        dropout: float | None = None,
+    ) -> Self:
+        """Load the model that the options name, with the loss that they describe.
+
+        Args:
+            config: the run's options.
+            tokenizer: the model's.
+            symmetric: also pick the anchor of each positive, see `in_batch_negatives_loss`.
+            dropout: hidden and attention dropout of the encoder; None keeps those of its config.
+
+        Raises:
+            UserError: the model or an option is at fault.
+        """
+        model = SentenceEncoder.from_pretrained(
+            config.pretrained_model_name_or_path, config.pooling_mode, config.output_emb_size, dropout=dropout
+        )
+        model.encoder.require_positions(config.max_seq_length)
+        return cls(
+            model,
+            loss=partial(in_batch_negatives_loss, margin=config.margin, scale=config.scale, symmetric=symmetric),
+            gather_negatives=config.gather_negatives,
+            keep_duplicates=config.keep_duplicates,
+            micro_batch_size=config.micro_batch_size,
+            tokenizer=tokenizer,
+            max_seq_length=config.max_seq_length,
+        )
+
+    @classmethod
+    @override
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        model = empty_embedder(loaded)
+        load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
+        return cls(model, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+
+    @override
+    def losses(self, batch: PackedBatch) -> Losses:
+        assert self._loss is not None
+        assert batch.text_ids is not None
+        texts, local_rows = batch.text_ids, slice(None)  # (rows, S)
+        rows_at_once, sentences = self._micro_batch_size, texts.shape[1]
+        embeddings = encode_in_chunks(self.model, batch, rows_at_once and rows_at_once * sentences)  # (N, E)
+        rows = embeddings.view(*texts.shape, embeddings.shape[-1])  # (rows, S, E)
+        if self.negatives is Negatives.GLOBAL:
+            rows, local_rows = distributed.gather_rows(rows)  # (rows of all processes, S, E)
+            texts, _ = distributed.gather_rows(texts)
+        return {"loss": self._loss(rows, None if self._keep_duplicates else texts, local_rows=local_rows)}
+
+    @override
+    def metric(self, device: torch.device) -> CorrelationMetric:
+        return CorrelationMetric(device)
+
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+        read = read_scored_pairs(path, on_bad_line=on_bad_line)
+        return read, self._tokenized(read.columns, read.labels)
+
+    @override
+    def errors(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
+        """Where the scores are 0 and 1: the pairs on the wrong side of the threshold that is best by accuracy."""
+        header, threshold = ["number", "label", "predicted", "cosine", "a", "b"], metric.report().get("threshold")
+        if threshold is None:
+            return Errors(header, [])
+        taken, positive = metric.cosines >= threshold["accuracy_threshold"], metric.scores == 1  # (examples,) each
+        wrong = np.flatnonzero(taken != positive)
+        cosines = (f"{cosine:.6f}" for cosine in metric.cosines[wrong])
+        details = (wrong, positive[wrong].astype(int), taken[wrong].astype(int), cosines)
+        return Errors(header, wrong_texts(source.columns, *details))
+
+
+def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None) -> Tensor:
+    """Embed a batch in the memory of a chunk, with the gradient of the whole batch (gradient caching).
+
+    Each chunk runs without keeping its activations. When the gradient comes back from the loss, which needs all
+    embeddings at once, the chunk runs again from the same random state, so that dropout is the same, and its
+    activations live until its part of the gradient is done.
+
+    References:
+        Gao, Zhang, Han and Callan, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021.
+
+    Args:
+        model: gives embeddings (N, E).
+        batch: N sentences.
+        sentences: those of a chunk; None, or as many as the batch has, encodes it in one piece.
+
+    Returns:
+        (N, E).
+    """
+    if sentences is None or batch.size <= sentences:
+        return model(batch)
+
+    def encode(_: Tensor, chunk: PackedBatch) -> Tensor:
+        return model(chunk)
+
+    # checkpoint() saves the random state of the devices of the tensors that it is given: hence the ids by themselves.
+    return torch.cat(
+        [checkpoint(encode, chunk.input_ids, chunk, use_reentrant=False) for chunk in batch.split(sentences)]
+    )

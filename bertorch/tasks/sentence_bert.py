@@ -1,0 +1,203 @@
+"""Sentence-BERT, a classifier over the embeddings of two sentences: `run_sentencebert.py`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from typing_extensions import override
+
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset
+from bertorch.data.readers import LabelledTexts, read_labelled_texts
+from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.pretrained import label_settings, saved_label_names
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.base import Errors, LoadedFolder, Losses
+from bertorch.tasks.classification import classification_losses, misclassified
+from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
+from bertorch.tasks.metrics import (
+    ClassificationMetric,
+    ExampleRows,
+    best_threshold,
+    pair_cosines,
+    pearson,
+    spearman,
+)
+from bertorch.weights import load_into
+
+
+def labelled_pairs(
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, label_names: Sequence[str], on_bad_line: str
+) -> Dataset:
+    """Pairs with a class, whose texts are encoded apart. See `read_labelled_texts`."""
+    read = read_labelled_texts(path, label_names, num_texts=2, on_bad_line=on_bad_line)
+    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
+
+
+class SiameseClassifier(EncoderModel):
+    """Classifies sentence pairs by a linear layer over (u, v, |u−v|), or (u, v, |u−v|, u·v element-wise).
+
+    Both sentences of all pairs are encoded in one call.
+
+    References:
+        Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019.
+
+    Args:
+        embedder: gives u and v, (E,) each.
+        num_labels: C.
+        concat_multiply: whether the classifier also sees u·v.
+    """
+
+    def __init__(self, embedder: SentenceEncoder, num_labels: int, *, concat_multiply: bool = False) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.concat_multiply = concat_multiply
+        self.classifier = nn.Linear((4 if concat_multiply else 3) * embedder.size, num_labels)
+
+    @property
+    @override
+    def config(self) -> PretrainedConfig:
+        return self.embedder.config
+
+    @property
+    @override
+    def encoder_prefix(self) -> str:
+        return self.embedder.encoder_prefix
+
+    @property
+    @override
+    def weights(self) -> nn.ModuleDict:
+        """The embedder's weights and `classifier.…`."""
+        weights = self.embedder.weights
+        weights["classifier"] = self.classifier
+        return weights
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """The embeddings of both sentences of each example, (examples, 2, E)."""
+        return self.embedder(batch).view(-1, 2, self.embedder.size)
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E)."""
+        u, v = embeddings.unbind(dim=1)  # (examples, E) each
+        features = [u, v, (u - v).abs()]
+        if self.concat_multiply:
+            features.append(u * v)
+        return self.classifier(torch.cat(features, dim=-1))  # (examples, 3E or 4E) → (examples, C)
+
+
+class SentenceBertTask(EmbeddingTask):
+    """Cross-entropy over the classes of pairs; the dev metric is accuracy.
+
+    Args:
+        model: gives the embeddings of pairs, and their logits (examples, C).
+        label_names: C of them.
+        tokenizer, max_seq_length: see `Task`.
+    """
+
+    name = "sentence_bert"
+    scripts = "run_sentencebert.py"
+    head = "siamese"
+    loss_parts = ("loss", "accuracy")
+    has_confusion_matrix = True
+
+    def __init__(
+        self,
+        model: SiameseClassifier,
+        label_names: Sequence[str],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 128,
+    ) -> None:
+        super().__init__(model, model.embedder, tokenizer, max_seq_length)
+        self.siamese = model
+        self.label_names = label_names
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        *,
+        pooling_mode: str,
+        output_emb_size: int | None,
+        concat_multiply: bool,
+        max_seq_length: int,
+    ) -> Self:
+        """Load a hub model or local folder, with a fresh classifier on top.
+
+        Raises:
+            UserError: it cannot be loaded, has no such pooling, or fewer positions than `max_seq_length`.
+        """
+        embedder = SentenceEncoder.from_pretrained(name, pooling_mode, output_emb_size, **label_settings(label_names))
+        embedder.encoder.require_positions(max_seq_length)
+        model = SiameseClassifier(embedder, len(label_names), concat_multiply=concat_multiply)
+        return cls(model, label_names, tokenizer=tokenizer, max_seq_length=max_seq_length)
+
+    @classmethod
+    @override
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        label_names = saved_label_names(loaded.config, loaded.folder)
+        concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
+        model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
+        load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
+        return cls(model, label_names, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        return {**super().settings(), "concat_multiply": self.siamese.concat_multiply}
+
+    @override
+    def losses(self, batch: PackedBatch) -> Losses:
+        return classification_losses(self.siamese.classify(self.outputs(batch)), batch)
+
+    @override
+    def metric(self, device: torch.device) -> "SentenceBertMetric":
+        return SentenceBertMetric(device, self.label_names, self.siamese)
+
+    @override
+    def _scores(self, batch: PackedBatch) -> Tensor:
+        pairs = self._pairs(batch)  # (examples, 2, E)
+        probabilities = self.siamese.classify(pairs).float().softmax(-1)  # (examples, C)
+        return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
+
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+        read = read_labelled_texts(path, self.label_names, num_texts=2, on_bad_line=on_bad_line)
+        return read, self._tokenized(read.columns, read.labels)
+
+    @override
+    def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
+        return misclassified(metric, source, self.label_names)
+
+
+class SentenceBertMetric(ClassificationMetric):
+    """Accuracy, and in the report the cosine as a classifier; the outputs are embeddings of pairs (examples, 2, E)."""
+
+    def __init__(self, device: torch.device, label_names: Sequence[str], model: SiameseClassifier) -> None:
+        super().__init__(device, label_names)
+        self._model = model
+        self._cosines = ExampleRows(device, 1)
+
+    @override
+    def update(self, pairs: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
+        super().update(self._model.classify(pairs), batch, indices)
+        self._cosines.add(indices, pair_cosines(pairs))
+
+    @override
+    def reduce(self) -> None:
+        super().reduce()
+        self.cosines = self._cosines.gather()[0].astype(np.float32)  # (examples,)
+
+    @override
+    def report(self) -> dict[str, Any]:
+        """Also the best thresholds of the cosine: of two labels for the second, of more for each against the others."""
+        positives = range(1, 2) if len(self._label_names) == 2 else range(len(self._label_names))
+        thresholds = {self._label_names[index]: best_threshold(self.cosines, self.gold == index) for index in positives}
+        cosine: dict[str, Any] = {"thresholds": thresholds}
+        if len(self._label_names) == 2:
+            cosine |= {"spearman": spearman(self.cosines, self.gold), "pearson": pearson(self.cosines, self.gold)}
+        return {**super().report(), "cosine": cosine}

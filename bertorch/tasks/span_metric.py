@@ -1,0 +1,147 @@
+"""Micro F1 of entities: strict, as seqeval counts in its strict mode, and lenient."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bertorch import distributed
+from bertorch.data.tagged_dataset import TaggedBatch
+from bertorch.tasks.metrics import f1_scores
+from bertorch.tasks.tag_heads import SpanModel
+
+Extent: TypeAlias = tuple[int, int, int, int]  # example, first word, end (exclusive), type
+_ALL = "micro average"
+
+
+class SpanMetric:
+    """Mean loss of a word, and precision, recall and F1 of entities by type; the outputs are those of a `SpanModel`.
+
+    Attributes:
+        gold, predicted: the entities, after `reduce`.
+    """
+
+    name = "F1"
+
+    def __init__(self, model: SpanModel, device: torch.device) -> None:
+        self._model = model
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, words, words with right tags, examples
+        self._has_tags = False
+        self._indices: list[np.ndarray] = []
+        self._examples = 0
+        self._rows = [torch.zeros(0, 5, dtype=torch.int64, device=device)]  # extents, and whether they are gold
+
+    def update(self, outputs: Tensor, batch: TaggedBatch, indices: np.ndarray, /) -> None:
+        """See `Metric.update`."""
+        decoded = self._model.decode(outputs, batch)
+        self._sums[0] += self._model.loss(outputs, batch)
+        self._sums[1] += len(batch.labels)
+        self._sums[3] += len(indices)
+        if decoded.tags is not None:
+            self._has_tags = True
+            self._sums[2] += (decoded.tags == batch.labels).sum()
+        for is_gold, extents in enumerate([decoded.spans.extents, self._model.gold_extents(batch)]):
+            rows = F.pad(extents, (0, 1), value=is_gold)  # (M, 5)
+            rows[:, 0] += self._examples  # the example of this process, for now
+            self._rows.append(rows)
+        self._indices.append(indices)
+        self._examples += len(indices)
+
+    def reduce(self) -> None:
+        """See `Metric.reduce`."""
+        distributed.all_reduce_sum(self._sums)
+        rows = torch.cat(self._rows)  # (local spans, 5)
+        indices = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *self._indices])).to(rows.device)
+        rows[:, 0] = indices[rows[:, 0]]
+        everything, _ = distributed.gather_rows(rows)  # (spans of all processes, 5)
+        found: tuple[set[Extent], set[Extent]] = (set(), set())
+        for *extent, is_gold in everything.tolist():
+            found[is_gold].add(tuple(extent))
+        self.predicted, self.gold = found
+
+    @property
+    def types(self) -> list[str]:
+        """The types of entities, by their ids."""
+        return self._model.tags.types
+
+    @property
+    def value(self) -> float:
+        """Micro F1 in [0, 1]."""
+        return self._strict()[_ALL]["f1"]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of a word."""
+        return (self._sums[0] / self._sums[1]).item()
+
+    def numbers(self) -> Mapping[str, float]:
+        """See `Metric.numbers`."""
+        scores = self._strict()[_ALL]
+        return {"F1": scores["f1"], "precision": scores["precision"], "recall": scores["recall"], "loss": self.loss}
+
+    def line(self) -> str:
+        """See `Metric.line`."""
+        return f"eval loss: {self.loss:.5f}, F1: {self.value:.5f}"
+
+    def summary(self) -> Sequence[str]:
+        """A table of precision, recall, F1 and support by type, and over all."""
+        width = max(map(len, [*self.types, _ALL]))
+        lines = [f"{'':{width}}  precision  recall      F1  support"]
+        for name, row in self._strict().items():
+            precision, recall, f1, support = row.values()
+            lines.append(f"{name:{width}}  {precision:9.5f} {recall:7.5f} {f1:7.5f}  {support:7d}")
+        return lines
+
+    def report(self) -> dict[str, Any]:
+        """Strict and lenient scores by type and over all.
+
+        Strict: type, beginning and end are the same. Lenient: an entity is right where one of the same type on the
+        other side shares a token with it. The lenient recall is the share of gold entities that are right so, the
+        precision that of the predicted ones, and F1 their harmonic mean.
+        """
+        report: dict[str, Any] = {"examples": int(self._sums[3])}
+        if self._has_tags:
+            report["token_accuracy"] = (self._sums[2] / self._sums[1]).item()
+        return {**report, "strict": self._strict(), "lenient": self._lenient()}
+
+    def of_examples(self, extents: Iterable[Extent]) -> dict[int, list[Extent]]:
+        """Entities by example, in the order of the text."""
+        found: dict[int, list[Extent]] = {}
+        for extent in sorted(extents):
+            found.setdefault(extent[0], []).append(extent)
+        return found
+
+    def _strict(self) -> dict[str, dict[str, float]]:
+        right, predicted, gold = (
+            self._by_type(each) for each in (self.gold & self.predicted, self.predicted, self.gold)
+        )
+        return {name: f1_scores(right[name], predicted[name], gold[name]) for name in right}
+
+    def _lenient(self) -> dict[str, dict[str, float]]:
+        recalled = self._by_type(_overlapping(self.gold, self.predicted))
+        precise = self._by_type(_overlapping(self.predicted, self.gold))
+        predicted, gold = self._by_type(self.predicted), self._by_type(self.gold)
+        scores = {}
+        for name, support in gold.items():
+            precision, recall = precise[name] / max(predicted[name], 1), recalled[name] / max(support, 1)
+            f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+            scores[name] = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+        return scores
+
+    def _by_type(self, extents: set[Extent]) -> dict[str, int]:
+        """How many entities each type has, and all together."""
+        counts = np.bincount([type_ for *_, type_ in extents], minlength=len(self.types)).tolist()
+        return dict(zip([*self.types, _ALL], [*counts, len(extents)], strict=True))
+
+
+def _overlapping(extents: set[Extent], others: set[Extent]) -> set[Extent]:
+    """Those that share a token with one of the others of the same type."""
+    tokens = {(example, type_, token) for example, start, end, type_ in others for token in range(start, end)}
+    return {
+        extent
+        for extent in extents
+        if any((extent[0], extent[3], token) in tokens for token in range(extent[1], extent[2]))
+    }

@@ -1,0 +1,161 @@
+"""Heads of sequence labelling that give every word a tag: a linear layer, alone or under a CRF.
+
+Another kind of head is another `SpanModel` in a file of its own, and an entry in `HEADS`.
+"""
+
+from abc import abstractmethod
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+from typing_extensions import override
+
+from bertorch.crf import CRF, Constraints
+from bertorch.data.spans import SpanBatch, SpanFinder
+from bertorch.data.tagged_dataset import FILLER_TAG, TaggedBatch
+from bertorch.data.tags import SCHEMES, TagSet
+from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.pretrained import empty_model, label_settings, load_pretrained, saved_label_names
+from bertorch.encoder.tagger import TokenClassifier
+from bertorch.errors import UserError
+from bertorch.tasks.base import LoadedFolder
+from bertorch.weights import load_into
+
+
+class Decoded(NamedTuple):
+    """What a head makes of a batch: its spans, and the tags (K,) int64 that spell them, where the head has tags."""
+
+    spans: SpanBatch
+    tags: Tensor | None
+
+
+class SpanModel(EncoderModel):
+    """An encoder with a head that finds the entities of packed batches.
+
+    Attributes:
+        tags: the tags of the data and their scheme; the types of entities are theirs.
+    """
+
+    tags: TagSet
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
+        """The loss summed over the words of a batch, from what the model gives for it."""
+
+    @abstractmethod
+    def decode(self, outputs: Tensor, batch: TaggedBatch, *, with_scores: bool = False) -> Decoded:
+        """The entities; without `with_scores` the scores are all 1 and cost nothing."""
+
+    @abstractmethod
+    def gold_extents(self, batch: TaggedBatch) -> Tensor:
+        """The entities in the labels of a batch, see `SpanBatch.extents`."""
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters with the head's own learning rate; none where it has that of the encoder."""
+        return []
+
+
+class LinearTagger(TokenClassifier, SpanModel):
+    """A linear layer over each word's first piece, with a cross-entropy of each word by itself.
+
+    Decoding takes the best path that the scheme allows, so that the tags always spell whole entities.
+
+    Args:
+        model: with its token classification head.
+        tags: C of them.
+        constrain_training: whether a CRF keeps to the scheme in training too.
+    """
+
+    learned = False
+
+    def __init__(self, model: PreTrainedModel, tags: TagSet, *, constrain_training: bool = False) -> None:
+        super().__init__(model)
+        self.tags = tags
+        allowed = Constraints(*map(torch.from_numpy, (tags.may_begin, tags.may_end, tags.may_follow)))
+        self.crf = CRF(len(tags), allowed, constrain_training=constrain_training, learned=self.learned)
+        self.find_spans = SpanFinder(tags)
+
+    @classmethod
+    def from_pretrained(cls, name: str, tags: TagSet, *, constrain_training: bool = False) -> Self:
+        """Load a hub model or local folder with a fresh head; labels and scheme go into its config.
+
+        Raises:
+            UserError: it cannot be loaded, or is no encoder with a token classification head.
+        """
+        model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
+        model.config.architectures = [type(model).__name__]
+        model.config.tag_scheme = tags.scheme_name
+        return cls(model, tags, constrain_training=constrain_training)
+
+    @classmethod
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        """Build the model of a saved folder.
+
+        Raises:
+            UserError: config or weights are not of one.
+        """
+        folder, scheme = loaded.folder, getattr(loaded.config, "tag_scheme", None)
+        if scheme not in SCHEMES:
+            raise UserError(
+                f"{folder}: expected a folder saved by run_ner.py, got a config.json without its tag_scheme"
+            )
+        tags = TagSet(saved_label_names(loaded.config, folder), scheme, folder)
+        model = cls(empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
+        load_into(model.weights, loaded.weights, model.encoder_prefix, folder)
+        return model
+
+    @override
+    def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
+        return F.cross_entropy(outputs, batch.labels, ignore_index=FILLER_TAG, reduction="sum")
+
+    @override
+    def decode(self, outputs: Tensor, batch: TaggedBatch, *, with_scores: bool = False) -> Decoded:
+        tags = self.crf.viterbi(outputs, batch.cu_words, batch.max_words)  # (K,)
+        extents = self.find_spans(tags, batch.cu_words)  # (M, 4)
+        scores = self._scores(outputs, tags, extents, batch) if with_scores else outputs.new_ones(len(extents))
+        return Decoded(SpanBatch(extents, scores), tags)
+
+    @override
+    def gold_extents(self, batch: TaggedBatch) -> Tensor:
+        return self.find_spans(batch.labels, batch.cu_words)
+
+    def _scores(self, emissions: Tensor, tags: Tensor, extents: Tensor, batch: TaggedBatch) -> Tensor:
+        """(M,) probability that exactly these tags stand on the words of each entity.
+
+        P(y_i..y_j) = P(y_j) · Π P(y_t-1 | y_t) for t from i+1 to j, as the chain of tags is a Markov chain.
+        """
+        last, before = self.crf.path_log_probs(emissions, tags, batch.cu_words, batch.max_words)  # (K,), (K,)
+        sums = before.double().cumsum(0)  # (K,)
+        first_word = batch.cu_words.long()[extents[:, 0]]  # (M,)
+        start, end = first_word + extents[:, 1], first_word + extents[:, 2] - 1  # (M,), (M,)
+        return (last[end] + sums[end] - sums[start]).exp()
+
+
+class CrfTagger(LinearTagger):
+    """A linear layer under a linear-chain CRF, with the negative log-likelihood of a sentence's tags."""
+
+    learned = True
+
+    @property
+    @override
+    def weights(self) -> nn.Module:
+        """The whole model under transformers' names, and `crf.…`."""
+        return nn.ModuleDict({**dict(self.model.named_children()), "crf": self.crf})
+
+    @override
+    def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
+        tags = batch.labels.clamp(min=0)  # (K,), those of filler may be any
+        log_likelihood = self.crf.log_likelihood(outputs, tags, batch.word_bounds, batch.max_words)
+        return -log_likelihood[: len(batch.cu_words) - 1].sum()
+
+    @override
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Of the CRF and of the layers between it and the encoder."""
+        encoder = set(self.encoder.parameters())
+        return [parameter for parameter in self.parameters() if parameter not in encoder]
+
+
+# What `head` in config.json names.
+HEADS: dict[str, type[LinearTagger]] = {"linear": LinearTagger, "crf": CrfTagger}

@@ -1,0 +1,200 @@
+"""Sequence labelling, such as named entities: `run_ner.py`."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
+
+from bertorch.data.spans import Span
+from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
+from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
+from bertorch.data.tags import TagSet
+from bertorch.errors import UserError
+from bertorch.tasks.base import Errors, Inference, LoadedFolder, Losses, Task
+from bertorch.tasks.span_metric import Extent, SpanMetric
+from bertorch.tasks.tag_heads import HEADS, SpanModel
+from bertorch.tasks.text_tokens import TaggedText, TextTokens, joined
+
+
+def tagged_sentences(
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, tags: TagSet, strict: bool, on_bad_line: str
+) -> TaggedDataset:
+    """Sentences with a tag for each token. See `read_tagged_sentences`."""
+    sentences = read_tagged_sentences(path, tags, strict=strict, on_bad_line=on_bad_line)
+    return TaggedDataset.of(tokenizer, sentences, max_length=max_length)
+
+
+class TaggingTask(Task[TaggedBatch]):
+    """The loss of a head, a word; the dev metric is entity F1.
+
+    Args:
+        model: with its head.
+        head: its name in `HEADS`.
+        head_learning_rate: rate of the head's own parameters, if it has any.
+        tokenizer, max_seq_length: see `Task`.
+    """
+
+    name = "tagging"
+    scripts = "run_ner.py"
+    pipeline_tag = "token-classification"
+
+    def __init__(
+        self,
+        model: SpanModel,
+        head: str,
+        *,
+        head_learning_rate: float | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 128,
+    ) -> None:
+        super().__init__(model, tokenizer, max_seq_length)
+        self.span_model = model
+        self.head = head
+        self.label_names = model.tags.tags
+        self.head_learning_rate = head_learning_rate if model.head_parameters() else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        tags: TagSet,
+        *,
+        head: str,
+        constrain_training: bool,
+        head_learning_rate: float,
+        max_seq_length: int,
+    ) -> Self:
+        """Load a hub model or local folder with a fresh head for these tags.
+
+        Raises:
+            UserError: it cannot be loaded, cannot have such a head, or has fewer positions than `max_seq_length`.
+        """
+        model = HEADS[head].from_pretrained(name, tags, constrain_training=constrain_training)
+        model.encoder.require_positions(max_seq_length)
+        return cls(
+            model, head, head_learning_rate=head_learning_rate, tokenizer=tokenizer, max_seq_length=max_seq_length
+        )
+
+    @classmethod
+    @override
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        head = loaded.metadata.head
+        if head not in HEADS:
+            raise UserError(f"{loaded.folder}/config.json: expected a head of {', '.join(HEADS)}, got {head!r}")
+        model = HEADS[head].from_folder(loaded)
+        return cls(model, head, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+
+    @override
+    def losses(self, batch: TaggedBatch) -> Losses:
+        return {"loss": self.span_model.loss(self.outputs(batch), batch)}
+
+    @override
+    def metric(self, device: torch.device) -> SpanMetric:
+        return SpanMetric(self.span_model, device)
+
+    @override
+    def head_parameters(self) -> Sequence[nn.Parameter]:
+        return self.span_model.head_parameters()
+
+    @override
+    def convert_legacy_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the earlier bertorch without the label [PAD], which its taggers had as the last."""
+        names = {name: name.removeprefix("module.") for name in weights}
+        if not any(name.startswith("encoder.embeddings.") for name in names.values()):
+            return dict(weights)
+        expected = {name: tensor.shape for name, tensor in self.model.weights.state_dict().items()}
+        converted = {
+            name: _without_last_label(tensor, expected.get(names[name], tensor.shape), len(self.label_names))
+            for name, tensor in weights.items()
+        }
+        changed = [name for name in weights if converted[name].shape != weights[name].shape]
+        if changed:
+            logger.info("skipped the last label of the earlier bertorch, [PAD], in {}", ", ".join(changed))
+        return converted
+
+    @override
+    def span_finder(self) -> Inference[TextTokens]:
+        return Inference(_characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
+
+    def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
+        tokens = [text.tokens for text in texts]
+        untagged = TaggedSentences(tokens, [np.zeros(len(each), dtype=np.int64) for each in tokens])
+        return TaggedDataset.of(self.tokenizer, untagged, max_length=self.max_seq_length)
+
+    def _spans(self, batch: TaggedBatch) -> Tensor:
+        extents, scores = self.span_model.decode(self.outputs(batch), batch, with_scores=True).spans
+        return torch.cat([extents.double(), scores.double()[:, None]], dim=1)  # (M, 5)
+
+    def tagged(self, text: TextTokens, rows: np.ndarray) -> TaggedText:
+        """A text with its entities, from rows (entities, 4) of `span_finder`."""
+        types = self.span_model.tags.types
+        spans = [Span(types[int(type_)], int(start), int(end), score) for start, end, type_, score in rows.tolist()]
+        tags = self.span_model.tags.encode(((span.start, span.end, span.type) for span in spans), len(text))
+        return TaggedText(text.tokens, tags, [text.entity(span) for span in spans])
+
+    @override
+    def stream_inputs(self, path: str, *, split: str) -> Iterator[TextTokens]:
+        return (TextTokens.of(text, split) for text in stream_untagged(path))
+
+    @override
+    def predictor(self) -> Inference[TextTokens]:
+        return self.span_finder()
+
+    @override
+    def prediction_header(self) -> str | None:
+        return None
+
+    @override
+    def prediction_line(self, source: TextTokens, row: np.ndarray, *, tags: bool) -> str:
+        tagged = self.tagged(source, row)
+        columns = ("type", "start", "end", "text")
+        entities = [{name: getattr(entity, name) for name in columns} for entity in tagged.entities]
+        more = {"tokens": tagged.tokens, "tags": tagged.tags} if tags else {}
+        return json.dumps({"text": source.source, "entities": entities, **more}, ensure_ascii=False)
+
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset]:
+        read = read_tagged_sentences(path, self.span_model.tags, on_bad_line=on_bad_line)
+        return read, TaggedDataset.of(self.tokenizer, read, max_length=self.max_seq_length)
+
+    @override
+    def errors(self, metric: SpanMetric, source: TaggedSentences) -> Errors:
+        """The sentences whose entities are not all right."""
+        gold, predicted = metric.of_examples(metric.gold), metric.of_examples(metric.predicted)
+
+        def describe(extents: list[Extent], tokens: Sequence[str]) -> str:
+            parts = (f"{metric.types[t]} {start}:{end} {joined(tokens[start:end])}" for _, start, end, t in extents)
+            return "; ".join(parts)
+
+        rows = [
+            [str(index + 1), *(describe(found.get(index, []), tokens) for found in (gold, predicted)), joined(tokens)]
+            for index, tokens in enumerate(source.tokens)
+            if gold.get(index) != predicted.get(index)
+        ]
+        return Errors(["number", "entities", "predicted", "text"], rows)
+
+    @override
+    def usage(self) -> tuple[str, str]:
+        text = "房间干净，早餐也丰富。"
+        elsewhere = "from transformers import pipeline\n\n"
+        elsewhere += f'print(pipeline("{self.pipeline_tag}", model={{folder}})({text!r}))'
+        if self.head != "linear":
+            elsewhere += "\n# transformers does not know this head: it tags by the emissions alone"
+        return f"tag([{text!r}])[0]", elsewhere
+
+
+def _characters(text: TextTokens) -> int:
+    return sum(map(len, text.tokens))
+
+
+def _without_last_label(tensor: Tensor, expected: torch.Size, num_labels: int) -> Tensor:
+    """The tensor in the shape expected, if it has one label more there; else as it is."""
+    with_one_more = [num_labels + 1 if size == num_labels else size for size in expected]
+    return tensor[tuple(map(slice, expected))] if list(tensor.shape) == with_one_more else tensor

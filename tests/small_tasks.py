@@ -1,0 +1,127 @@
+"""Small tasks of every kind, with random data for them: what tests of training build their runs from."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.tagged_dataset import TaggedDataset
+from bertorch.data.tags import TagSet
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
+from bertorch.tasks.tag_heads import HEADS
+from bertorch.tasks.tagging import TaggingTask
+from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
+from tests.conftest import TINY
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
+CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symmetric=True)
+
+
+def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
+    """Three classes; the settings are those of the encoder's configuration, here and below."""
+    return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
+
+
+def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
+    encoder = SentenceEncoder(small_encoder("bert", **settings), pooling_mode)
+    torch.manual_seed(1)
+    return SentenceBertTask(SiameseClassifier(encoder, 3, concat_multiply=True), ["a", "b", "c"])
+
+
+def contrastive_task(
+    *,
+    gather: bool = False,
+    keep_duplicates: bool = False,
+    micro_batch_size: int | None = None,
+    pooling_mode: str = "mean",
+    **settings: object,
+) -> ContrastiveTask:
+    model = SentenceEncoder(small_encoder("bert", **settings), pooling_mode, output_emb_size=8)
+    torch.manual_seed(3)
+    torch.nn.init.normal_(model.emb_reduce_linear.weight)
+    return ContrastiveTask(
+        model,
+        loss=CONTRASTIVE_LOSS,
+        gather_negatives=gather,
+        keep_duplicates=keep_duplicates,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def tagging_task(*, use_crf: bool, **settings: object) -> TaggingTask:
+    head = "crf" if use_crf else "linear"
+    torch.manual_seed(1)
+    return TaggingTask(HEADS[head](small_tagging_model("bert", **settings), TAGS), head, head_learning_rate=1e-2)
+
+
+def tiny_classification_task(label_names: list[str]) -> ClassificationTask:
+    """On the embedded checkpoint, with all that a saved folder holds."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    task = ClassificationTask.from_pretrained(str(TINY), tokenizer, label_names, text_pair=False, max_seq_length=128)
+    task.model.eval()
+    return task
+
+
+def tiny_tagging_task(*, use_crf: bool) -> TaggingTask:
+    """On the embedded checkpoint, with all that a saved folder holds."""
+    torch.manual_seed(0)
+    task = TaggingTask.from_pretrained(
+        str(TINY),
+        AutoTokenizer.from_pretrained(TINY),
+        TAGS,
+        head="crf" if use_crf else "linear",
+        constrain_training=False,
+        head_learning_rate=1e-3,
+        max_seq_length=128,
+    )
+    task.model.eval()
+    return task
+
+
+def classification_data(size: int, seed: int = 0) -> Dataset:
+    """Sentences whose class depends on their first token."""
+    store = random_store(size, seed)
+    return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
+
+
+def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:
+    """Pairs of three classes, in which some texts occur several times."""
+    sentences = np.random.default_rng(0).integers(0, texts, (pairs, 2))
+    return Dataset(random_store(texts), sentences, labels=sentences.sum(axis=1) % 3)
+
+
+def contrastive_data(rows: int, width: int = 2, texts: int | None = None) -> TextRows:
+    """Rows of `width` texts; with fewer `texts` than that takes, some occur several times."""
+    texts = texts or rows * width
+    sentences = np.random.default_rng(0).permutation(np.arange(rows * width) % texts).reshape(rows, width)
+    return TextRows(random_store(texts), sentences)
+
+
+def own_positives(rows: int) -> TextRows:
+    """Each sentence is its own positive, as in SimCSE."""
+    sentences = np.repeat(np.arange(rows)[:, None], 2, axis=1)
+    return TextRows(random_store(rows), sentences)
+
+
+def tagged_data(examples: int, windows: int = 1) -> TaggedDataset:
+    """Examples of `windows` windows each, in which every token but the first and the last is a word."""
+    store = random_store(examples * windows)
+    words = store.lengths - 2
+    starts = np.concatenate([np.arange(1, 1 + count) for count in words])
+    first = np.concatenate([[0], words]).cumsum()
+    inner = np.concatenate(
+        [store.input_ids[a + 1 : b - 1] for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
+    )
+    return TaggedDataset(
+        store, starts, first, inner.astype(np.int64) % len(TAGS), np.arange(0, examples * windows + 1, windows)
+    )
