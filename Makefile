@@ -5,7 +5,7 @@ SETUP := .venv/.complete
 DEMO := checkpoint/demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all readme kills lint format benchmark clean
+.PHONY: demo test test-all docs readme kills lint format benchmark clean
 
 demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
 	$(BIN)/python run_classifier.py --pretrained_model_name_or_path data/bert-tiny-zh \
@@ -23,7 +23,10 @@ test: $(SETUP)  ## every module and every promise in a few minutes, a process fo
 test-all: $(SETUP)  ## the whole test suite, also what kills processes, starts launchers and walks all combinations
 	$(PYTEST) --numprocesses auto --dist worksteal
 
-readme: demo  ## every command of the README that needs nothing from elsewhere
+docs: $(SETUP)  ## the generated pages of docs/
+	$(BIN)/python -m docs.generate
+
+readme: demo  ## every command of the README and the docs that needs nothing from elsewhere
 	BERTORCH_TEST_README=1 $(BIN)/python -m pytest -s tests/test_readme.py
 
 kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times

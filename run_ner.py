@@ -29,7 +29,7 @@ class NERConfig(TrainingConfig):
     tag: str = option("bios", choices=("bios", "bio", "bioes"), help="the tag scheme; bioes also reads BMES")
     use_crf: bool = option(False, help="a linear-chain CRF over the emissions")
     crf_learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of the CRF and of the linear layer under it")
-    constrain_crf: bool = option(False, help="the CRF keeps to the scheme in training too, not only in decoding")
+    constrain_crf: bool = option(False, group="optimisation", help="the CRF obeys the tag scheme in training too")
 
     def __post_init__(self) -> None:
         super().__post_init__()

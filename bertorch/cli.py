@@ -1,129 +1,199 @@
-"""Command line of the scripts: dataclass fields become argparse options, mistakes become exit code 2."""
+"""Command lines: dataclass fields become argparse options, user errors become exit code 2."""
 
 import argparse
 import os
 import shlex
 import signal
 import sys
-import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from loguru import logger
 
 from bertorch import distributed, log
-from bertorch.config import LaunchedConfig, TrainingConfig
-from bertorch.errors import InterruptedRunError, UserError, mistakes_told
+from bertorch.config import GROUPS, LaunchedConfig, TrainingConfig
+from bertorch.errors import InterruptedRunError, UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
-C = TypeVar("C", bound=LaunchedConfig)
-T = TypeVar("T", bound=TrainingConfig)
+Config = TypeVar("Config", bound="DataclassInstance")
+Launched = TypeVar("Launched", bound=LaunchedConfig)
+Training = TypeVar("Training", bound=TrainingConfig)
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the script's docstring as it is written."""
-
-
-def parse(config_class: type[C], argv: Sequence[str] | None = None, description: str | None = None) -> C:
+def parse(config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None) -> Config:
     """Parse a command line into a config.
 
     Args:
-        config_class: the dataclass whose fields are the options.
+        config_class: the dataclass whose fields are the options, declared by `config.option`.
         argv: the arguments, by default those of the process.
         description: the text over `--help`.
 
     Raises:
         SystemExit: code 2 with the reason, as argparse does, also for options that contradict each other.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    types_of = typing.get_type_hints(config_class)
-    for declared in fields(config_class):
-        _add_option(parser, declared, _plain_type(types_of[declared.name]))
-    arguments = vars(parser.parse_args(argv))
+    parser = _Parser(prog=_program(), description=description)
+    parser.add_options(config_class)
+    return _config(parser, config_class, vars(parser.parse_args(argv)))
+
+
+def parse_command(
+    commands: Mapping[str, type[Config]], argv: Sequence[str] | None = None, description: str | None = None
+) -> Config:
+    """As `parse`, where the first argument names a command, each with options of its own.
+
+    Args:
+        commands: name → config; its docstring is the command's help.
+        argv, description: as in `parse`.
+    """
+    parser = _Parser(prog=_program(), description=description)
+    subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    for name, config_class in commands.items():
+        summary = config_class.__doc__
+        subparsers.add_parser(name, help=summary, description=summary).add_options(config_class)
+    values = vars(parser.parse_args(argv))
+    name = values.pop("command")
+    return _config(subparsers.choices[name], commands[name], values)
+
+
+def _config(parser: argparse.ArgumentParser, config_class: type[Config], values: dict[str, Any]) -> Config:
     try:
-        return config_class(**arguments)
+        return config_class(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})
     except UserError as error:
         parser.error(str(error))
 
 
-def command(config_class: type[C], run: Callable[[C], None], description: str | None) -> None:
-    """The whole of a command: parse, join the other processes, run, and tell the user's mistakes without a traceback.
+def command(config_class: type[Launched], run: Callable[[Launched], None], description: str | None) -> None:
+    """Run a command: parse, join the other processes, report user errors without a traceback.
 
     Raises:
-        SystemExit: code 2 for a mistake of the user, 1 where no one reads the output any more, 128 and its number after
-            a signal.
+        SystemExit: code 2 for a user error, 1 if the reader of the output has gone, 128 + its number for a signal.
     """
     config = parse(config_class, description=description)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half written is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: unfinished files are removed
     try:
-        with mistakes_told(distributed.launched_rank()), distributed.session(config.local_rank):
-            log.setup()
-            run(config)
+        _run(config, run)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has no reader either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing at exit would fail again
         sys.exit(1)
 
 
-def main(config_class: type[T], run: Callable[[T], None], description: str | None) -> None:
-    """The whole of a script: as `command`, and what a training run needs.
+def main(config_class: type[Training], run: Callable[[Training], None], description: str | None) -> None:
+    """Run a training script: as `command`, with the run's seed and resumption.
 
     Raises:
-        SystemExit: code 2 for a mistake of the user, 75 for a run that a signal stopped, with how to go on.
+        SystemExit: code 2 for a user error, 75 for a run stopped by a signal, with the command that resumes it.
     """
     config = parse(config_class, description=description)
     if config.deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as cuBLAS asks, before it is first used
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # required by cuBLAS, before its first use
         torch.use_deterministic_algorithms(mode=True)
+    torch.manual_seed(config.seed)  # new weights are the same on every process
     try:
-        with mistakes_told(distributed.launched_rank()), distributed.session(config.local_rank):
-            log.setup()
-            torch.manual_seed(config.seed)  # fresh weights are the same on every process
-            run(config)
+        _run(config, run)
     except InterruptedRunError as stopped:
         if distributed.launched_rank() == 0:
-            logger.warning("{}", _how_to_go_on(stopped, config))
+            logger.warning("{}", _how_to_resume(stopped, config))
         sys.exit(INTERRUPTED)
 
 
-def _how_to_go_on(stopped: InterruptedRunError, config: TrainingConfig) -> str:
+def _run(config: Launched, run: Callable[[Launched], None]) -> None:
+    with exit_on_user_error(distributed.launched_rank()), distributed.session(config.local_rank):
+        log.setup()
+        run(config)
+
+
+def _how_to_resume(stopped: InterruptedRunError, config: TrainingConfig) -> str:
     if stopped.folder is None:
-        return f"{stopped}; with --keep_checkpoints 0 there is no checkpoint to go on from"
-    arguments = sys.argv if config.resume else [*sys.argv, "--resume"]
+        return f"{stopped}; --keep_checkpoints 0 left no checkpoint to continue from"
+    arguments = shlex.join(sys.argv[1:] if config.resume else [*sys.argv[1:], "--resume"])
+    program = _program() or f"python {shlex.quote(sys.argv[0])}"
+    launcher = ""
     if "WORLD_SIZE" in os.environ:  # the launcher's own command is not known here
-        return f"{stopped}, with a checkpoint in {stopped.folder}; go on with the same launcher and: " + shlex.join(
-            arguments
-        )
-    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with: {shlex.join(['python', *arguments])}"
+        launcher, program = " the same launcher and", program.removeprefix("python ")
+    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with{launcher}: {program} {arguments}"
 
 
-def _plain_type(hint: Any) -> type:
-    """`X` of `X | None`, else the type itself."""
-    if isinstance(hint, types.UnionType):
-        return next(member for member in typing.get_args(hint) if member is not types.NoneType)
-    return hint
+def _program() -> str | None:
+    """The command of a module run by `python -m`, which argparse does not know before Python 3.14."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def _add_option(parser: argparse.ArgumentParser, declared: Field[Any], kind: type) -> None:
-    spellings = [f"--{declared.name}", *declared.metadata["aliases"]]
-    help_text = declared.metadata["help"].replace("%", "%%")
-    if kind is bool:
-        parser.add_argument(*spellings, action="store_true", help=help_text)
+class _Parser(argparse.ArgumentParser):
+    """Shows the description as it is written; the defaults are left to the config."""
+
+    def __init__(self, **settings: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=formatter, argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
+
+    def add_options(self, config_class: "type[DataclassInstance]") -> None:
+        """Add the options of a config in their groups; the first is argparse's own, with --help."""
+        types_of = typing.get_type_hints(config_class)
+        required = [declared for declared in fields(config_class) if declared.default is MISSING]
+        self.usage = " ".join(["%(prog)s", *map(_usage, required), "[options]"])
+        for group, options in grouped_options(config_class).items():
+            target = self if group == GROUPS[0] else self.add_argument_group(group)
+            for declared in options:
+                _add_option(target, declared, types_of[declared.name])
+
+
+def grouped_options(config_class: type[Config]) -> dict[str, list[Field[Any]]]:
+    """The options of a config by group, as `--help` shows them: the required ones first, the launcher's last."""
+
+    def order(declared: Field[Any]) -> tuple[bool, bool]:
+        return declared.default is not MISSING, declared.name in LaunchedConfig.__dataclass_fields__
+
+    options = sorted(fields(config_class), key=order)
+    groups = {group: [each for each in options if each.metadata["group"] == group] for group in GROUPS}
+    return {group: members for group, members in groups.items() if members}
+
+
+def spellings(declared: Field[Any]) -> list[str]:
+    """What the user writes; the underscore of a name that is a keyword of Python (`from_`) is left out."""
+    if declared.metadata["positional"]:
+        return [declared.metadata["metavar"] or declared.name]
+    return [f"--{declared.name.rstrip('_')}", *declared.metadata["aliases"]]
+
+
+def default_text(declared: Field[Any]) -> str:
+    """The default as `--help` and the docs show it."""
+    texts: dict[Any, str] = {MISSING: "required", None: "none", (): "none"}
+    if isinstance(declared.default, bool):
+        return "on" if declared.default else "off"
+    return texts.get(declared.default, str(declared.default))
+
+
+def _usage(declared: Field[Any]) -> str:
+    spelling, *_ = spellings(declared)
+    return spelling if declared.metadata["positional"] else f"{spelling} {declared.name.upper()}"
+
+
+def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: Any) -> None:
+    metadata = declared.metadata
+    is_required = declared.default is MISSING
+    shown = "required" if is_required else f"default: {default_text(declared)}"
+    settings: dict[str, Any] = {"help": f"{metadata['help']} ({shown})".replace("%", "%%")}
+    names = [declared.name]
+    if not metadata["positional"]:
+        names = spellings(declared)
+        settings |= {"dest": declared.name, "required": is_required}
+    if hint is bool:
+        target.add_argument(*names, **settings, action="store_true")
         return
-    parser.add_argument(
-        *spellings,
-        dest=declared.name,
-        type=_bounded(kind, declared.metadata["minimum"], declared.metadata["maximum"]),
-        choices=declared.metadata["choices"],
-        required=declared.default is MISSING,
-        default=None if declared.default is MISSING else declared.default,
-        help=help_text,
-    )
+    if typing.get_origin(hint) is tuple:
+        settings |= {"nargs": "+", "action": "extend"}
+    kind, *_ = typing.get_args(hint) or [hint]  # X of `X | None` and of `tuple[X, ...]`
+    settings |= {key: metadata[key] for key in ("choices", "metavar")}
+    target.add_argument(*names, **settings, type=_bounded(kind, metadata["minimum"], metadata["maximum"]))
 
 
 def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callable[[str], Any]:
@@ -131,7 +201,7 @@ def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callab
 
     def convert(text: str) -> Any:
         value = kind(text)
-        if minimum is not None and not value >= minimum:  # also refuses nan
+        if minimum is not None and not value >= minimum:  # also rejects nan
             raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {text}")
         if maximum is not None and not value <= maximum:
             raise argparse.ArgumentTypeError(f"expected at most {maximum}, got {text}")

@@ -1,10 +1,11 @@
-"""Every option that the scripts share: its name, default, meaning and bounds, each declared once.
+"""The options that the scripts share: name, default, meaning, bounds and group of each, declared once.
 
-A script adds its own options by deriving from `TrainingConfig`; `bertorch.cli` turns the fields into argparse options.
+A script or command adds options by deriving a dataclass; `bertorch.cli` turns the fields into argparse options.
 """
 
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 from bertorch.errors import UserError
 
@@ -15,39 +16,45 @@ COMPILE = ("auto", "on", "off")
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
 
+# Headings of `--help`, in its order.
+Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
 
 def option(
     default: Any = MISSING,
     *,
     help: str,  # noqa: A002 - argparse's own name
-    choices: tuple[str, ...] | None = None,
+    group: Group = "options",
+    choices: tuple[Any, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     aliases: tuple[str, ...] = (),
+    positional: bool = False,
+    metavar: str | None = None,
     is_input: bool = False,
     shapes_result: bool = True,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
+    The field's type is the option's: `bool` is a flag, `tuple[X, ...]` takes several values and may be repeated.
+
     Args:
-        default: the option's default; without one the option is required.
-        help: one line for `--help`.
-        choices: the values allowed.
+        default: without one the option is required.
+        help, group, choices, metavar: as in `--help`.
         minimum, maximum: inclusive bounds of a number.
         aliases: further spellings, such as `--local-rank`.
+        positional: an argument without dashes.
         is_input: a file whose content shapes the result of the run, whatever its name.
         shapes_result: two runs that differ in it are different runs.
     """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "aliases": aliases,
-        "is_input": is_input,
-        "shapes_result": shapes_result,
-    }
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={name: value for name, value in locals().items() if name != "default"})
+
+
+_data = partial(option, group="data")
+_optimisation = partial(option, group="optimisation")
+_saving = partial(option, group="evaluation and saving", shapes_result=False)
+_speed = partial(option, group="speed", shapes_result=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,110 +72,84 @@ class TrainingConfig(LaunchedConfig):
         UserError: two options that contradict each other.
     """
 
-    train_data_file: str = option(is_input=True, help="training examples")
+    train_data_file: str = option(is_input=True, help="training examples, one per line")
     dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")
-    dev_ratio: float | None = option(
-        None, help="without a dev file: this share of the training examples, drawn by --seed, is for evaluation instead"
-    )
     pretrained_model_name_or_path: str = option("bert-base-chinese", help="hub name or local folder of the encoder")
-    init_from_ckpt: str | None = option(
-        None, help="weights to warm-start from: a .bin or .safetensors file, or the folder of one"
+    init_from_ckpt: str | None = option(None, help="weights to start from: .bin, .safetensors, or a folder with one")
+    saved_dir: str = option("./checkpoint", shapes_result=False, help="folder for weights, config and tokenizer")
+    max_seq_length: int = option(
+        128, minimum=3, help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)"
     )
-    saved_dir: str = option(
-        "./checkpoint", shapes_result=False, help="where weights, config.json and the tokenizer's files are saved"
-    )
-    resume: bool = option(
-        False, shapes_result=False, help="go on from the newest checkpoint in --saved_dir; start if there is none yet"
-    )
-    overwrite: bool = option(False, shapes_result=False, help="start anew and replace what --saved_dir holds")
-    keep_checkpoints: int = option(
-        1, minimum=0, shapes_result=False, help="checkpoints to go on from that are kept; 0 keeps none"
-    )
-    max_seq_length: int = option(128, minimum=3, help="tokens of an example with [CLS] and [SEP]; longer ones are cut")
-    on_bad_line: str = option(
-        "stop", choices=ON_BAD_LINE, help="a malformed line stops the run before training, or is dropped and counted"
-    )
-    cache_dir: str | None = option(
-        None,
-        shapes_result=False,
-        help="folder of tokenised files: each is made once, for all processes and runs, and mapped into memory",
-    )
-
-    batch_size: int = option(32, minimum=1, help="examples a step, per process")
-    gradient_accumulation_steps: int = option(1, minimum=1, help="batches of one optimisation step")
+    batch_size: int = option(32, minimum=1, help="examples per batch and process")
     epochs: int = option(3, minimum=1, help="passes over the training examples")
-    max_steps: int | None = option(
-        None,
-        minimum=1,
-        help="end after so many steps if the epochs have more; the learning-rate schedule then spans these steps",
-    )
-    learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of AdamW")
-    scheduler: str = option("linear", choices=SCHEDULERS, help="how the rate goes after the warm-up")
+    learning_rate: float = option(5e-5, minimum=0.0, help="peak learning rate of AdamW")
+    scheduler: str = option("linear", choices=SCHEDULERS, help="learning-rate schedule after the warm-up")
     warmup_proportion: float = option(
-        0.0, minimum=0.0, maximum=1.0, help="share of all steps in which the rate climbs from 0 to the peak"
+        0.0, minimum=0.0, maximum=1.0, help="share of all steps over which the rate rises from 0 to its peak"
     )
-    weight_decay: float = option(0.0, minimum=0.0, help="decoupled decay, not on biases and normalisation weights")
-    max_grad_norm: float = option(1.0, minimum=0.0, help="clip the gradient to this global norm; 0 does not clip")
-    precision: str = option(
-        "auto", choices=PRECISIONS, help="of the arithmetic; auto is bf16 where CUDA supports it, else fp32"
-    )
-    cuda_graphs: str = option(
-        "auto",
-        choices=CUDA_GRAPHS,
-        shapes_result=False,
-        help="auto replays whole steps as CUDA graphs on one GPU where that is possible; off runs them eagerly",
-    )
-    compile: str = option(
-        "auto",
-        choices=COMPILE,
-        shapes_result=False,
-        help="run the encoder through torch.compile; auto does on a GPU if the run is long enough to earn its start",
-    )
-    gradient_checkpointing: bool = option(
-        False,
-        shapes_result=False,
-        help="the encoder's layers keep no activations and run again in the backward pass: less memory, slower",
-    )
-    deterministic: bool = option(
-        False, shapes_result=False, help="the same weights bit for bit from the same command on a GPU too; slower"
-    )
-    seed: int = option(1000, minimum=0, help="of the fresh weights, the order of the examples and the dropout")
-
-    logging_steps: int = option(20, minimum=1, shapes_result=False, help="a log line every so many steps")
-    tensorboard_dir: str | None = option(
-        None,
-        shapes_result=False,
-        help="also write what metrics.jsonl in --saved_dir gets into this folder, for TensorBoard",
-    )
+    weight_decay: float = option(0.0, minimum=0.0, help="decoupled; not for biases and normalisation weights")
+    max_grad_norm: float = option(1.0, minimum=0.0, help="clip gradients to this global norm; 0 disables clipping")
+    seed: int = option(1000, minimum=0, help="seed of new weights, the order of the examples and dropout")
+    logging_steps: int = option(20, minimum=1, shapes_result=False, help="steps between two log lines")
     save_steps: int = option(
-        100,
-        minimum=1,
-        shapes_result=False,
-        help="save every so many steps, and evaluate unless --eval_steps says otherwise; also after the last",
-    )
-    eval_steps: int | None = option(
-        None,
-        minimum=1,
-        shapes_result=False,
-        help="evaluate every so many steps, and after the last; by default as --save_steps",
-    )
-    patience: int | None = option(
-        None,
-        minimum=1,
-        help="end after so many evaluations in a row without a better dev metric; the last weights are saved, or the "
-        "best with --save_best_model",
+        100, minimum=1, shapes_result=False, help="steps between two evaluations and saves; always after the last step"
     )
     save_best_model: bool = option(False, help="save only when the dev metric improves")
 
+    dev_ratio: float | None = _data(
+        None, help="share of the training examples, drawn by --seed, to evaluate on instead of a dev file"
+    )
+    on_bad_line: str = _data(
+        "stop", choices=ON_BAD_LINE, help="malformed lines: stop before training, or skip and count them"
+    )
+    cache_dir: str | None = _data(
+        None, shapes_result=False, help="keep tokenised files here, memory-mapped by all processes; for large data"
+    )
+
+    gradient_accumulation_steps: int = _optimisation(1, minimum=1, help="batches per optimisation step")
+    max_steps: int | None = _optimisation(
+        None, minimum=1, help="stop after this many steps; the schedule spans the smaller of this and all steps"
+    )
+    deterministic: bool = _optimisation(
+        False, shapes_result=False, help="bitwise reproducible on a GPU too, but slower; on a CPU runs always are"
+    )
+
+    eval_steps: int | None = _saving(
+        None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
+    )
+    patience: int | None = _saving(
+        None, minimum=1, shapes_result=True, help="stop after this many evaluations in a row without a better metric"
+    )
+    resume: bool = _saving(False, help="continue from the newest checkpoint in --saved_dir, if there is one")
+    overwrite: bool = _saving(False, help="start anew and replace what another run left in --saved_dir")
+    keep_checkpoints: int = _saving(1, minimum=0, help="checkpoints to keep for --resume; 0 keeps none")
+    tensorboard_dir: str | None = _saving(
+        None, help="also write the numbers of metrics.jsonl here for TensorBoard; needs tensorboard"
+    )
+
+    precision: str = _speed(
+        "auto",
+        choices=PRECISIONS,
+        shapes_result=True,
+        help="of the arithmetic; auto: bf16 on a GPU that supports it, else fp32",
+    )
+    cuda_graphs: str = _speed(
+        "auto", choices=CUDA_GRAPHS, help="auto: replay whole steps as CUDA graphs on one GPU where possible"
+    )
+    compile: str = _speed("auto", choices=COMPILE, help="torch.compile the encoder; auto: on a GPU, for long runs")
+    gradient_checkpointing: bool = _speed(
+        False, help="recompute the encoder's activations in the backward pass: less memory, same gradients, slower"
+    )
+
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
-            raise UserError("--resume goes on with what --overwrite replaces; choose one of them")
+            raise UserError("--resume continues what --overwrite replaces; choose one of them")
         if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:
-            raise UserError("--dev_ratio makes the dev examples that --dev_data_file has; choose one of them")
+            raise UserError("--dev_ratio and --dev_data_file both name the dev examples; choose one of them")
         if not self.has_dev_examples:
-            self._refuse_evaluation()
+            self._reject_evaluation()
 
     @property
     def has_dev_examples(self) -> bool:
@@ -177,18 +158,18 @@ class TrainingConfig(LaunchedConfig):
 
     @property
     def evaluation_steps(self) -> int:
-        """It does so every so many steps."""
+        """Steps between evaluations."""
         return self.save_steps if self.eval_steps is None else self.eval_steps
 
-    def _refuse_evaluation(self) -> None:
-        """Raise a UserError if an option needs dev examples, which this run has none of."""
-        for is_set, uses in (
+    def _reject_evaluation(self) -> None:
+        """Reject options that need dev data."""
+        for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),
             (self.eval_steps is not None, "--eval_steps is for evaluations"),
         ):
             if is_set:
-                raise UserError(f"{uses} and needs --dev_data_file or --dev_ratio; without dev examples there are none")
+                raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +177,12 @@ class EmbeddingConfig(TrainingConfig):
     """The options of every script that trains sentence embeddings."""
 
     pooling_mode: str = option(
-        "linear", choices=POOLING_MODES, help="the encoder's pooler over [CLS], the state of [CLS], or the mean of all"
+        "linear",
+        choices=POOLING_MODES,
+        help="linear: the encoder's pooler over [CLS]; cls: hidden state of [CLS]; mean: of all tokens",
     )
     output_emb_size: int | None = option(
-        None, minimum=1, help="dimensions of an embedding, by a linear layer after pooling; else the encoder's width"
+        None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
 
 
@@ -207,18 +190,18 @@ class EmbeddingConfig(TrainingConfig):
 class ContrastiveConfig(EmbeddingConfig):
     """The options of every script that learns from in-batch negatives."""
 
-    margin: float = option(0.2, help="subtracted from the cosine of an example and its own positive")
+    margin: float = option(0.2, help="subtracted from the cosine of a positive pair")
     scale: float = option(20.0, minimum=0.0, help="factor on the cosines, the inverse of the temperature")
-    gather_negatives: bool = option(False, help="the examples of all processes are negatives, not only this one's")
-    keep_duplicates: bool = option(False, help="examples that share a text are negatives of each other all the same")
-    micro_batch_size: int | None = option(
-        None, minimum=1, help="encode this many examples at once: a large batch in the memory of a small one"
+    gather_negatives: bool = _optimisation(False, help="negatives from all processes, with gradient")
+    keep_duplicates: bool = _optimisation(False, help="rows that share a text also count as negatives of each other")
+    micro_batch_size: int | None = _speed(
+        None, minimum=1, shapes_result=True, help="rows to encode at once: less memory, the gradients of a large batch"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dev_ratio is not None:
             raise UserError(
-                "--dev_ratio splits off training examples, but this script is evaluated on pairs with a score, which "
-                "its training examples do not have; name a file of them with --dev_data_file"
+                "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "
+                "with --dev_data_file"
             )

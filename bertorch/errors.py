@@ -1,4 +1,4 @@
-"""The errors that a user can mend, and a run's early end on demand."""
+"""Errors that the user can fix, and the one that a stopped run raises."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,11 +35,11 @@ class MisshapenError(UserError):
 
 
 class InterruptedRunError(Exception):
-    """A run was asked to stop, and did so after a step.
+    """A run stopped after a step because a signal asked it to.
 
     Args:
-        step: the last one.
-        folder: where a checkpoint of it is, None if none was kept.
+        step: the last one done.
+        folder: its checkpoint, None if none was kept.
     """
 
     def __init__(self, step: int, folder: str | None) -> None:
@@ -49,11 +49,11 @@ class InterruptedRunError(Exception):
 
 
 @contextmanager
-def mistakes_told(rank: int = 0) -> Iterator[None]:
-    """Around a command: a mistake of the user ends it with its text and without a traceback.
+def exit_on_user_error(rank: int = 0) -> Iterator[None]:
+    """Log a `UserError` without a traceback and exit.
 
     Args:
-        rank: of this process among those of the command.
+        rank: of this process; processes other than the first log the first line only, most often of the same error.
 
     Raises:
         SystemExit: code 2, for a `UserError`.
@@ -61,8 +61,5 @@ def mistakes_told(rank: int = 0) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if rank == 0:
-            logger.error("{}", error)
-        else:  # most often the same mistake on every process: the first one tells it in full
-            logger.error("process {}: {}", rank, str(error).splitlines()[0])
+        logger.error("{}", error if rank == 0 else f"process {rank}: {str(error).splitlines()[0]}")
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""What the pictures share: is matplotlib there (the extra `plots`), which fonts have the names to draw, the PNG."""
+"""What all figures need: matplotlib (the extra `plots`), a font with the characters of their names, a PNG."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,29 +16,22 @@ if TYPE_CHECKING:
 _LAST_RESORT = "Last Resort"  # a font of matplotlib that draws every character as a box
 
 
-def require_matplotlib(wish: str) -> None:
-    """Make sure that pictures can be drawn.
-
-    Args:
-        wish: the option or command that asks for them.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+def require_matplotlib(user: str) -> None:
+    """Raise a UserError if matplotlib, which this option or command needs, is not installed."""
     if find_spec("matplotlib") is None:
-        raise UserError(f"{wish} needs matplotlib; install it by: pip install matplotlib (the extra 'plots')")
+        raise UserError(f"{user} needs matplotlib; install it by: pip install matplotlib (the extra 'plots')")
 
 
 def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[list[str], list[str]]:
     """Names that can be drawn, and the fonts to draw them with.
 
-    The default font has no Chinese characters. Another installed one that has all of them helps out; where there is
-    none, the names are numbered, and the log says which number is which.
+    The default font has no Chinese characters. Another installed font that has all of them is added; without one the
+    names are replaced by numbers, which the log explains.
 
     Args:
         names: of runs or labels.
-        noun: what they are names of.
-        longest: characters that there is room for; of longer ones the end is shown.
+        noun: what they name.
+        longest: characters to show; longer names are truncated on the left.
     """
     from matplotlib import font_manager, rcParams  # noqa: PLC0415 - an extra
 
@@ -53,13 +46,13 @@ def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[li
     if font is not None:
         return shown, [*fonts, font]
     logger.warning("no installed font has {}; each {} is numbered instead", "".join(sorted(missing)), noun)
-    for number, name in enumerate(printable, start=1):
-        logger.info("{} {}: {}", noun, number, name)
-    return [f"{noun} {number}" for number in range(1, len(shown) + 1)], fonts
+    for index, name in enumerate(printable, start=1):
+        logger.info("{} {}: {}", noun, index, name)
+    return [f"{noun} {index}" for index in range(1, len(shown) + 1)], fonts
 
 
 def _font_with(characters: set[str]) -> str | None:
-    """An installed font that has all of these characters, upright and of normal weight if there is such a one."""
+    """An installed font that has all of these characters, preferably upright and of normal weight."""
     from matplotlib import font_manager  # noqa: PLC0415 - an extra
 
     upright_first = sorted(
@@ -75,10 +68,6 @@ def _font_with(characters: set[str]) -> str | None:
 
 
 def write_png(figure: "Figure", path: str) -> None:
-    """Draw a figure into a file, which is replaced.
-
-    Raises:
-        UserError: it cannot be written; what stood there is as it was.
-    """
+    """Write a figure, replacing the file; if that fails, a UserError, and the file is unchanged."""
     with writing(path), replacing(Path(path)) as unfinished:
         figure.savefig(unfinished, format="png", dpi=150)

@@ -13,8 +13,8 @@ from bertorch import distributed
 
 
 def setup() -> None:
-    """Send log lines to standard error in loguru's default format; processes other than the first tell only errors."""
-    transformers.logging.set_verbosity_error()  # what it would say of loading is said by bertorch.encoder.encoder
+    """Send log lines to standard error in loguru's default format; processes other than the first log only errors."""
+    transformers.logging.set_verbosity_error()  # bertorch.encoder reports what loading finds
     transformers.logging.disable_progress_bar()
     logger.remove()
     if not distributed.is_main():
@@ -26,7 +26,7 @@ def setup() -> None:
 
 
 def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
-    """A bar over `total` optimisation steps, shown on a terminal only and by the first process only."""
+    """A progress bar, shown by the first process and on a terminal only."""
     return tqdm(
         total=total,
         initial=done,
@@ -37,7 +37,7 @@ def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
 
 
 def input_bar(done: int = 0) -> tqdm:
-    """A bar over inputs, whose number is not known beforehand, shown as `progress_bar` is."""
+    """A progress bar over inputs, whose number is not known beforehand."""
     return progress_bar(None, done, unit="input")
 
 
@@ -48,7 +48,7 @@ def training_line(global_step: int, epoch: int, batch: int, losses: Mapping[str,
 
 
 class Speedometer:
-    """Steps a second since the last reading, without the time spent in `paused()`."""
+    """Measures steps per second, without the time spent in `paused()`."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -60,13 +60,13 @@ class Speedometer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the block's time out: an evaluation, a save."""
+        """Exclude the time of the block: an evaluation, a save."""
         began = time.perf_counter()
         yield
         self._since += time.perf_counter() - began
 
     def read(self) -> float:
-        """Steps a second since the last reading; starts the next interval."""
+        """Steps per second since the last reading."""
         now = time.perf_counter()
         speed = self._steps / max(now - self._since, 1e-9)
         self._since, self._steps = now, 0

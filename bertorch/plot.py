@@ -3,10 +3,9 @@ r"""Draw loss, learning rate and dev metric of one or several runs into a PNG.
     python -m bertorch.plot checkpoint
     python -m bertorch.plot runs/seed1 runs/seed2 --output seeds.png
 
-A RUN is the `--saved_dir` of a run, also of one that still goes on, or a `metrics.jsonl`. Needs the package matplotlib.
+A RUN is the `--saved_dir` of a run, finished or not, or a `metrics.jsonl`. Needs matplotlib.
 """
 
-import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from typing import Any
 
 from loguru import logger
 
-from bertorch.errors import UserError, mistakes_told
+from bertorch import cli
+from bertorch.config import option
+from bertorch.errors import UserError, exit_on_user_error
 from bertorch.figures import readable_names, require_matplotlib, write_png
 from bertorch.files import refuse_existing
 from bertorch.training.metrics_file import METRICS, read_metrics
 
-with suppress(ImportError):  # an extra; `plot` tells if it is missing
+with suppress(ImportError):  # an extra; `require_matplotlib` reports that it is missing
     from matplotlib import colormaps, rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -33,14 +34,18 @@ DISTINCT_COLOURS = 10
 FEW_POINTS = 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """Options of `bertorch.plot`."""
+
+    runs: tuple[str, ...] = option(positional=True, metavar="RUN", help="--saved_dir of a run, or a metrics.jsonl")
+    output: str = option("plot.png", help="the PNG")
+    overwrite: bool = option(False, help="replace --output if it exists")
+
+
 @dataclass(frozen=True)
 class Run:
-    """The numbers of a run.
-
-    Attributes:
-        name: as the user gave it.
-        lines: of its `metrics.jsonl`.
-    """
+    """The name of a run as the user gave it, and the lines of its `metrics.jsonl`."""
 
     name: str
     lines: Sequence[dict[str, Any]]
@@ -50,7 +55,7 @@ class Run:
         """Read the file of a run.
 
         Raises:
-            UserError: there is none, it is damaged, or has no number yet.
+            UserError: it is missing, damaged or empty.
         """
         path = Path(name)
         lines = read_metrics(path / METRICS if path.is_dir() else path)
@@ -58,36 +63,30 @@ class Run:
             raise UserError(f"{name}: expected numbers in {METRICS}, got none yet; the first come with --logging_steps")
         return cls(name, lines)
 
-    @property
-    def metrics(self) -> set[str]:
-        """The names of its dev metrics."""
-        return {line["metric"] for line in self.lines if "metric" in line}
-
     def series(self, *keys: str) -> tuple[list[int], list[float]]:
-        """Steps, and the numbers that have one of these names in their lines."""
+        """Steps, and the values of these keys in the lines that have one."""
         found = [(line["step"], line[key]) for line in self.lines for key in keys if key in line]
-        return [step for step, _ in found], [number for _, number in found]
+        return [step for step, _ in found], [value for _, value in found]
 
 
 def draw(runs: Sequence[Run]) -> "Figure":
     """Draw the panels one below the other; that of the dev metric only if a run has one."""
-    metrics = sorted(set().union(*(run.metrics for run in runs)))
+    metrics = sorted({line["metric"] for run in runs for line in run.lines if "metric" in line})
     panels = 3 if metrics else 2
     figure = Figure(figsize=(WIDTH, HEIGHT_OF_PANEL * panels + HEIGHT_OF_NAME * len(runs)), layout="constrained")
     loss, rate, *dev = figure.subplots(panels, 1, sharex=True)
     colours = _colours(len(runs))
-    for number, (run, colour) in enumerate(zip(runs, colours, strict=True)):
+    for index, (run, colour) in enumerate(zip(runs, colours, strict=True)):
         _line(loss, run, "loss", color=colour)
         _line(loss, run, "dev_loss", color=colour, linestyle="dashed", marker="o")
-        # Runs often have the same rates: of those drawn over each other the first is the widest.
-        _line(rate, run, "rate", color=colour, linewidth=1.3 + 3 * (1 - (number + 1) / len(runs)))
+        # Runs often have the same rates: the earlier ones are drawn wider, so that each remains visible.
+        _line(rate, run, "rate", color=colour, linewidth=1.3 + 3 * (1 - (index + 1) / len(runs)))
         _line(rate, run, "head_rate", color=colour, linestyle="dashed")
         for axes in dev:
             _line(axes, run, *metrics, color=colour, marker="o")
-    has_dev_loss = any(run.series("dev_loss")[0] for run in runs)
-    has_head = any(run.series("head_rate")[0] for run in runs)
-    loss.set_title("loss of a training batch" + (", dashed: of the dev examples" if has_dev_loss else ""))
-    rate.set_title("learning rate" + (", dashed: of the head" if has_head else ""))
+    keys = {key for run in runs for line in run.lines for key in line}
+    loss.set_title("loss of a training batch" + (", dashed: of the dev examples" if "dev_loss" in keys else ""))
+    rate.set_title("learning rate" + (", dashed: of the head" if "head_rate" in keys else ""))
     for axes in dev:
         axes.set_title("dev " + ", ".join(metric.removeprefix("dev_") for metric in metrics))
     for axes in (loss, rate, *dev):
@@ -100,17 +99,16 @@ def draw(runs: Sequence[Run]) -> "Figure":
 
 
 def _line(axes: "Axes", run: Run, *keys: str, marker: str | None = None, **style: Any) -> None:
-    steps, numbers = run.series(*keys)
+    steps, values = run.series(*keys)
     if len(steps) <= FEW_POINTS:
         style["marker"] = marker or "."
-    axes.plot(steps, numbers, **({"linewidth": 1.3, "markersize": 4} | style))
+    axes.plot(steps, values, **({"linewidth": 1.3, "markersize": 4} | style))
 
 
 def _colours(count: int) -> list[Any]:
-    """A colour for each run."""
     if count <= DISTINCT_COLOURS:
-        return [f"C{number}" for number in range(count)]
-    return [colormaps["turbo"](number / (count - 1)) for number in range(count)]
+        return [f"C{index}" for index in range(count)]
+    return [colormaps["turbo"](index / (count - 1)) for index in range(count)]
 
 
 def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -> None:
@@ -122,36 +120,30 @@ def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -
         text.set_text(name)
 
 
-def plot(names: Sequence[str], output: str, *, overwrite: bool) -> None:
+def plot(config: PlotConfig) -> None:
     """Read runs, draw them, write the PNG.
 
     Raises:
-        UserError: matplotlib is missing, a run has no numbers, or the file is there already or cannot be written.
+        UserError: matplotlib is missing, a run has no numbers, or the file exists or cannot be written.
     """
     require_matplotlib("bertorch.plot")
-    refuse_existing([output], overwrite=overwrite)
-    runs = [Run.read(name) for name in names]
-    shown, fonts = readable_names(names, "run", longest=LONGEST_NAME)
+    refuse_existing([config.output], overwrite=config.overwrite)
+    runs = [Run.read(name) for name in config.runs]
+    shown, fonts = readable_names(config.runs, "run", longest=LONGEST_NAME)
     with rc_context({"font.family": fonts}):
-        write_png(draw([Run(name, run.lines) for name, run in zip(shown, runs, strict=True)]), output)
-    logger.info("{}", output)
+        write_png(draw([Run(name, run.lines) for name, run in zip(shown, runs, strict=True)]), config.output)
+    logger.info("{}", config.output)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        SystemExit: code 2 with the reason for a mistake of the user.
+        SystemExit: code 2 for a user error.
     """
-    parser = argparse.ArgumentParser(
-        "python -m bertorch.plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="--saved_dir of a run, or a metrics.jsonl")
-    parser.add_argument("--output", default="plot.png", help="the PNG (default: plot.png)")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
-    options = parser.parse_args(argv)
-    with mistakes_told():
-        plot(options.runs, options.output, overwrite=options.overwrite)
+    config = cli.parse(PlotConfig, argv, __doc__)
+    with exit_on_user_error():
+        plot(config)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """The command line is frozen: names, defaults and meanings that people have in their shell history."""
 
 import re
+from dataclasses import dataclass
 
 import pytest
 
 from bertorch import cli
+from bertorch.config import option
+from bertorch.errors import UserError
+from bertorch.evaluate import EvaluateConfig
 from run_batchneg import BatchNegConfig
 from run_classifier import ClassifierConfig
 from run_ner import NERConfig
@@ -173,7 +177,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--local_rank", "first"], "--local_rank/--local-rank: invalid int value: 'first'"),
         ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),
         ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
-        ([*REQUIRED, "--resume", "--overwrite"], "--resume goes on with what --overwrite replaces; choose one of them"),
+        ([*REQUIRED, "--resume", "--overwrite"], "--overwrite replaces; choose one of them"),
         ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
         ([*REQUIRED, "--patience", "2"], "--patience counts evaluations and needs --dev_data_file or --dev_ratio"),
         ([*REQUIRED, "--eval_steps", "2"], "--eval_steps is for evaluations and needs --dev_data_file or --dev_ratio"),
@@ -181,10 +185,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got nan"),
-        (
-            [*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"],
-            "--dev_ratio makes the dev examples that --dev_dat",
-        ),
+        ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
@@ -204,13 +205,84 @@ def test_a_share_of_the_training_examples_is_enough_to_evaluate(script):
 def test_training_examples_without_a_score_do_not_evaluate(script, capsys):
     with pytest.raises(SystemExit):
         cli.parse(script, [*REQUIRED[:2], "--dev_ratio", "0.1"])
-    assert "evaluated on pairs with a score, which its training examples do not have" in capsys.readouterr().err
+    assert "--dev_ratio splits training examples, which have no score to evaluate on" in capsys.readouterr().err
 
 
-def test_help_tells_options_defaults_and_the_docstring(capsys):
+def help_of(script, capsys) -> str:
     with pytest.raises(SystemExit):
-        cli.parse(ClassifierConfig, ["--help"], description="What it does.\n\n    an example")
-    text = capsys.readouterr().out
+        cli.parse(script, ["--help"], description="What it does.\n\n    an example")
+    return capsys.readouterr().out
+
+
+def test_help_shows_options_defaults_and_the_docstring(capsys):
+    text = help_of(ClassifierConfig, capsys)
     assert "What it does.\n\n    an example" in text
     assert all(f"--{name}" in text for name in SHARED | OWN[ClassifierConfig])
     assert "(default: 5e-05)" in text
+    assert re.search(r"usage: .* --train_data_file TRAIN_DATA_FILE --label_file LABEL_FILE \[options\]\n", text)
+
+
+PUBLISHED = set(list(SHARED)[:18])
+PUBLISHED_OWN = {
+    ClassifierConfig: {"label_file", "is_text_pair"},
+    SentenceBertConfig: set(OWN[SentenceBertConfig]),
+    SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
+    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
+    NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},
+}
+
+
+@SCRIPTS
+def test_help_shows_the_published_options_first(script, capsys):
+    headings = ["options", "data", "optimisation", "evaluation and saving", "speed"]
+    _, *parts = re.split(rf"^({'|'.join(headings)}):\n", help_of(script, capsys), flags=re.MULTILINE)
+    assert parts[::2] == headings
+    assert set(re.findall(r"^  --(\w+)", parts[1], re.MULTILINE)) == PUBLISHED | PUBLISHED_OWN[script]
+    assert parts[1].rindex("--") == parts[1].index("--local-rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Draw."""
+
+    runs: tuple[str, ...] = option(positional=True, metavar="RUN", help="runs")
+    sizes: tuple[int, ...] = option((), minimum=1, metavar="SIZE", help="several")
+    from_: int | None = option(None, choices=(1, 2), help="a keyword of Python")
+
+    def __post_init__(self) -> None:
+        if self.from_ == 2:
+            raise UserError("--from 2: no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Show."""
+
+
+def test_positional_and_repeated_options():
+    assert cli.parse(Draw, ["a", "b", "--from", "1"]) == Draw(runs=("a", "b"), from_=1)
+    assert cli.parse(Draw, ["a", "--sizes", "1", "2", "--sizes", "3"]) == Draw(runs=("a",), sizes=(1, 2, 3))
+
+
+def test_evaluate_takes_the_name_of_the_other_commands_and_its_older_one():
+    required = ["--model_dir", "m", "--output_dir", "o"]
+    newer, older = (cli.parse(EvaluateConfig, [*required, name, "file"]) for name in ("--input_file", "--data_file"))
+    assert newer == older
+
+
+def test_commands(capsys):
+    commands = {"draw": Draw, "show": Show}
+    assert cli.parse_command(commands, ["draw", "a"]) == Draw(runs=("a",))
+    assert cli.parse_command(commands, ["show"]) == Show()
+    for arguments, message in {
+        (): "required: COMMAND",
+        ("paint",): "invalid choice: 'paint'",
+        ("show", "a"): "unrecognized arguments: a",
+        ("draw",): "required: RUN",
+        ("draw", "a", "--sizes", "0"): "expected at least 1, got 0",
+        ("draw", "a", "--from", "2"): "draw: error: --from 2: no",
+    }.items():
+        with pytest.raises(SystemExit) as exit_:
+            cli.parse_command(commands, arguments)
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err

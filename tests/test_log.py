@@ -13,12 +13,12 @@ from tests.conftest import ROOT
 
 
 def test_training_line_with_accuracy():
-    line = log.training_line(global_step=20, epoch=1, batch=20, loss=0.232271, accuracy=0.875, speed=2.118)
+    line = log.training_line(20, 1, 20, {"loss": 0.232271, "accuracy": 0.875}, 2.118)
     assert line == "global step: 20, epoch: 1, batch: 20, loss: 0.23227, accuracy: 0.87500, speed: 2.12 step/s"
 
 
 def test_training_line_without_accuracy():
-    line = log.training_line(global_step=20, epoch=1, batch=20, loss=1.042409, accuracy=None, speed=8.449)
+    line = log.training_line(20, 1, 20, {"loss": 1.042409}, 8.449)
     assert line == "global step: 20, epoch: 1, batch: 20, loss: 1.04241, speed: 8.45 step/s"
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bertorch import cli
 from bertorch.data.readers import read_label_names
 from bertorch.prepare.__main__ import main
-from bertorch.prepare.command_line import command_line
+from bertorch.prepare.commands import COMMANDS
 from tests.conftest import NER, REVIEWS, ROOT, run_script
 
 BMES = "我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n"
@@ -111,15 +112,14 @@ def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
     one.write_text("a\tb\nc\td\x01\n")
     message = failure(log_lines, "labels", "--input_file", one, "--output_file", folder / "out")
     assert message == f"{one}: expected labels without control characters, got 'd\\x01'"
-    columns = ["csv", "--input_file", one, "--output_file", folder / "out", "--columns", "a"]
-    message = failure(log_lines, *columns, "--map_label", "1=a", "--map_label", "1=b")
-    assert message == "--map_label: expected each value once, got one of them twice"
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ("csv --input_file a --output_file b --columns a --map_label x", "expected VALUE=LABEL, got 'x'"),
+        ("csv --input_file a --output_file b --columns a --map_label x= ", "expected VALUE=LABEL, got 'x='"),
+        ("csv --input_file a --output_file b --columns a --map_label 1=a --map_label 1=b", "expected each value once"),
         ("split --input_file a --output_dir b --dev_ratio 1", "expected a share from 0 to less than 1, got 1"),
         ("clue tnew --input_file a --output_file b", "invalid choice: 'tnew'"),
         ("", "the following arguments are required: COMMAND"),
@@ -154,10 +154,10 @@ def test_the_script_runs_from_a_clone(folder):
     assert help_text.startswith("usage: prepare.py")
 
 
-def test_the_commands_of_the_readme(folder, monkeypatch):
+def test_the_commands_of_the_docs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "data").symlink_to(ROOT / "data")
-    [_, block, *_] = (ROOT / "data" / "README.md").read_text().split("```\n")
+    [block] = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "data.md").read_text(), re.DOTALL | re.MULTILINE)
     for command in block.splitlines():
         python, script, *arguments = command.split()
         assert (python, script) == ("python", "data/prepare.py")
@@ -166,13 +166,13 @@ def test_the_commands_of_the_readme(folder, monkeypatch):
     assert sorted(file.name for file in (folder / "prepared").iterdir()) == expected
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.en.md", "data/README.md"])
-def test_the_commands_of_the_readmes_are_ones(readme):
+@pytest.mark.parametrize("page", ["data.md", "data.en.md"])
+def test_the_commands_of_the_docs_have_valid_options(page):
     """Also those that need files that are not here: their options are right."""
-    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / readme).read_text(), re.MULTILINE)
+    commands = re.findall(r"^python data/prepare.py (.*?)(?: +#.*)?$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     assert len(commands) >= 7
     for command in commands:
-        command_line(None).parse_args(command.split())
+        cli.parse_command(COMMANDS, command.split())
 
 
 DATASETS = os.environ.get("BERTORCH_DATASETS")

@@ -1,4 +1,4 @@
-"""The commands of the README. Running them takes minutes: `make readme` does, and so does `.ci/run`."""
+"""The commands of the README and the docs. Running them takes minutes: `make readme` does, and so does `.ci/run`."""
 
 import os
 import re
@@ -15,8 +15,13 @@ from tests.conftest import ROOT
 ELSEWHERE = ("bert-base-chinese", "…", "pip install", "make ")
 
 
-def blocks(name: str, language: str) -> list[str]:
-    text = (ROOT / name).read_text(encoding="utf-8")
+README = ROOT / "README.md"
+# Pages of docs use what the commands of the README make.
+PAGES = [README, *(path for path in sorted(ROOT.glob("docs/*.md")) if not path.name.endswith(".en.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    text = path.read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -25,17 +30,19 @@ def without_comments(block: str) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["bash", "python"])
-def test_both_languages_have_the_same_commands(language):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_both_languages_have_the_same_commands(page, language):
     chinese, english = (
-        [without_comments(block) for block in blocks(f"README{end}.md", language)] for end in ("", ".en")
+        [without_comments(block) for block in blocks(path, language)]
+        for path in (page, page.with_name(page.name.replace(".md", ".en.md")))
     )
     assert chinese == english
-    assert len(chinese) >= 4
+    assert page != README or chinese
 
 
 @pytest.mark.skipif("BERTORCH_TEST_README" not in os.environ, reason="takes minutes; make readme")
 def test_the_commands_run_in_a_fresh_clone(tmp_path):
-    """In the order of the README, after `make demo`."""
+    """In the order of the README, then of each page of the docs, after `make demo`."""
     for name in (*map(str, ROOT.glob("run_*.py")), "bertorch", "data"):
         source = ROOT / name
         target = tmp_path / source.name
@@ -44,18 +51,19 @@ def test_the_commands_run_in_a_fresh_clone(tmp_path):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [
         command
-        for block in blocks("README.md", "bash")
+        for page in PAGES
+        for block in blocks(page, "bash")
         for command in re.split(r"(?<!\\)\n", block.strip())
         if not any(sign in command for sign in ELSEWHERE)
     ]
-    assert len(commands) >= 14
+    assert len(commands) >= 20
     for command in commands:
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         print(f"$ {command}", *done.stderr.splitlines()[-2:], *done.stdout.splitlines()[-2:], sep="\n")
         assert done.returncode == 0, (command, done.stderr)
-    for block in blocks("README.md", "python"):
+    for block in [block for page in PAGES for block in blocks(page, "python")]:
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

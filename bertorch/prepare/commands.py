@@ -1,0 +1,245 @@
+"""The commands of `bertorch.prepare`: the options of each, the files that it writes, and what it does."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+from typing_extensions import override
+
+from bertorch.config import option
+from bertorch.data.lines import shorten
+from bertorch.data.readers import NOT_IN_LABELS
+from bertorch.data.tags import SPELLINGS
+from bertorch.errors import UserError
+from bertorch.files import write_lines
+from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
+from bertorch.prepare.duplicates import overlap_report, report_lines, without_duplicates
+from bertorch.prepare.examples import collect_labels, read_examples
+from bertorch.prepare.splitting import split_examples
+from bertorch.prepare.tables import DELIMITERS, convert_table
+from bertorch.prepare.tag_columns import LAYOUTS, Sentence, read_tag_columns, read_tag_json, tagged_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """The options of every command."""
+
+    overwrite: bool = option(False, help="replace existing files")
+
+    @property
+    def outputs(self) -> list[str]:
+        """The files that it writes."""
+        files = [getattr(self, name, None) for name in ("output_file", "label_file", "report_file")]
+        return [file for file in files if file is not None]
+
+    @abstractmethod
+    def run(self) -> None:
+        """Read, convert, write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileCommand(Command):
+    input_file: str = option(help="the file to read")
+    output_file: str = option(help="the file to write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TagCommand(_FileCommand):
+    to: str = option("bios", choices=tuple(sorted(SPELLINGS)), help="tag scheme to write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TextsCommand(Command):
+    texts: int | None = option(
+        None,
+        choices=(1, 2),
+        help="how many columns are texts; by default all but the last; set it for unlabelled pairs",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clue(_TagCommand):
+    """Convert the JSON lines of a CLUE task."""
+
+    task: str = option(positional=True, choices=TASKS, help="the task")
+    label_file: str | None = option(None, help="also write the task's label file")
+    unlabelled: bool = option(False, help="write texts only, as of a test set without labels")
+    longest: bool = option(False, help="keep the longest of overlapping entities (cluener); else they are an error")
+
+    @override
+    def run(self) -> None:
+        lines = convert_clue(
+            self.input_file, self.task, scheme=self.to, unlabelled=self.unlabelled, longest=self.longest
+        )
+        _write(self.output_file, lines)
+        if self.label_file is not None:
+            _write(self.label_file, clue_labels(self.task, self.to))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags(_TagCommand):
+    """Convert the tags of JSON lines into another scheme."""
+
+    from_: str = option(
+        "auto", choices=("auto", *sorted(SPELLINGS)), help="tag scheme to read; auto goes by the tags' prefixes"
+    )
+    strict: bool = option(False, help="tags that violate the scheme are an error, not a warning")
+
+    def _read(self) -> list[Sentence]:
+        return read_tag_json(self.input_file)
+
+    @override
+    def run(self) -> None:
+        lines = tagged_lines(self.input_file, self._read(), source=self.from_, target=self.to, strict=self.strict)
+        _write(self.output_file, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns(Tags):
+    """Convert tagged text in columns into JSON lines."""
+
+    layout: str = option(
+        "auto", choices=LAYOUTS, help="rows: a token and its tag a line; sentences: tokens, tab, tags; auto: detect"
+    )
+    first_character: bool = option(
+        False,
+        help="keep the first character of each token only, as weiboNER_2nd_conll needs it",
+    )
+
+    def _read(self) -> list[Sentence]:
+        return read_tag_columns(self.input_file, self.layout, first_character=self.first_character)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv(_FileCommand):
+    """Convert CSV with a header into columns with tabs."""
+
+    columns: str = option(help="column names of the header, with commas between them, in the order to write")
+    delimiter: str = option("comma", choices=tuple(sorted(DELIMITERS)), help="between cells; tab: without quotes")
+    encoding: str = option("utf-8", help="of the file, such as gb18030")
+    map_label: tuple[str, ...] = option(
+        (), metavar="VALUE=LABEL", help="write LABEL for VALUE in the last column; once for each value"
+    )
+
+    def __post_init__(self) -> None:
+        for text in self.map_label:
+            if not all(part.strip() for part in text.partition("=")[1:]):
+                raise UserError(f"--map_label: expected VALUE=LABEL, got {text!r}")
+        if len(self._labels) < len(self.map_label):
+            raise UserError("--map_label: expected each value once, got one of them twice")
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return dict(text.split("=", 1) for text in self.map_label)
+
+    @override
+    def run(self) -> None:
+        about = {"delimiter": self.delimiter, "encoding": self.encoding}
+        lines = convert_table(self.input_file, self.columns.split(","), labels=self._labels, **about)
+        _write(self.output_file, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels(_TextsCommand):
+    """Collect a label file from data."""
+
+    input_file: tuple[str, ...] = option(help="one or several files to read")
+    output_file: str = option(help="the label file to write")
+    order: str = option(
+        "sorted",
+        choices=("sorted", "first", "frequency"),
+        help="sorted, by first occurrence, or the most frequent first",
+    )
+
+    @override
+    def run(self) -> None:
+        source = ", ".join(self.input_file)
+        labels = collect_labels(
+            [each for path in self.input_file for each in read_examples(path, self.texts)], self.order
+        )
+        if len(labels) < 2:
+            raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
+        for label in filter(NOT_IN_LABELS.search, labels):
+            raise UserError(f"{source}: expected labels without control characters, got {shorten(label)}")
+        _write(self.output_file, labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(_TextsCommand):
+    """Split a file into train, dev and test."""
+
+    input_file: str = option(help="the file to split")
+    output_dir: str = option(help="folder for train, dev and test, with the suffix of the input")
+    dev_ratio: float = option(0.1, help="share of the examples for dev")
+    test_ratio: float = option(0.0, help="share of the examples for test")
+    seed: int = option(1000, help="the same seed draws the same examples")
+
+    def __post_init__(self) -> None:
+        for name, ratio in self._ratios.items():
+            if not 0 <= ratio < 1:
+                raise UserError(f"--{name}_ratio: expected a share from 0 to less than 1, got {ratio:g}")
+
+    @property
+    def _ratios(self) -> dict[str, float]:
+        return {"dev": self.dev_ratio, "test": self.test_ratio}
+
+    @property
+    def _parts(self) -> dict[str, str]:
+        """The file of each part."""
+        names = ["train", *(name for name, ratio in self._ratios.items() if ratio)]
+        return {name: str(Path(self.output_dir) / f"{name}{Path(self.input_file).suffix}") for name in names}
+
+    @property
+    @override
+    def outputs(self) -> list[str]:
+        return list(self._parts.values())
+
+    @override
+    def run(self) -> None:
+        examples = read_examples(self.input_file, self.texts)
+        parts = split_examples(examples, self._ratios, seed=self.seed, source=self.input_file)
+        for name, path in self._parts.items():
+            _write(path, [example.line for example in parts[name]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dedupe(_TextsCommand):
+    """Report texts that occur more than once, and write train without them."""
+
+    train_file: str = option(help="training examples")
+    dev_file: str | None = option(None, help="dev examples")
+    test_file: str | None = option(None, help="test examples")
+    output_file: str | None = option(None, help="write train without repeats and without the texts of dev and test")
+    report_file: str | None = option(None, help="write the counts and the texts shared by two files as JSON")
+
+    @override
+    def run(self) -> None:
+        files = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}
+        splits = {name: read_examples(path, self.texts) for name, path in files.items() if path is not None}
+        report = overlap_report(splits)
+        for line in report_lines(report):
+            logger.info("{}", line)
+        if self.output_file is not None:
+            train, *held_out = splits.values()
+            _write(self.output_file, [example.line for example in without_duplicates(train, held_out)])
+        if self.report_file is not None:
+            write_lines(self.report_file, [json.dumps(report, ensure_ascii=False, indent=2)])
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "clue": Clue,
+    "columns": Columns,
+    "tags": Tags,
+    "csv": Csv,
+    "labels": Labels,
+    "split": Split,
+    "dedupe": Dedupe,
+}
+
+
+def _write(path: str, lines: Sequence[str]) -> None:
+    write_lines(path, lines)
+    logger.info("{}: {} lines", path, len(lines))
