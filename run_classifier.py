@@ -15,7 +15,7 @@ from bertorch.config import TrainingConfig, option
 from bertorch.data.load import texts_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.tasks.metadata import CLASSIFICATION, Description
 from bertorch.training.loop import fit
 from bertorch.training.tasks import ClassificationTask

@@ -15,7 +15,7 @@ from bertorch.config import TrainingConfig, option
 from bertorch.data.load import sentences_with_tags, training_and_dev
 from bertorch.data.readers import read_labels
 from bertorch.data.tags import TagSet
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
 from bertorch.tasks.metadata import TAGGING, Description

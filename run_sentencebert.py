@@ -15,7 +15,7 @@ from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
 from bertorch.data.load import pairs_with_labels, training_and_dev
 from bertorch.data.readers import read_labels
-from bertorch.encoder.encoder import label_settings, load_tokenizer
+from bertorch.encoder.pretrained import label_settings, load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.errors import UserError

@@ -32,7 +32,7 @@ from bertorch import distributed, load, log
 from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labelled_texts
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model

@@ -17,7 +17,7 @@ from bertorch.data.readers import read_labels
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.tagger import Tagger
 from bertorch.training.step import Precision
 

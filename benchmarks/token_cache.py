@@ -33,7 +33,7 @@ from bertorch import distributed
 from bertorch.data import load as datasets
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bertorch import distributed
 
 def setup() -> None:
     """Send log lines to standard error in loguru's default format; processes other than the first tell only errors."""
-    transformers.logging.set_verbosity_error()  # what it would say of loading is said by bertorch.encoder.encoder
+    transformers.logging.set_verbosity_error()  # what it would say of loading is said by bertorch.encoder.pretrained
     transformers.logging.disable_progress_bar()
     logger.remove()
     if not distributed.is_main():

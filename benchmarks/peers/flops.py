@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel
 
 from bertorch.data.dataset import Dataset
-from bertorch.encoder.encoder import load_config
+from bertorch.encoder.pretrained import load_config
 
 
 @dataclass(frozen=True)

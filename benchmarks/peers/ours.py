@@ -14,7 +14,7 @@ from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Dataset
 from bertorch.data.load import anchors_with_positives, pairs_with_labels, texts_with_labels
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.siamese import SiameseClassifier

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.encoder import Encoder, load_pretrained
+from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pooling import POOLING
+from bertorch.encoder.pretrained import load_pretrained
 from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
 

@@ -15,9 +15,9 @@ from bertorch import distributed
 from bertorch.config import PRECISIONS, TrainingConfig
 from bertorch.data.tags import SCHEMES
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import empty_model, load_config, load_tokenizer, saved_labels
+from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.encoder_model import EncoderModel
-from bertorch.encoder.onednn import use_onednn
+from bertorch.encoder.pretrained import empty_model, load_config, load_tokenizer, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.files import reason
@@ -110,7 +110,7 @@ def _ready(model: EncoderModel, origin: Origin) -> None:
 
 
 def _text_classifier(origin: Origin, config: PretrainedConfig, weights: Mapping[str, Tensor]) -> Model:
-    labels = saved_labels(config, origin.folder)
+    labels = saved_label_names(config, origin.folder)
     model = SequenceClassifier(empty_model(AutoModelForSequenceClassification, config, origin.folder))
     checkpoint.place(model.weights, weights, model.encoder_prefix, origin.folder)
     _ready(model, origin)
@@ -131,7 +131,7 @@ def _sentence_embedder(origin: Origin, config: PretrainedConfig, weights: Mappin
 
 
 def _sentence_bert(origin: Origin, config: PretrainedConfig, weights: Mapping[str, Tensor]) -> Model:
-    labels = saved_labels(config, origin.folder)
+    labels = saved_label_names(config, origin.folder)
     embedder = _embedder(origin, config)
     model = SiameseClassifier(embedder, len(labels), concat_multiply=origin.description.concat_multiply)
     checkpoint.place(model.weights, weights, model.encoder_prefix, origin.folder)

@@ -12,7 +12,7 @@ from bertorch.config import ContrastiveConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
 from bertorch.data.load import pairs_with_scores, training_and_dev
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.tasks.losses import in_batch_negatives_loss

@@ -9,7 +9,7 @@ from transformers import AutoModelForTokenClassification, PretrainedConfig
 
 from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
-from bertorch.encoder.encoder import empty_model, load_config, saved_labels
+from bertorch.encoder.pretrained import empty_model, load_config, saved_label_names
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError
 from bertorch.training import weights as checkpoint
@@ -45,7 +45,7 @@ def build_tagger(folder: str, config: PretrainedConfig, weights: Mapping[str, Te
     scheme = getattr(config, "tag_scheme", None)
     if scheme not in SCHEMES:
         raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without its tag_scheme")
-    tags = TagSet(saved_labels(config, folder), scheme, folder)
+    tags = TagSet(saved_label_names(config, folder), scheme, folder)
     model = empty_model(AutoModelForTokenClassification, config, folder)
     tagger = Tagger(model, Tagger.crf_over(tags, learned="crf.transitions" in weights))
     checkpoint.place(tagger.weights, weights, tagger.encoder_prefix, folder)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bertorch.errors import MisshapenError, UserError
+from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file, to_disk
 
 WEIGHTS = "pytorch_model.bin"
@@ -187,13 +187,13 @@ def _matched(
             unexpected.append(name)
         else:
             found[target] = tensor
-    misshapen = [
+    mismatched = [
         (name, expected[name].shape, tensor.shape)
         for name, tensor in found.items()
         if tensor.shape != expected[name].shape
     ]
-    if misshapen:
-        raise MisshapenError(source, misshapen)
+    if mismatched:
+        raise ShapeMismatchError(source, mismatched)
     return found, unexpected
 
 

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from bertorch.encoder.encoder import Encoder, load_pretrained, load_tokenizer
+from bertorch.encoder.encoder import Encoder
+from bertorch.encoder.pretrained import load_pretrained, load_tokenizer
 from bertorch.errors import UserError
 from tests.architectures import PACKED, PADDED, assert_same_gradients, batch_both_ways, random_batch, small_encoder
 from tests.conftest import TINY

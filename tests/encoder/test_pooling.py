@@ -22,7 +22,7 @@ def test_mean_is_over_all_tokens_of_the_sentence(hidden):
     torch.testing.assert_close(pooling.mean(hidden, random_batch(LENGTHS)), expected)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "ernie", "albert", "xlm-roberta"])
+@pytest.mark.parametrize("architecture", ["bert", "ernie", "albert", "big_bird", "xlm-roberta"])
 def test_the_pretrained_pooler_gives_the_models_pooler_output(architecture):
     model = small_encoder(architecture).eval()
     output = model(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]]))

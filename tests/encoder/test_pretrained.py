@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from bertorch.encoder.encoder import load_config, load_pretrained, load_tokenizer
+from bertorch.encoder.pretrained import load_config, load_pretrained, load_tokenizer
 from bertorch.errors import UserError
 from tests.conftest import TINY
 
