@@ -1,7 +1,6 @@
 """Sequence labelling: transformers' own token classification model on packed batches, alone or under a CRF."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +32,17 @@ class TokenClassifier(HeadedModel):
     head_kind = "token classification"
 
     @staticmethod
-    def pretrained(name: str, label_names: Sequence[str], **settings: Any) -> PreTrainedModel:
+    def pretrained(name: str, label_names: Sequence[str]) -> PreTrainedModel:
         """Load a hub model or local folder with a fresh or fitting head for these labels.
 
         Args:
             name: hub name or local folder.
             label_names: in the order of their ids; they go into the config as `id2label`.
-            settings: further fields of the config.
 
         Raises:
             UserError: it cannot be loaded.
         """
-        model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(label_names), **settings)
+        model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(label_names))
         model.config.architectures = [type(model).__name__]
         return model
 
@@ -97,7 +95,8 @@ class Tagger(TokenClassifier):
         Raises:
             UserError: it cannot be loaded, or is no encoder with a token classification head.
         """
-        model = cls.pretrained(name, tags.tags, tag_scheme=tags.scheme_name)
+        model = cls.pretrained(name, tags.tags)
+        model.config.tag_scheme = tags.scheme_name
         return cls(model, cls.crf_over(tags, learned=use_crf, constrain_training=constrain_crf))
 
     @staticmethod
