@@ -35,11 +35,7 @@ class SequenceClassifier(HeadedModel):
 
     @classmethod
     def from_pretrained(cls, name: str, label_names: Sequence[str]) -> "SequenceClassifier":
-        """Load a hub model or local folder with a head for these labels.
-
-        Args:
-            name: hub name or local folder.
-            label_names: in the order of their ids; they go into the config as `id2label`.
+        """Load a hub model or local folder with a head for these labels, which go into the config as `id2label`.
 
         Raises:
             UserError: it cannot be loaded, or is no encoder with a classification head.

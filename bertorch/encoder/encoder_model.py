@@ -8,13 +8,9 @@ from bertorch.errors import UserError
 
 
 class EncoderModel(nn.Module):
-    """A model on packed batches with an encoder inside.
+    """A model on packed batches with an encoder inside."""
 
-    Attributes:
-        pipeline_tag: what it is for, by the name that the hub has for it.
-    """
-
-    pipeline_tag: str
+    pipeline_tag: str  # what the hub calls its purpose
 
     @property
     def weights(self) -> nn.Module:

@@ -31,11 +31,7 @@ ENCODER_DROPOUTS = (
 
 
 def load_tokenizer(name: str, option: str = PRETRAINED) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a hub model or local folder.
-
-    Args:
-        name: hub name or local folder.
-        option: that named it, for errors.
+    """Load the tokenizer of a hub model or local folder; `option` named it, for errors.
 
     Raises:
         UserError: it cannot be found or read, or knows less than half of the tokens of the model.

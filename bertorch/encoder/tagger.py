@@ -33,11 +33,7 @@ class TokenClassifier(HeadedModel):
 
     @staticmethod
     def pretrained(name: str, label_names: Sequence[str]) -> PreTrainedModel:
-        """Load a hub model or local folder with a fresh or fitting head for these labels.
-
-        Args:
-            name: hub name or local folder.
-            label_names: in the order of their ids; they go into the config as `id2label`.
+        """Load a hub model or local folder with a head for these labels, which go into the config as `id2label`.
 
         Raises:
             UserError: it cannot be loaded.
