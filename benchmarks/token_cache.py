@@ -32,7 +32,7 @@ from benchmarks.measuring import DATA, hardware, versions, write_json
 from bertorch import distributed
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.tasks.classification import labelled_texts
 from bertorch.tasks.contrastive import anchors_with_positives, sentences_twice
 

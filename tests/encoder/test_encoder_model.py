@@ -5,8 +5,8 @@ import torch
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import ENCODER_DROPOUTS
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.pretrained import ENCODER_DROPOUTS
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.tagger import Tagger
 from bertorch.errors import UserError

@@ -22,8 +22,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from bertorch.data.dataset import Dataset
-from bertorch.encoder.encoder import load_tokenizer
 from bertorch.encoder.foreign import load_complete, recognise
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_modules import read_modules
 from bertorch.errors import UserError
