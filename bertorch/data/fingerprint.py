@@ -33,7 +33,7 @@ def fingerprint(read: "partial[Any]", content: str, layout: Any) -> str:
         layout: how the result is stored, in JSON values.
 
     Raises:
-        TypeError: an argument that is not bound, or of an unknown type.
+        TypeError: an argument is not bound, or of an unknown type.
     """
     _, *others = inspect.signature(read).parameters.values()
     parts = {

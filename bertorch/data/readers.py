@@ -132,8 +132,7 @@ def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
 def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:
     """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many hard negatives as the first good line.
 
-    Returns:
-        A list of N texts for each column.
+    The result is a list of N texts for each column.
     """
     width = 0
 

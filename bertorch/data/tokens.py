@@ -38,12 +38,10 @@ class TokenStore:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> TokenStore:
-    """Tokenise texts or text pairs with the special tokens of the model.
+    """Tokenise N texts, or N pairs as two columns, with the special tokens of the model.
 
-    Args:
-        tokenizer: its truncation side is kept.
-        columns: one list of N texts, or two for pairs.
-        max_length: tokens of an example, special tokens included; of a pair, the longer text is truncated first.
+    An example has at most `max_length` tokens, special ones included. The tokenizer's side of truncation is kept; of a
+    pair, the longer text is truncated first.
 
     Raises:
         UserError: `max_length` leaves no room for a token of each text.
@@ -52,11 +50,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
-    chunks = [
-        encode(tokenizer, [column[start:end] for column in columns], max_length)
-        for start, end in pairwise(_chunk_bounds(columns))
-    ]
-    lengths, ids, types = zip(*chunks, strict=True)
+    chunks = ([column[start:end] for column in columns] for start, end in pairwise(_chunk_bounds(columns)))
+    lengths, ids, types = zip(*(encode(tokenizer, chunk, max_length) for chunk in chunks), strict=True)
     return TokenStore(np.concatenate(ids), np.concatenate(types), np.concatenate([[0], *lengths]).cumsum())
 
 
@@ -128,13 +123,9 @@ class WordPieces:
         return replace(self, lengths=np.minimum(self.lengths, most))
 
     def store(self, start: np.ndarray, end: np.ndarray) -> tuple[TokenStore, np.ndarray]:
-        """Windows of words as sentences with their special tokens.
+        """N windows of words as sentences with their special tokens, and (K+1,) int64, the pieces before each word.
 
-        Args:
-            start, end: (N,) int64: window i has words `start[i] : end[i]` of the K words of all sentences.
-
-        Returns:
-            The store of N sentences, and (K+1,) int64, the pieces before each word.
+        Window i has words `start[i] : end[i]` of the K words of all sentences; `start` and `end` are (N,) int64.
         """
         words = np.concatenate(self.sentences)  # (K,)
         before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (K+1,)
