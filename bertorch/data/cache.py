@@ -1,10 +1,9 @@
 """Tokenised datasets on disk: built once by one process, then mapped into memory by all, also by later runs.
 
-A dataset is a folder in that of `--cache_dir`: its arrays, and `meta.json`. Its name holds a hash of everything that
-the dataset depends on (`bertorch.data.fingerprint`): another content, option, tokenizer or version is another folder,
-and an old one is never wrong, only unused. It is written under another name and renamed once complete and on the disk,
-so that a folder with the final name is whole. Any number of runs may share the cache; of those that build the same
-dataset at once, the first to finish provides it for all.
+A dataset is a folder in that of `--cache_dir`, named by a hash of everything that it depends on: another content,
+option, tokenizer or version is another folder, and an old one is never wrong, only unused. It is renamed once complete
+and on the disk, so that a folder with the final name is whole. Any number of runs may share the cache; of those that
+build the same dataset at once, the first to finish provides it for all.
 """
 
 import json
@@ -37,15 +36,11 @@ D = TypeVar("D", bound=Examples)
 
 
 def open_dataset(read: "partial[D]", path: str, cache_dir: str | None) -> D:
-    """Read and tokenise a file, or with a cache map the result of an earlier run.
+    """Read and tokenise a file, or with a cache map the result of an earlier run; None for `cache_dir` has no cache.
 
     On each machine one process builds the dataset while the others wait; then all map the same files, read-only, and
-    share their memory. Warnings of the build are logged each time.
-
-    Args:
-        read: path → dataset: a module's function whose return annotation is a dataclass of arrays, with all other
-            arguments bound, see `fingerprint` and `bertorch.data.array_folder`.
-        cache_dir: None reads and tokenises in this process's memory.
+    share their memory. Warnings of the build are logged each time. `read` is a module's function, path → dataset, whose
+    return annotation is a dataclass of arrays, with all other arguments bound, see `fingerprint`.
 
     Raises:
         UserError: an error in the file, the file changes meanwhile, or the folder cannot be written.

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.schedule import epoch_order
-from bertorch.data.tokens import TokenStore, tokenize
+from bertorch.data.tokens import TokenStore, distinct, tokenize
 from bertorch.errors import UserError
 
 
@@ -44,9 +44,8 @@ class TextRows(Examples):
     @staticmethod
     def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int) -> "TextRows":
         """Rows of S texts from S lists of N texts; each distinct text is tokenised once."""
-        indices: dict[str, int] = {}
-        sentences = [[indices.setdefault(text, len(indices)) for text in column] for column in columns]
-        return TextRows(tokenize(tokenizer, [list(indices)], max_length), np.array(sentences, dtype=np.int64).T)
+        texts, indices = distinct(columns)
+        return TextRows(tokenize(tokenizer, [texts], max_length), np.stack(indices, axis=1))
 
     def __len__(self) -> int:
         return len(self.sentences)

@@ -39,7 +39,7 @@ class BadLineError(Exception):
         self.column = column
 
     def located(self, path: str, line: int) -> str:
-        """The error behind `path:line` or `path:line:column`."""
+        """The error after `path:line` or `path:line:column`."""
         return f"{path}:{line}: {self}" if self.column is None else f"{path}:{line}:{self.column}: {self}"
 
 

@@ -104,7 +104,7 @@ class TaggedDataset(Examples):
         if room < 1:
             least = max_length - room + 1
             raise UserError(f"--max_seq_length {max_length}: expected at least {least}, a word among them")
-        pieces = pieces.cut((room + 1) // 2)
+        pieces = replace(pieces, lengths=np.minimum(pieces.lengths, (room + 1) // 2))  # the first ones of long words
         bounds: list[np.ndarray] = []  # of each sentence (its windows, 4), indices of words over all sentences
         first_word = 0
         for words in pieces.sentences:

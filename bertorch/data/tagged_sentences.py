@@ -157,5 +157,5 @@ def _column_of(line: str, key: str, index: int) -> int:
 
 
 def _skip_separators(line: str, start: int) -> int:
-    """Where the next key or value begins, behind white space, comma and colon."""
+    """Where the next key or value begins, after white space, comma and colon."""
     return next(index for index in range(start, len(line)) if line[index] not in " \t\r,:")

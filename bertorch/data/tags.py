@@ -43,10 +43,7 @@ _WITHIN = (INSIDE, END)
 class TagSet:
     """The C tags of a label file under a scheme.
 
-    Args:
-        tags: in the order of their ids.
-        scheme: a name of `SCHEMES`.
-        source: the label file, for errors.
+    The tags are in the order of their ids, `scheme` is a name of `SCHEMES`, and `source` the label file, for errors.
 
     Raises:
         UserError: a tag that the scheme does not have, or no O.
@@ -128,7 +125,7 @@ def is_tag(text: str) -> bool:
 
 
 def scheme_of(tags: Iterable[str]) -> str:
-    """The name in `SCHEMES` of the poorest scheme that has all these tags.
+    """The name in `SCHEMES` of the simplest scheme that has all these tags.
 
     For all tags of a file it is the scheme: bios without S- has no entity of one token, and is bio; bioes without E-
     has no entity of several, and is bios.
@@ -140,7 +137,7 @@ def scheme_of(tags: Iterable[str]) -> str:
 def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collection[str]) -> list[str]:
     """Write the tags of a sentence, each of the form that `is_tag` wants, in another scheme.
 
-    Tags in order keep their entities. Tags out of order, such as E- without B-, are converted letter by letter; most
+    Tags in order keep their entities. Tags out of order, such as E- without B-, are converted one by one; most
     stay out of order, but a lone B- of bios becomes an entity of one token in bio.
 
     Args:

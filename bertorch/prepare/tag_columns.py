@@ -22,7 +22,7 @@ Tagged = tuple[list[str], list[str]]  # tokens and a tag for each
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence: its tokens, and for each a tag and the number of its line, from 1."""
+    """A sentence: its tokens, and for each a tag and a line number, from 1."""
 
     tokens: list[str]
     tags: list[str]
@@ -100,7 +100,7 @@ def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, targe
     """The JSON lines of the sentences of a file, with their tags in another scheme.
 
     Args:
-        source: the scheme of their tags, a name of `SPELLINGS`, or `auto`, which goes by the letters of the tags.
+        source: the scheme of their tags, a name of `SPELLINGS`, or `auto`, which goes by their prefixes.
         target: the scheme to write, a name of `SPELLINGS`.
         strict: whether violations of the scheme are an error; else a warning counts them, and they remain violations,
             see `convert_tags`.
