@@ -1,9 +1,9 @@
-"""Tagged sentences → packed batches: a tag for each word, whatever the tokenizer makes of the word.
+"""Tagged sentences → packed batches: a tag for each word, however the tokenizer splits it.
 
-A word is what the file calls a token. It is tagged on the first of its word pieces. A word of which the tokenizer
-leaves nothing (white space, control characters) is encoded as the unknown token, so that words and tags always align. A
-sentence that is too long is cut into windows that overlap; each word is tagged in one of them, with context on either
-side. All windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
+A word is what the file calls a token. It is tagged on the first of its word pieces. A word that the tokenizer drops
+(white space, control characters) is encoded as the unknown token, so that words and tags always align. A sentence that
+is too long is cut into windows that overlap; each word is tagged in one of them, with context on either side. All
+windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
 """
 
 from collections.abc import Iterator

@@ -116,7 +116,7 @@ def _text_of(line: str) -> Any:
 
 
 def parse_tagged(line: str) -> tuple[list[str], list[str]]:
-    """The tokens of a line and a tag for each, of whatever scheme; errors as in `read_tagged_sentences`."""
+    """The tokens of a line and a tag for each, of any scheme; errors as in `read_tagged_sentences`."""
     parsed = parse_object(line, _TAGGED_FORM, _JSON)
     tokens, tags = parsed.get("text"), parsed.get("label")
     if not _is_strings(tokens) or not _is_strings(tags):

@@ -30,7 +30,7 @@ class Sentence:
 
 
 def read_tag_json(path: str) -> list[Sentence]:
-    """Read JSON lines, whatever the scheme of their tags is; a tag of no scheme is a `UserError`."""
+    """Read JSON lines with tags of any scheme; a tag of no scheme is a `UserError`."""
     rows = read_numbered_rows(path, lambda line: _checked(*parse_tagged(line)), remedy=REMEDY)
     return [Sentence(tokens, tags, [number] * len(tokens)) for number, (tokens, tags) in rows]
 
