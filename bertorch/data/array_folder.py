@@ -1,7 +1,8 @@
 """A dataclass of arrays, and of such dataclasses, as a folder: a .npy file for each array, to be mapped into memory."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -20,7 +21,7 @@ def array_names(kind: type[Any]) -> Iterator[str]:
         yield from (f"{name}.{inner}" for inner in array_names(hint)) if _is_nested(hint) else [name]
 
 
-def save_arrays(dataset: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
+def save_arrays(dataset: Any, folder: Path) -> dict[str, Any]:
     """Write the arrays into a folder; the result, as JSON, is what `map_arrays` needs to check them.
 
     Raises:
@@ -28,15 +29,12 @@ def save_arrays(dataset: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
         TypeError: a field is no array.
     """
     forms: dict[str, Any] = {}
-    for field in fields(dataset):
-        name, value = prefix + field.name, getattr(dataset, field.name)
-        if is_dataclass(value):
-            forms |= save_arrays(value, folder, f"{name}.")
-        elif isinstance(value, np.ndarray):
-            np.save(folder / f"{name}.npy", value, allow_pickle=False)
-            forms[name] = _form(value)
-        else:
-            raise TypeError(f"{type(dataset).__name__}.{field.name}: expected an array, got {type(value).__name__}")
+    for name in array_names(type(dataset)):
+        array = attrgetter(name)(dataset)
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{type(dataset).__name__}.{name}: expected an array, got {type(array).__name__}")
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        forms[name] = _form(array)
     return forms
 
 
@@ -63,7 +61,7 @@ def map_arrays(kind: type[T], folder: Path, forms: dict[str, Any], prefix: str =
 
 
 def _is_nested(hint: Any) -> bool:
-    return isinstance(hint, type) and is_dataclass(hint)
+    return is_dataclass(hint)
 
 
 def _form(array: np.ndarray) -> list[Any]:

@@ -15,27 +15,16 @@ from bertorch.data.tokens import TokenStore, end_to_end
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch:
-    """T tokens of N sentences, end to end in one row: no padding, no attention mask.
+    """T tokens of N sentences, end to end in one row: no padding, no attention mask."""
 
-    Attributes:
-        input_ids: (T,) int64.
-        token_type_ids: (T,) int64.
-        position_ids: (T,) int64, from 0 in each sentence.
-        cu_seqlens: (N+1,) int32: sentence i is tokens `cu_seqlens[i] : cu_seqlens[i+1]`.
-        max_seqlen: a bound on the longest sentence.
-        labels: the targets, a row an example: classes (examples,) int64, or scores (examples,) float64.
-        text_ids: (examples, S) int64, equal for equal texts, where the loss must know them.
-        has_filler: whether tokens that belong to no sentence follow the last one, see `filled`.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    position_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    labels: Tensor
-    text_ids: Tensor | None = None
-    has_filler: bool = False
+    input_ids: Tensor  # (T,) int64
+    token_type_ids: Tensor  # (T,) int64
+    position_ids: Tensor  # (T,) int64, from 0 in each sentence
+    cu_seqlens: Tensor  # (N+1,) int32: sentence i is tokens `cu_seqlens[i] : cu_seqlens[i+1]`
+    max_seqlen: int  # a bound on the longest sentence
+    labels: Tensor  # a row an example: classes (examples,) int64, or scores (examples,) float64
+    text_ids: Tensor | None = None  # (examples, S) int64, equal for equal texts, where the loss must know them
+    has_filler: bool = False  # whether tokens that belong to no sentence follow the last one, see `filled`
 
     @property
     def size(self) -> int:
@@ -101,9 +90,8 @@ class PackedBatch:
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Self:
-        changed: dict[str, Any] = {
-            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items()}
         return replace(self, **changed)
 
     @classmethod
@@ -121,6 +109,6 @@ class PackedBatch:
         )
 
 
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not below the number."""
-    return -(-number // multiple) * multiple
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple that is not below the size."""
+    return -(-size // multiple) * multiple

@@ -1,10 +1,9 @@
 """Tokenised datasets on disk: built once by one process, then mapped into memory by all, also by later runs.
 
-A dataset is a folder in that of `--cache_dir`: its arrays, and `meta.json`. Its name holds a hash of everything that
-the dataset depends on (`bertorch.data.fingerprint`): another content, option, tokenizer or version is another folder,
-and an old one is never wrong, only unused. It is written under another name and renamed once complete and on the disk,
-so that a folder with the final name is whole. Any number of runs may share the cache; of those that build the same
-dataset at once, the first to finish provides it for all.
+A dataset is a folder in that of `--cache_dir`, named by a hash of everything that it depends on: another content,
+option, tokenizer or version is another folder, and an old one is never wrong, only unused. It is renamed once complete
+and on the disk, so that a folder with the final name is whole. Any number of runs may share the cache; of those that
+build the same dataset at once, the first to finish provides it for all.
 """
 
 import json
@@ -37,16 +36,11 @@ D = TypeVar("D", bound=Examples)
 
 
 def open_dataset(read: "partial[D]", path: str, cache_dir: str | None) -> D:
-    """Read and tokenise a file, or with a cache map the result of an earlier run.
+    """Read and tokenise a file, or with a cache map the result of an earlier run; None for `cache_dir` has no cache.
 
     On each machine one process builds the dataset while the others wait; then all map the same files, read-only, and
-    share their memory. Warnings of the build are logged each time.
-
-    Args:
-        read: path → dataset: a module's function whose return annotation is a dataclass of arrays, with all other
-            arguments bound, see `fingerprint` and `bertorch.data.array_folder`.
-        path: the file.
-        cache_dir: the folder of the cache; None reads and tokenises in this process's memory.
+    share their memory. Warnings of the build are logged each time. `read` is a module's function, path → dataset, whose
+    return annotation is a dataclass of arrays, with all other arguments bound, see `fingerprint`.
 
     Raises:
         UserError: an error in the file, the file changes meanwhile, or the folder cannot be written.
@@ -71,8 +65,7 @@ class _Entry(Generic[D]):
     """One dataset in the cache."""
 
     def __init__(self, read: "partial[D]", path: str, content: str, cache_dir: Path) -> None:
-        self._read, self._path, self._content = read, path, content
-        self._cache_dir = cache_dir
+        self._read, self._path, self._content, self._cache_dir = read, path, content, cache_dir
         self._kind: type[D] = get_type_hints(read.func)["return"]
         key = fingerprint(read, content, [FORMAT, self._kind.__qualname__, list(array_names(self._kind))])
         self._folder = cache_dir / f"{read.func.__name__}-{key}"
@@ -108,7 +101,7 @@ class _Entry(Generic[D]):
         return map_arrays(self._kind, self._folder, meta["arrays"]), meta
 
     def _build(self) -> None:
-        unfinished = self._cache_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        unfinished = self._unfinished()
         try:
             with self._writing():  # before the long work, so that a wrong folder is an error at once
                 self._cache_dir.mkdir(parents=True, exist_ok=True)
@@ -127,14 +120,16 @@ class _Entry(Generic[D]):
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
+    def _unfinished(self) -> Path:
+        return self._cache_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
+
     def _publish(self, unfinished: Path) -> None:
         """Give the folder its final name, unless another run was faster; a damaged one is removed."""
         if self._folder.is_dir():
             with suppress(DamagedError):
                 self._map()
                 return
-            # renamed first: a folder with the final name is never half-removed
-            damaged = unfinished.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+            damaged = self._unfinished()  # renamed first: a folder with the final name is never half-removed
             with suppress(FileNotFoundError):  # another run has just done the same
                 self._folder.rename(damaged)
             shutil.rmtree(damaged, ignore_errors=True)
@@ -157,7 +152,6 @@ class _Entry(Generic[D]):
 
 @contextmanager
 def _recorded_warnings() -> Iterator[list[str]]:
-    """The warnings that are logged in the block."""
     messages: list[str] = []
     sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
     try:
@@ -167,7 +161,6 @@ def _recorded_warnings() -> Iterator[list[str]]:
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove the unfinished folders of killed runs."""
     for folder in cache_dir.glob(f"{_UNFINISHED}*"):
         with suppress(FileNotFoundError):  # its own run has just ended
             if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:

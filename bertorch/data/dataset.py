@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.schedule import epoch_order
-from bertorch.data.tokens import TokenStore, tokenize
+from bertorch.data.tokens import TokenStore, distinct, tokenize
 from bertorch.errors import UserError
 
 
@@ -34,38 +35,32 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class TextRows:
-    """Examples of S sentences each, which have no labels: what they are follows from which texts stand together.
+class TextRows(Examples):
+    """Examples of S sentences each, which have no labels: what they are follows from which texts stand together."""
 
-    Attributes:
-        store: the tokens of the distinct sentences.
-        sentences: (N, S) int64, the indices of each example's sentences in the store; equal texts have equal ones.
-    """
+    store: TokenStore  # of the distinct sentences
+    sentences: np.ndarray  # (N, S) int64, the indices of each example's sentences in the store, equal for equal texts
 
-    store: TokenStore
-    sentences: np.ndarray
-
-    @classmethod
-    def tokenized(
-        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int
-    ) -> "TextRows":
-        """Rows of S texts from S lists of N texts; see `tokenize_distinct`."""
-        return cls(*tokenize_distinct(tokenizer, columns, max_length))
+    @staticmethod
+    def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int) -> "TextRows":
+        """Rows of S texts from S lists of N texts; each distinct text is tokenised once."""
+        texts, indices = distinct(columns)
+        return TextRows(tokenize(tokenizer, [texts], max_length), np.stack(indices, axis=1))
 
     def __len__(self) -> int:
         return len(self.sentences)
 
     @property
+    @override
     def lengths(self) -> np.ndarray:
-        """(N,) int64, tokens of the longest sentence of each example."""
-        return self.store.lengths_of(self.sentences).max(axis=1)
+        return self.store.lengths_of(self.sentences).max(axis=1)  # tokens of the longest sentence
 
+    @override
     def label_count(self, indices: np.ndarray) -> int:
-        """One an example."""
         return len(indices)
 
+    @override
     def batch(self, indices: np.ndarray) -> PackedBatch:
-        """See `Examples.batch`; the S sentences of an example follow each other, and it has `text_ids`."""
         rows = self.sentences[indices]  # (examples, S)
         labels = torch.zeros(len(rows), 0)
         return PackedBatch.of(self.store, rows.ravel(), labels=labels, text_ids=torch.from_numpy(rows))
@@ -73,26 +68,15 @@ class TextRows:
 
 @dataclass(frozen=True)
 class Dataset(TextRows):
-    """Examples of S sentences each with a label.
+    """Examples of S sentences each with a label."""
 
-    Attributes:
-        labels: (N,), classes in int64 or scores in float64.
-    """
-
-    labels: np.ndarray
+    labels: np.ndarray  # (N,), classes in int64 or scores in float64
 
     @classmethod
     def of_sequences(
         cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
     ) -> "Dataset":
-        """Examples whose texts are encoded together: one sentence an example, also for a pair.
-
-        Args:
-            tokenizer: the model's.
-            columns: one list of N texts, or two for pairs.
-            labels: (N,).
-            max_length: tokens kept of an example.
-        """
+        """Examples whose one or two texts are encoded together, as one sentence of at most `max_length` tokens."""
         store = tokenize(tokenizer, columns, max_length)
         return cls(store, np.arange(len(store))[:, None], labels)
 
@@ -100,64 +84,42 @@ class Dataset(TextRows):
     def of_sentences(
         cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
     ) -> "Dataset":
-        """Examples whose texts are encoded apart, a sentence each; see `tokenize_distinct`."""
-        return cls(*tokenize_distinct(tokenizer, columns, max_length), labels)
+        """Examples whose texts are encoded apart, a sentence each; see `TextRows.tokenized`."""
+        rows = cls.tokenized(tokenizer, columns, max_length=max_length)
+        return cls(rows.store, rows.sentences, labels)
 
+    @override
     def batch(self, indices: np.ndarray) -> PackedBatch:
-        """See `Examples.batch`; the S sentences of an example follow each other."""
         labels = torch.from_numpy(self.labels[indices])
         return PackedBatch.of(self.store, self.sentences[indices].ravel(), labels=labels)
 
 
-def tokenize_distinct(
-    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int
-) -> tuple[TokenStore, np.ndarray]:
-    """Tokenise S lists of N texts, each distinct text once.
-
-    Returns:
-        The store, and (N, S) int64, the index of each text in it.
-    """
-    indices: dict[str, int] = {}
-    sentences = [[indices.setdefault(text, len(indices)) for text in column] for column in columns]
-    return tokenize(tokenizer, [list(indices)], max_length), np.array(sentences, dtype=np.int64).T
-
-
 @dataclass(frozen=True)
-class Subset:
-    """Some examples of a dataset, without a copy of their tokens.
-
-    Attributes:
-        whole: the dataset.
-        chosen: (N,) int64, their indices in it.
-    """
+class Subset(Examples):
+    """Some examples of a dataset, without a copy of their tokens."""
 
     whole: Examples
-    chosen: np.ndarray
+    chosen: np.ndarray  # (N,) int64, their indices in the whole
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     @property
+    @override
     def lengths(self) -> np.ndarray:
-        """See `Examples.lengths`."""
         return self.whole.lengths[self.chosen]
 
+    @override
     def label_count(self, indices: np.ndarray) -> int:
-        """See `Examples.label_count`."""
         return self.whole.label_count(self.chosen[indices])
 
+    @override
     def batch(self, indices: np.ndarray) -> PackedBatch:
-        """See `Examples.batch`."""
         return self.whole.batch(self.chosen[indices])
 
 
 def split_off(examples: Examples, ratio: float, *, seed: int) -> tuple[Subset, Subset]:
-    """Split a dataset in two at random: the same two parts wherever size, ratio and seed are the same.
-
-    Args:
-        examples: N of them.
-        ratio: the share of the second part, which has at least one example.
-        seed: of the draw, which differs from those that order the epochs.
+    """Split a dataset in two at random; the second part has a share of `ratio`, at least one example.
 
     Raises:
         UserError: one part would be empty.

@@ -27,13 +27,11 @@ def file_digest(path: str) -> str:
 def fingerprint(read: "partial[Any]", content: str, layout: Any) -> str:
     """The key of the result of a reading function, equal only if the result is.
 
-    Args:
-        read: a module's function, with every argument but the first, the path, bound by keyword or default.
-        content: the digest of the file.
-        layout: how the result is stored, in JSON values.
+    Every argument of `read` but the first, the path, is bound by keyword or default. `content` is the digest of the
+    file, `layout` in JSON values how the result is stored.
 
     Raises:
-        TypeError: an argument that is not bound, or of an unknown type.
+        TypeError: an argument is not bound, or of an unknown type.
     """
     _, *others = inspect.signature(read).parameters.values()
     parts = {

@@ -39,7 +39,7 @@ class BadLineError(Exception):
         self.column = column
 
     def located(self, path: str, line: int) -> str:
-        """The error behind `path:line` or `path:line:column`."""
+        """The error after `path:line` or `path:line:column`."""
         return f"{path}:{line}: {self}" if self.column is None else f"{path}:{line}:{self.column}: {self}"
 
 
@@ -57,21 +57,14 @@ def read_numbered_rows(
 
 def parse_lines(
     path: str,
-    lines: Iterable[tuple[int, Line]],
-    parse: Callable[[Line], Row],
+    lines: Iterable[tuple[int, Line]],  # with their numbers, from 1
+    parse: Callable[[Line], Row],  # raises `BadLineError`
     *,
-    on_bad_line: str = "stop",
-    remedy: str = "Fix them, or skip them with --on_bad_line skip.",
+    on_bad_line: str = "stop",  # "skip" leaves malformed lines out and logs how many
+    remedy: str = "Fix them, or skip them with --on_bad_line skip.",  # ends the error
     expected: str = "one example a line",
 ) -> list[tuple[int, Row]]:
     """Parse numbered lines of `path` and collect their errors.
-
-    Args:
-        lines: line numbers from 1 and lines.
-        parse: line → row; raises `BadLineError`.
-        on_bad_line: `stop` raises, `skip` leaves malformed lines out and logs how many.
-        remedy: the last line of the error.
-        expected: what the file should hold.
 
     Raises:
         UserError: malformed lines, or no good line.
@@ -158,11 +151,7 @@ def _decode(raw: bytes | int, *, blank_lines: bool = False) -> str:
 
 
 def split_columns(line: str, width: int, form: str) -> list[str]:
-    """The tab-separated columns of a line, `form` in errors.
-
-    Raises:
-        BadLineError: not `width` columns, or a blank one.
-    """
+    """The tab-separated columns of a line, `form` in errors; a `BadLineError` if not `width`, or if one is blank."""
     columns = line.split("\t")
     if len(columns) != width:
         expected = f"{width} column{'s' * (width > 1)}"
@@ -173,11 +162,7 @@ def split_columns(line: str, width: int, form: str) -> list[str]:
 
 
 def parse_object(line: str, form: str, decoder: json.JSONDecoder = _JSON) -> dict[str, Any]:
-    """The JSON object of a line, such as `form`.
-
-    Raises:
-        BadLineError: it is no JSON, or no object.
-    """
+    """The JSON object of a line, `form` in errors; a `BadLineError` if it is no JSON, or no object."""
     try:
         parsed = decoder.decode(line)
     except json.JSONDecodeError as error:

@@ -16,18 +16,12 @@ def load_examples(
     train: Callable[..., Examples],
     dev: Callable[..., Examples],
 ) -> tuple[Examples, Examples | None]:
-    """Read and tokenise the files of a run, or open them from the folder of `--cache_dir`.
+    """Training and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
 
     Args:
-        config: the run's options.
-        tokenizer: the model's.
-        train, dev: reading functions, of a task's file. Such a function takes the path of a file and everything else
-            that its result depends on as keywords (`tokenizer`, `max_length` and `on_bad_line` are added here): by
-            these keywords the cache tells datasets apart, so that no option can be forgotten there.
-
-    Returns:
-        The training examples, and the dev examples: those of `--dev_data_file`, those that `--dev_ratio` splits off, or
-        None without either.
+        train, dev: reading functions, of a task's file: path → examples, with everything else that the result depends
+            on bound as keywords (`tokenizer`, `max_length` and `on_bad_line` are added here). They are the cache's
+            key, so that no option can be forgotten there.
 
     Raises:
         UserError: a file, an option or the folder is at fault.

@@ -30,9 +30,6 @@ class LabelledTexts:
     columns: tuple[list[str], ...]  # one list of N texts, or two for pairs
     labels: np.ndarray  # (N,), class ids in int64 or scores in float64
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
 
 def read_label_names(path: str) -> list[str]:
     """Read a label file: one label a line, its line number from 0 is its id.
@@ -116,10 +113,7 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
 
 
 def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
-    """Read `text` lines, or `a⇥b` lines with `num_texts=2`, one by one, see `stream_rows`.
-
-    With `num_texts=0`, lines have as many texts as the first one, one or two.
-    """
+    """Read `text` or `a⇥b` lines one by one; for `num_texts=0` as the first one is. See `stream_rows` for errors."""
 
     def parse(line: str) -> tuple[str, ...]:
         nonlocal num_texts
@@ -130,11 +124,7 @@ def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
 
 
 def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:
-    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many hard negatives as the first good line.
-
-    Returns:
-        A list of N texts for each column.
-    """
+    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line."""
     width = 0
 
     def parse(line: str) -> list[str]:

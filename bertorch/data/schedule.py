@@ -9,7 +9,7 @@ import numpy as np
 
 
 def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of an epoch, the same on every process; (size,) int64."""
+    """A permutation of the indices, (size,) int64, the same on every process."""
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
@@ -64,13 +64,8 @@ def evaluation_batches(
     """The batches of indices that this process evaluates; every example is evaluated by one process.
 
     Examples of similar length share a batch, the longest first, which keeps the padded blocks of attention small, and
-    the processes take turns, so that all have the same amount of work.
-
-    Args:
-        lengths: (N,) tokens of each example.
-        batch_size: Minimum batch size.
-        rank, world_size: of this process.
-        tokens: Token budget that short examples may fill.
+    the processes take turns, so that all have the same amount of work. `lengths` are the tokens of each example, (N,);
+    a batch has at least `batch_size` examples, and short ones may fill a budget of `tokens`.
     """
     mine = np.argsort(-lengths, kind="stable")[rank::world_size]
     start = 0

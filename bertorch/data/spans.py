@@ -18,15 +18,10 @@ class Span(NamedTuple):
 
 
 class SpanBatch(NamedTuple):
-    """The M entities of a batch, in the order of their first words; they may be of one sentence and overlap.
+    """The M entities of a batch, in the order of their first words; they may be of one sentence and overlap."""
 
-    Attributes:
-        extents: (M, 4) int64: example of the batch, first word, end (exclusive), type; words count within the example.
-        scores: (M,) probabilities.
-    """
-
-    extents: Tensor
-    scores: Tensor
+    extents: Tensor  # (M, 4) int64: example of the batch, first word in the example, end (exclusive), type
+    scores: Tensor  # (M,) probabilities
 
 
 class SpanFinder(nn.Module):
@@ -41,36 +36,28 @@ class SpanFinder(nn.Module):
         seqeval, `classification_report(mode="strict", scheme=IOB2 or IOBES)`.
     """
 
-    begins: Tensor
-    closes: Tensor
-    continues: Tensor
-    type_ids: Tensor
+    begins: Tensor  # (C,) bool
+    closes: Tensor  # (C,) bool
+    continues: Tensor  # (C, C) bool
+    type_ids: Tensor  # (C,) int64
 
     def __init__(self, tags: TagSet) -> None:
         super().__init__()
-        codes = torch.from_numpy(tags.codes)
+        codes, type_ids, continues = map(torch.from_numpy, (tags.codes, tags.type_ids, tags.continues))
         is_closed = END in tags.scheme.closing  # else an entity ends wherever nothing continues it
-        continues = torch.from_numpy(tags.continues)  # (C, C)
         if not is_closed:
-            same_type = torch.from_numpy(tags.type_ids[:, None] == tags.type_ids)
+            same_type = type_ids[:, None] == type_ids  # (C, C)
             continues = continues | (same_type & (codes == SINGLE)[:, None] & (codes == INSIDE))
-        for name, values in (
-            ("begins", (codes == BEGIN) | (codes == SINGLE)),  # (C,)
-            ("closes", (codes == END) | (codes == SINGLE) | (not is_closed)),  # (C,)
-            ("continues", continues),  # (C, C)
-            ("type_ids", torch.from_numpy(tags.type_ids)),  # (C,)
-        ):
-            self.register_buffer(name, values, persistent=False)
+        self.register_buffer("begins", (codes == BEGIN) | (codes == SINGLE), persistent=False)
+        self.register_buffer("closes", (codes == END) | (codes == SINGLE) | (not is_closed), persistent=False)
+        self.register_buffer("continues", continues, persistent=False)
+        self.register_buffer("type_ids", type_ids, persistent=False)
 
     def forward(self, tags: Tensor, cu_words: Tensor) -> Tensor:
-        """Find the entities.
+        """Find the M entities of tags, (K,) int64; synchronises on a GPU.
 
-        Args:
-            tags: (K,) int64.
-            cu_words: (examples+1,) int32: example i has words `cu_words[i] : cu_words[i+1]`.
-
-        Returns:
-            (M, 4) int64, see `SpanBatch.extents`. Waits for the device.
+        `cu_words` is (examples+1,) int32: example i has words `cu_words[i] : cu_words[i+1]`. The result is (M, 4)
+        int64, see `SpanBatch.extents`.
         """
         words, device = len(tags), tags.device
         offsets = cu_words.long()

@@ -1,9 +1,9 @@
-"""Tagged sentences → packed batches: a tag for each word, whatever the tokenizer makes of the word.
+"""Tagged sentences → packed batches: a tag for each word, however the tokenizer splits it.
 
-A word is what the file calls a token. It is tagged on the first of its word pieces. A word of which the tokenizer
-leaves nothing (white space, control characters) is encoded as the unknown token, so that words and tags always align. A
-sentence that is too long is cut into windows that overlap; each word is tagged in one of them, with context on either
-side. All windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
+A word is what the file calls a token. It is tagged on the first of its word pieces. A word that the tokenizer drops
+(white space, control characters) is encoded as the unknown token, so that words and tags always align. A sentence that
+is too long is cut into windows that overlap; each word is tagged in one of them, with context on either side. All
+windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch, round_up
+from bertorch.data.dataset import Examples
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tokens import TokenStore, end_to_end, token_pieces
 from bertorch.errors import UserError
@@ -30,16 +31,11 @@ class TaggedBatch(PackedBatch):
     """A packed batch of windows, with the K words of its examples that are tagged; `labels` are their tags, (K,) int64.
 
     Words of filler come last, have the tag `FILLER_TAG`, and belong to no example.
-
-    Attributes:
-        word_starts: (K,) int64, the token of the batch with which each word begins.
-        cu_words: (examples+1,) int32: example i has words `cu_words[i] : cu_words[i+1]`.
-        max_words: a bound on the words of an example.
     """
 
-    word_starts: Tensor
-    cu_words: Tensor
-    max_words: int
+    word_starts: Tensor  # (K,) int64, the token of the batch with which each word begins
+    cu_words: Tensor  # (examples+1,) int32: example i has words `cu_words[i] : cu_words[i+1]`
+    max_words: int  # a bound on the words of an example
 
     @property
     def word_bounds(self) -> Tensor:
@@ -68,11 +64,9 @@ class Window(NamedTuple):
 
 
 def windows(pieces: np.ndarray, room: int) -> Iterator[Window]:
-    """Cut a sentence into overlapping windows that keep each word once.
+    """Cut a sentence into overlapping windows of at most `room` word pieces that keep each word once.
 
-    Args:
-        pieces: (words,) the word pieces of each word, at most half of `room`, rounded up.
-        room: word pieces that a window can hold.
+    `pieces` are the word pieces of each word, (words,), at most half of `room`, rounded up.
     """
     ends = np.concatenate([[0], pieces]).cumsum()  # (words+1,), word pieces before each word
     context = room // 4
@@ -82,39 +76,25 @@ def windows(pieces: np.ndarray, room: int) -> Iterator[Window]:
         if end == len(pieces):
             yield Window(start, end, kept_start, end)
             return
-        kept_end = int(np.searchsorted(ends, ends[end] - context, side="right")) - 1
-        kept_end = max(kept_end, kept_start + 1)
+        kept_end = max(int(np.searchsorted(ends, ends[end] - context, side="right")) - 1, kept_start + 1)
         yield Window(start, end, kept_start, kept_end)
         kept_start = kept_end
         start = int(np.searchsorted(ends, ends[kept_start] - context))
 
 
 @dataclass(frozen=True)
-class TaggedDataset:
-    """Tokenised sentences with a tag for each word.
+class TaggedDataset(Examples):
+    """Tokenised sentences with a tag for each word."""
 
-    Attributes:
-        store: the tokens of all windows.
-        word_starts: (words,) int64, the token of its window with which each word begins, window by window.
-        word_offsets: (windows+1,) int64: window i has words `word_offsets[i] : word_offsets[i+1]`.
-        tags: (words,) int64.
-        examples: (N+1,) int64: example i has windows `examples[i] : examples[i+1]`.
-    """
-
-    store: TokenStore
-    word_starts: np.ndarray
-    word_offsets: np.ndarray
-    tags: np.ndarray
-    examples: np.ndarray
+    store: TokenStore  # of all windows
+    word_starts: np.ndarray  # (words,) int64, the token of its window with which each word begins, window by window
+    word_offsets: np.ndarray  # (windows+1,) int64: window i has words `word_offsets[i] : word_offsets[i+1]`
+    tags: np.ndarray  # (words,) int64
+    examples: np.ndarray  # (N+1,) int64: example i has windows `examples[i] : examples[i+1]`
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: TaggedSentences, *, max_length: int) -> "TaggedDataset":
-        """Tokenise sentences and cut them into windows.
-
-        Args:
-            tokenizer: the model's.
-            sentences: words and tags.
-            max_length: tokens of a window, special tokens included.
+        """Tokenise sentences and cut them into windows of at most `max_length` tokens, special ones included.
 
         Raises:
             UserError: `max_length` leaves no room for a word.
@@ -122,19 +102,15 @@ class TaggedDataset:
         pieces = token_pieces(tokenizer, sentences.tokens)
         room = max_length - len(pieces.prefix) - len(pieces.suffix)
         if room < 1:
-            raise UserError(
-                f"--max_seq_length {max_length}: expected at least {max_length - room + 1}, a word among them"
-            )
-        pieces = pieces.cut((room + 1) // 2)
-        bounds = []  # of each window: indices of words over all sentences
-        windows_of_sentence = []
+            least = max_length - room + 1
+            raise UserError(f"--max_seq_length {max_length}: expected at least {least}, a word among them")
+        pieces = replace(pieces, lengths=np.minimum(pieces.lengths, (room + 1) // 2))  # the first ones of long words
+        bounds: list[np.ndarray] = []  # of each sentence (its windows, 4), indices of words over all sentences
         first_word = 0
         for words in pieces.sentences:
-            cut = list(windows(pieces.lengths[words], room))
-            bounds += [[first_word + word for word in window] for window in cut]
-            windows_of_sentence.append(len(cut))
+            bounds.append(np.array(list(windows(pieces.lengths[words], room)), dtype=np.int64) + first_word)
             first_word += len(words)
-        start, end, kept_start, kept_end = np.array(bounds, dtype=np.int64).T  # (windows,) each
+        start, end, kept_start, kept_end = np.concatenate(bounds).T  # (windows,) each
         store, word_tokens = pieces.store(start, end)
         before = len(pieces.prefix) - word_tokens[start]  # (windows,)
         return cls(
@@ -142,23 +118,23 @@ class TaggedDataset:
             word_starts=word_tokens[:-1] + np.repeat(before, kept_end - kept_start),
             word_offsets=np.append(kept_start, kept_end[-1]),
             tags=np.concatenate(sentences.tags),
-            examples=np.concatenate([[0], windows_of_sentence]).cumsum(),
+            examples=np.cumsum([0, *map(len, bounds)]),
         )
 
     def __len__(self) -> int:
         return len(self.examples) - 1
 
     @property
+    @override
     def lengths(self) -> np.ndarray:
-        """(N,) int64, words of each example."""
         return self._words_of(np.arange(len(self)))
 
+    @override
     def label_count(self, indices: np.ndarray) -> int:
-        """One a word."""
         return int(self._words_of(indices).sum())
 
-    def batch(self, indices: np.ndarray) -> TaggedBatch:
-        """See `Examples.batch`; all windows of an example follow each other."""
+    @override
+    def batch(self, indices: np.ndarray) -> TaggedBatch:  # all windows of an example follow each other
         first = self.examples[indices]  # (examples,)
         windows = end_to_end(first, self.examples[indices + 1] - first)  # (N,)
         tokens = np.concatenate([[0], self.store.lengths_of(windows)]).cumsum()  # (N+1,)

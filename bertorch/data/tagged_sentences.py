@@ -19,21 +19,17 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys: set[str] = set()
-    for key, _ in pairs:
-        if key in keys:
+    parsed: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in parsed:
             raise BadLineError(f"expected each key once ({_TAGGED_FORM}), got {shorten(key)} again")
-        keys.add(key)
-    return dict(pairs)
+        parsed[key] = value
+    return parsed
 
 
 # Numbers are not used, and Python refuses to parse those of more than 4300 digits.
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique_keys,
-    parse_int=lambda _: None,
-    parse_float=lambda _: None,
-    parse_constant=lambda _: None,
-)
+_NO_NUMBERS: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), lambda _: None)
+_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, **_NO_NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -60,15 +56,14 @@ def read_tagged_sentences(
             object of this form, a repeated key, no token, a lone surrogate, another number of tags than of tokens, an
             unknown tag.
     """
-    ids = {tag: index for index, tag in enumerate(tags.tags)}
 
     def parse(line: str) -> tuple[list[str], np.ndarray]:
         tokens, names = parse_tagged(line)
         for index, name in enumerate(names):
-            if name not in ids:
+            if name not in tags.ids:
                 error = f"expected one of the tags ({first_few(tags.tags)}), got {shorten(name)} for token {index + 1}"
                 raise BadLineError(error, _column_of(line, "label", index))
-        tag_ids = np.array([ids[name] for name in names], dtype=np.int64)  # (tokens,)
+        tag_ids = np.array([tags.ids[name] for name in names], dtype=np.int64)  # (tokens,)
         violation = tags.first_violation(tag_ids) if strict else None
         if violation is not None:
             error = f"expected tags in the order of the scheme, got {tags.describe(tag_ids, violation)}"
@@ -104,9 +99,8 @@ def stream_untagged(path: str) -> Iterator[str | list[str]]:
         if not is_json:
             return line
         text = _text_of(line)
-        if isinstance(text, str) and text.strip() and not HALF_PAIR.search(text):
-            return text
-        if _is_strings(text) and text and not any(map(HALF_PAIR.search, text)):
+        texts = [text] if isinstance(text, str) and text.strip() else text
+        if texts and _is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
             return text
         raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {shorten(line)}")
 
@@ -122,11 +116,7 @@ def _text_of(line: str) -> Any:
 
 
 def parse_tagged(line: str) -> tuple[list[str], list[str]]:
-    """The tokens of a line and a tag for each, of whatever scheme.
-
-    Raises:
-        BadLineError: see `read_tagged_sentences`.
-    """
+    """The tokens of a line and a tag for each, of any scheme; errors as in `read_tagged_sentences`."""
     parsed = parse_object(line, _TAGGED_FORM, _JSON)
     tokens, tags = parsed.get("text"), parsed.get("label")
     if not _is_strings(tokens) or not _is_strings(tags):
@@ -167,7 +157,5 @@ def _column_of(line: str, key: str, index: int) -> int:
 
 
 def _skip_separators(line: str, start: int) -> int:
-    """Where the next key or value begins, behind white space, comma and colon."""
-    while line[start] in " \t\r,:":
-        start += 1
-    return start
+    """Where the next key or value begins, after white space, comma and colon."""
+    return next(index for index in range(start, len(line)) if line[index] not in " \t\r,:")

@@ -6,7 +6,7 @@ no S- for a type, its entities of one token are B-.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,15 +21,10 @@ Extent = tuple[int, int, str]  # first token, end (exclusive), type of an entity
 
 @dataclass(frozen=True)
 class Scheme:
-    """What the tags of a scheme mean.
+    """What the tags of a scheme mean."""
 
-    Attributes:
-        prefixes: the letters before the dash.
-        closing: codes of the tags that may be an entity's last.
-    """
-
-    prefixes: tuple[str, ...]
-    closing: tuple[int, ...]
+    prefixes: tuple[str, ...]  # the letters before the dash
+    closing: tuple[int, ...]  # codes of the tags that may be an entity's last
 
 
 SCHEMES = {
@@ -39,25 +34,16 @@ SCHEMES = {
 }
 # The letter with which a scheme writes each code. bmes is bioes with another letter inside entities.
 SPELLINGS = {"bio": "OBIIB", "bios": "OBIIS", "bioes": "OBIES", "bmes": "OBMES"}
+_BEST_LETTERS = ("O", "B", "IM", "EIM", "SB")  # for each code those that may stand for it, the best first
 _TAG = re.compile(r"O|[BIMES]-[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _CONTINUED = (BEGIN, INSIDE)
 _WITHIN = (INSIDE, END)
 
 
 class TagSet:
-    """The tags of a label file under a scheme.
+    """The C tags of a label file under a scheme.
 
-    Args:
-        tags: in the order of their ids.
-        scheme: a name of `SCHEMES`.
-        source: the label file, for errors.
-
-    Attributes:
-        tags: as given.
-        scheme_name, scheme: the scheme.
-        codes: (C,) int64, what each tag is: `OUTSIDE`, `BEGIN`, `INSIDE`, `END`, `SINGLE`.
-        types: the types of entities, in the order in which they first come.
-        type_ids: (C,) int64, the type of each tag, -1 for O.
+    The tags are in the order of their ids, `scheme` is a name of `SCHEMES`, and `source` the label file, for errors.
 
     Raises:
         UserError: a tag that the scheme does not have, or no O.
@@ -65,26 +51,22 @@ class TagSet:
 
     def __init__(self, tags: Sequence[str], scheme: str, source: str) -> None:
         self.tags = list(tags)
-        self.scheme_name = scheme
-        self.scheme = SCHEMES[scheme]
-        type_indices: dict[str, int] = {}
-        codes = []
-        type_ids = []
-        for line, tag in enumerate(self.tags, start=1):
-            prefix, _, type_ = tag.partition("-")
+        self.scheme_name, self.scheme = scheme, SCHEMES[scheme]
+        split = [tag.partition("-")[::2] for tag in tags]
+        for line, (tag, (prefix, type_)) in enumerate(zip(tags, split, strict=True), start=1):
             if tag != "O" and (prefix not in self.scheme.prefixes or not type_):
                 forms = ", ".join(f"{known}-…" for known in self.scheme.prefixes)
                 raise UserError(
                     f"{source}:{line}: expected a tag of --tag {scheme} (O, {forms}), got {tag!r}; "
                     f"the schemes are {', '.join(SCHEMES)}"
                 )
-            codes.append(_CODES[prefix])
-            type_ids.append(type_indices.setdefault(type_, len(type_indices)) if tag != "O" else -1)
-        if "O" not in self.tags:
+        self.ids = {tag: index for index, tag in enumerate(tags)}
+        if "O" not in self.ids:
             raise UserError(f"{source}: expected the tag O among the labels, got none")
-        self.codes = np.array(codes, dtype=np.int64)
-        self.type_ids = np.array(type_ids, dtype=np.int64)
-        self.types = list(type_indices)
+        self.types = list(dict.fromkeys(type_ for _, type_ in split if type_))  # of entities, as they first come
+        self.codes = np.array([_CODES[prefix] for prefix, _ in split])  # (C,) int64: `OUTSIDE`, `BEGIN`, …
+        indices = {type_: index for index, type_ in enumerate(self.types)}
+        self.type_ids = np.array([indices.get(type_, -1) for _, type_ in split])  # (C,) int64, -1 for O
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -113,11 +95,7 @@ class TagSet:
         return same_type & np.isin(self.codes, _CONTINUED)[:, None] & np.isin(self.codes, _WITHIN)
 
     def first_violation(self, ids: np.ndarray) -> int | None:
-        """The index of the first of a sentence's tags that the scheme does not allow there, None if all are allowed.
-
-        Args:
-            ids: (tokens,) tag ids of a sentence of at least one token.
-        """
+        """The index of the first tag of a sentence, (tokens,) ids, not none, that the scheme does not allow there."""
         wrong = np.concatenate([~self.may_begin[ids[:1]], ~self.may_follow[ids[:-1], ids[1:]]])  # (tokens,)
         wrong[-1] |= ~self.may_end[ids[-1]]
         return int(wrong.argmax()) if wrong.any() else None
@@ -133,15 +111,12 @@ class TagSet:
 
         An entity of one token is B- where its type has no S-, and one of several ends in I- where it has no E-.
         """
-        tags = ["O"] * length
-        for start, end, type_ in extents:
-            begin, inside, last, single = (f"{prefix}-{type_}" for prefix in "BIES")
-            if inside not in self.tags and f"M-{type_}" in self.tags:
-                inside = f"M-{type_}"
-            last = last if last in self.tags else inside
-            single = single if single in self.tags else begin
-            tags[start:end] = [single] if end - start == 1 else [begin, *[inside] * (end - start - 2), last]
-        return tags
+
+        def spell(code: int, type_: str) -> str:
+            known = (letter for letter in _BEST_LETTERS[code] if f"{letter}-{type_}" in self.ids)
+            return f"{next(known, SPELLINGS['bio'][code])}-{type_}"
+
+        return _tags_of(extents, length, spell)
 
 
 def is_tag(text: str) -> bool:
@@ -150,7 +125,7 @@ def is_tag(text: str) -> bool:
 
 
 def scheme_of(tags: Iterable[str]) -> str:
-    """The name in `SCHEMES` of the poorest scheme that has all these tags.
+    """The name in `SCHEMES` of the simplest scheme that has all these tags.
 
     For all tags of a file it is the scheme: bios without S- has no entity of one token, and is bio; bioes without E-
     has no entity of several, and is bios.
@@ -160,13 +135,12 @@ def scheme_of(tags: Iterable[str]) -> str:
 
 
 def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collection[str]) -> list[str]:
-    """Write the tags of a sentence in another scheme.
+    """Write the tags of a sentence, each of the form that `is_tag` wants, in another scheme.
 
-    Tags in order keep their entities. Tags out of order, such as E- without B-, are converted letter by letter; most
+    Tags in order keep their entities. Tags out of order, such as E- without B-, are converted one by one; most
     stay out of order, but a lone B- of bios becomes an entity of one token in bio.
 
     Args:
-        tags: of a sentence, each of the form that `is_tag` wants.
         source: the scheme that they are in, a name of `SCHEMES`.
         target: the scheme to write, a name of `SPELLINGS`.
         singles: the types that have S- in the file; the entities of one token of the others are B-, as in `TagSet`.
@@ -181,18 +155,18 @@ def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collect
             code = SINGLE
         elif code == INSIDE and is_last and not has_end:
             code = END
-        converted.append(_spelled(code, type_, target))
+        converted.append("O" if code == OUTSIDE else f"{SPELLINGS[target][code]}-{type_}")
     return converted
 
 
 def tag_entities(length: int, entities: Iterable[Extent], target: str) -> list[str]:
     """The tags, in a scheme of `SPELLINGS`, of `length` tokens with these entities, none of which overlap."""
+    return _tags_of(entities, length, lambda code, type_: f"{SPELLINGS[target][code]}-{type_}")
+
+
+def _tags_of(entities: Iterable[Extent], length: int, spell: Callable[[int, str], str]) -> list[str]:
     tags = ["O"] * length
     for start, end, type_ in entities:
         codes = [SINGLE] if end - start == 1 else [BEGIN, *[INSIDE] * (end - start - 2), END]
-        tags[start:end] = [_spelled(code, type_, target) for code in codes]
+        tags[start:end] = [spell(code, type_) for code in codes]
     return tags
-
-
-def _spelled(code: int, type_: str, target: str) -> str:
-    return "O" if code == OUTSIDE else f"{SPELLINGS[target][code]}-{type_}"

@@ -1,7 +1,7 @@
 """Examples → token store: the ids of all sentences end to end in flat arrays, with offsets."""
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TypeAlias
 
@@ -38,12 +38,10 @@ class TokenStore:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> TokenStore:
-    """Tokenise texts or text pairs with the special tokens of the model.
+    """Tokenise N texts, or N pairs as two columns, with the special tokens of the model.
 
-    Args:
-        tokenizer: its truncation side is kept.
-        columns: one list of N texts, or two for pairs.
-        max_length: tokens of an example, special tokens included; of a pair, the longer text is truncated first.
+    An example has at most `max_length` tokens, special ones included. The tokenizer's side of truncation is kept; of a
+    pair, the longer text is truncated first.
 
     Raises:
         UserError: `max_length` leaves no room for a token of each text.
@@ -52,11 +50,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
-    chunks = [
-        encode(tokenizer, [column[start:end] for column in columns], max_length)
-        for start, end in pairwise(_chunk_bounds(columns))
-    ]
-    lengths, ids, types = zip(*chunks, strict=True)
+    chunks = ([column[start:end] for column in columns] for start, end in pairwise(_chunk_bounds(columns)))
+    lengths, ids, types = zip(*(encode(tokenizer, chunk, max_length) for chunk in chunks), strict=True)
     return TokenStore(np.concatenate(ids), np.concatenate(types), np.concatenate([[0], *lengths]).cumsum())
 
 
@@ -123,18 +118,10 @@ class WordPieces:
     prefix: list[int]  # special tokens before a sentence
     suffix: list[int]  # and after it
 
-    def cut(self, most: int) -> "WordPieces":
-        """Keep the first `most` pieces of every word."""
-        return replace(self, lengths=np.minimum(self.lengths, most))
-
     def store(self, start: np.ndarray, end: np.ndarray) -> tuple[TokenStore, np.ndarray]:
-        """Windows of words as sentences with their special tokens.
+        """N windows of words as sentences with their special tokens, and (K+1,) int64, the pieces before each word.
 
-        Args:
-            start, end: (N,) int64: window i has words `start[i] : end[i]` of the K words of all sentences.
-
-        Returns:
-            The store of N sentences, and (K+1,) int64, the pieces before each word.
+        Window i has words `start[i] : end[i]` of the K words of all sentences; `start` and `end` are (N,) int64.
         """
         words = np.concatenate(self.sentences)  # (K,)
         before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (K+1,)
@@ -143,10 +130,8 @@ class WordPieces:
         offsets = np.concatenate([[0], len(self.prefix) + inside + len(self.suffix)]).cumsum()  # (N+1,)
         input_ids = np.empty(offsets[-1], dtype=np.int32)  # (T,)
         input_ids[end_to_end(offsets[:-1] + len(self.prefix), inside)] = flat[end_to_end(before[start], inside)]
-        for index, token in enumerate(self.prefix):
-            input_ids[offsets[:-1] + index] = token
-        for index, token in enumerate(self.suffix):
-            input_ids[offsets[1:] - len(self.suffix) + index] = token
+        input_ids[offsets[:-1, None] + np.arange(len(self.prefix))] = self.prefix
+        input_ids[offsets[1:, None] - np.arange(len(self.suffix), 0, -1)] = self.suffix
         return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
 
 
@@ -156,20 +141,23 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[st
     Raises:
         UserError: the tokenizer drops a word and has no unknown token.
     """
-    index_of: dict[str, int] = {}
-    indices = [
-        np.array([index_of.setdefault(word, len(index_of)) for word in sentence], dtype=np.int64)
-        for sentence in sentences
-    ]
-    pieces = tokenizer(list(index_of), add_special_tokens=False)["input_ids"]
+    words, indices = distinct(sentences)
+    pieces = tokenizer(words, add_special_tokens=False)["input_ids"]
     unknown = tokenizer.unk_token_id
     if unknown is None and not all(pieces):
-        word = next(word for word, ids in zip(index_of, pieces, strict=True) if not ids)
+        word = words[pieces.index([])]
         raise UserError(f"expected a tokenizer that keeps every word or has an unknown token, got none of {word!r}")
     pieces = [ids or [unknown] for ids in pieces]
     lengths = _lengths(pieces)
     offsets = np.concatenate([[0], lengths[:-1]]).cumsum()
     return WordPieces(indices, _flatten(pieces, np.int64), offsets, lengths, *_special_tokens(tokenizer))
+
+
+def distinct(lists: Sequence[list[str]]) -> tuple[list[str], list[np.ndarray]]:
+    """The distinct texts of several lists, as they first come, and the indices of each list's texts among them."""
+    index_of: dict[str, int] = {}
+    indices = [np.array([index_of.setdefault(text, len(index_of)) for text in texts], np.int64) for texts in lists]
+    return list(index_of), indices
 
 
 def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -23,11 +23,7 @@ from bertorch.prepare.commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command.
-
-    Raises:
-        SystemExit: code 2 for a user error, without a traceback.
-    """
+    """Run a command; `SystemExit` with code 2 for a user error, without a traceback."""
     command = cli.parse_command(COMMANDS, argv, __doc__)
     with exit_on_user_error():
         refuse_existing(command.outputs, overwrite=command.overwrite)

@@ -9,13 +9,11 @@ from loguru import logger
 
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, parse_object, read_rows, shorten
 from bertorch.data.tagged_sentences import format_tagged
-from bertorch.data.tags import SPELLINGS, tag_entities
+from bertorch.data.tags import SPELLINGS, Extent, tag_entities
 from bertorch.prepare.examples import REMEDY, columns_line
 
 # What OCNLI, like SNLI and MNLI, writes where the annotators did not agree; such lines are to be skipped.
 NO_MAJORITY = "-"
-# First character, character behind the last, type.
-Entity = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,12 @@ def clue_labels(task: str, scheme: str) -> list[str]:
 
 
 def convert_clue(path: str, task: str, *, scheme: str, unlabelled: bool, longest: bool) -> list[str]:
-    """Convert a file of CLUE.
+    """Convert a file of a task to lines `text⇥label`, `a⇥b⇥label`, JSON lines for CLUENER, or without labels.
 
     Args:
-        path: the file.
-        task: one of `TASKS`.
         scheme: of the tags of CLUENER, a name of `SPELLINGS`.
-        longest: whether to keep only the longest of overlapping entities in CLUENER; else they are an error.
         unlabelled: whether to write texts only, for a test set without labels.
-
-    Returns:
-        Lines `text⇥label`, `a⇥b⇥label`, JSON lines for CLUENER, or the texts.
+        longest: whether to keep only the longest of overlapping entities in CLUENER; else they are an error.
 
     Raises:
         UserError: a missing file, or malformed lines.
@@ -125,16 +118,16 @@ def _tagged(item: Mapping[str, Any], scheme: str, *, longest: bool) -> str:
     return format_tagged(list(text), tag_entities(len(text), entities, scheme))
 
 
-def _longest(entities: list[Entity]) -> list[Entity]:
+def _longest(entities: list[Extent]) -> list[Extent]:
     """Without those that overlap a longer one, or an equally long one that begins before or comes first."""
-    kept: list[Entity] = []
+    kept: list[Extent] = []
     for entity in sorted(entities, key=lambda entity: (entity[0] - entity[1], entity[0])):
         if all(entity[1] <= start or end <= entity[0] for start, end, _ in kept):
             kept.append(entity)
     return kept
 
 
-def _entities(label: Any, text: str) -> Iterator[Entity]:
+def _entities(label: Any, text: str) -> Iterator[Extent]:
     """The entities of a label such as `{"name": {"叶老桂": [[9, 11]]}}`, with first and last character."""
     if not isinstance(label, dict) or not all(isinstance(of_type, dict) for of_type in label.values()):
         raise BadLineError(

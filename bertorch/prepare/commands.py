@@ -16,16 +16,15 @@ from bertorch.data.tags import SPELLINGS
 from bertorch.errors import UserError
 from bertorch.files import write_lines
 from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
-from bertorch.prepare.duplicates import overlap_report, report_lines, without_duplicates
 from bertorch.prepare.examples import collect_labels, read_examples
-from bertorch.prepare.splitting import split_examples
+from bertorch.prepare.splits import overlap_report, report_lines, split_examples, without_duplicates
 from bertorch.prepare.tables import DELIMITERS, convert_table
 from bertorch.prepare.tag_columns import LAYOUTS, Sentence, read_tag_columns, read_tag_json, tagged_lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(ABC):
-    """The options of every command."""
+    """What every command has."""
 
     overwrite: bool = option(False, help="replace existing files")
 
@@ -105,8 +104,7 @@ class Columns(Tags):
         "auto", choices=LAYOUTS, help="rows: a token and its tag a line; sentences: tokens, tab, tags; auto: detect"
     )
     first_character: bool = option(
-        False,
-        help="keep the first character of each token only, as weiboNER_2nd_conll needs it",
+        False, help="keep the first character of each token only, as weiboNER_2nd_conll needs it"
     )
 
     def _read(self) -> list[Sentence]:
@@ -137,9 +135,8 @@ class Csv(_FileCommand):
 
     @override
     def run(self) -> None:
-        about = {"delimiter": self.delimiter, "encoding": self.encoding}
-        lines = convert_table(self.input_file, self.columns.split(","), labels=self._labels, **about)
-        _write(self.output_file, lines)
+        columns, form = self.columns.split(","), {"delimiter": self.delimiter, "encoding": self.encoding}
+        _write(self.output_file, convert_table(self.input_file, columns, labels=self._labels, **form))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +154,8 @@ class Labels(_TextsCommand):
     @override
     def run(self) -> None:
         source = ", ".join(self.input_file)
-        labels = collect_labels(
-            [each for path in self.input_file for each in read_examples(path, self.texts)], self.order
-        )
+        examples = [example for path in self.input_file for example in read_examples(path, self.texts)]
+        labels = collect_labels(examples, self.order)
         if len(labels) < 2:
             raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
         for label in filter(NOT_IN_LABELS.search, labels):
@@ -230,13 +226,7 @@ class Dedupe(_TextsCommand):
 
 
 COMMANDS: dict[str, type[Command]] = {
-    "clue": Clue,
-    "columns": Columns,
-    "tags": Tags,
-    "csv": Csv,
-    "labels": Labels,
-    "split": Split,
-    "dedupe": Dedupe,
+    command.__name__.lower(): command for command in (Clue, Columns, Tags, Csv, Labels, Split, Dedupe)
 }
 
 

@@ -25,22 +25,16 @@ class Example:
 
 
 def columns_line(columns: Sequence[str]) -> str:
-    """A line of columns; tabs and line breaks within them become a space.
-
-    Raises:
-        BadLineError: an empty column.
-    """
+    """A line of columns, in which tabs and line breaks become a space; a `BadLineError` if a column is empty."""
     if not all(map(str.strip, columns)):
         raise BadLineError(f"expected no empty text or label, got {shorten(' | '.join(columns))}")
     return "\t".join(map(cell, columns))
 
 
 def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
-    """Read JSON lines of tagged sentences, or lines of columns.
+    """Read JSON lines of tagged sentences, if the first begins with a brace and has no tab, or lines of columns.
 
-    Args:
-        path: the file; JSON lines if its first line begins with a brace and has no tab.
-        num_texts: how many columns are texts, the others being labels; by default all but the last, or the only one.
+    The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one.
 
     Raises:
         UserError: a missing or empty file, or malformed lines: another number of columns than in the first line.
@@ -67,21 +61,11 @@ def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
     return [Example(number, *row) for number, row in rows]
 
 
-def by_texts(examples: Sequence[Example]) -> dict[tuple[str, ...], list[Example]]:
-    """The examples of the same texts together, in the order in which they first come."""
-    groups: dict[tuple[str, ...], list[Example]] = {}
-    for example in examples:
-        groups.setdefault(example.texts, []).append(example)
-    return groups
-
-
 def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
     """The labels or tags of examples, for a label file.
 
-    Args:
-        examples: of one or several files.
-        order: `sorted` (O first, then numbers by value), `first` (as they first come) or `frequency` (the most frequent
-            first, ties as they first come).
+    The order is `sorted` (O first, then numbers by value), `first` (as they first come) or `frequency` (the most
+    frequent first, ties as they first come).
     """
     counts = Counter(label for example in examples for label in example.labels)
     if order == "first":

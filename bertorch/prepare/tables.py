@@ -16,14 +16,10 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 def convert_table(
     path: str, columns: Sequence[str], *, delimiter: str, encoding: str, labels: Mapping[str, str]
 ) -> list[str]:
-    """Pick columns of a CSV file.
+    """Pick columns of a CSV file, named by its first row, in this order.
 
-    Args:
-        path: the file; its first row names the columns.
-        columns: those to write, in this order.
-        delimiter: a name of `DELIMITERS`.
-        encoding: of the file; a byte-order mark is fine.
-        labels: value of the last column → label to write instead; empty keeps the values.
+    `delimiter` is a name of `DELIMITERS`; a byte-order mark is fine in any `encoding`. `labels`, unless empty, replace
+    the values of the last column.
 
     Raises:
         UserError: a missing or empty file, a column that it does not have, bytes that are not of the encoding, or
@@ -77,8 +73,7 @@ def _content(path: str, encoding: str) -> str:
         raise UserError(f"{path}: expected a readable CSV file, got: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{error.object[error.start]:02x}"
-        remedy = "name another --encoding, such as gb18030"
-        raise UserError(f"{path}:{line}: expected {encoding}, got {byte}; {remedy}") from error
+        got = f"byte 0x{error.object[error.start]:02x}; name another --encoding, such as gb18030"
+        raise UserError(f"{path}:{line}: expected {encoding}, got {got}") from error
     except (LookupError, UnicodeError) as error:
         raise UserError(f"--encoding: expected an encoding of text that Python knows, got {encoding!r}") from error

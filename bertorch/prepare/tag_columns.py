@@ -22,7 +22,7 @@ Tagged = tuple[list[str], list[str]]  # tokens and a tag for each
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence: its tokens, and for each a tag and the number of its line, from 1."""
+    """A sentence: its tokens, and for each a tag and a line number, from 1."""
 
     tokens: list[str]
     tags: list[str]
@@ -30,11 +30,7 @@ class Sentence:
 
 
 def read_tag_json(path: str) -> list[Sentence]:
-    """Read JSON lines, whatever the scheme of their tags is.
-
-    Raises:
-        UserError: a missing file, or malformed lines, among them those with a tag of no scheme.
-    """
+    """Read JSON lines with tags of any scheme; a tag of no scheme is a `UserError`."""
     rows = read_numbered_rows(path, lambda line: _checked(*parse_tagged(line)), remedy=REMEDY)
     return [Sentence(tokens, tags, [number] * len(tokens)) for number, (tokens, tags) in rows]
 
@@ -42,11 +38,8 @@ def read_tag_json(path: str) -> list[Sentence]:
 def read_tag_columns(path: str, layout: str, *, first_character: bool) -> list[Sentence]:
     """Read tagged text in columns.
 
-    Args:
-        path: the file.
-        layout: `rows`, `sentences`, or `auto`, which is `sentences` if the first line has several tokens.
-        first_character: whether to keep only the first character of each token: weiboNER_2nd_conll has the character's
-            index in its word behind it.
+    The layout is `rows`, `sentences`, or `auto`, which is `sentences` if the first line has several tokens.
+    `first_character` keeps only that of each token: weiboNER_2nd_conll has the character's index in its word behind it.
 
     Raises:
         UserError: a missing file, or malformed lines: no token, no tag, one of no scheme, another number of tags than
@@ -104,12 +97,10 @@ def _checked(tokens: list[str], tags: list[str]) -> Tagged:
 
 
 def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, target: str, strict: bool) -> list[str]:
-    """The JSON lines of sentences, with their tags in another scheme.
+    """The JSON lines of the sentences of a file, with their tags in another scheme.
 
     Args:
-        path: of the file, for messages.
-        sentences: of the file.
-        source: the scheme of their tags, a name of `SPELLINGS`, or `auto`, which goes by the letters of the tags.
+        source: the scheme of their tags, a name of `SPELLINGS`, or `auto`, which goes by their prefixes.
         target: the scheme to write, a name of `SPELLINGS`.
         strict: whether violations of the scheme are an error; else a warning counts them, and they remain violations,
             see `convert_tags`.
@@ -131,8 +122,7 @@ def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, targe
 
 
 def _report_violations(path: str, sentences: Sequence[Sentence], tags: TagSet, *, strict: bool) -> None:
-    ids = {tag: index for index, tag in enumerate(tags.tags)}
-    tag_ids = (np.array([ids[tag] for tag in sentence.tags], dtype=np.int64) for sentence in sentences)  # (tokens,)
+    tag_ids = (np.array([tags.ids[tag] for tag in sentence.tags]) for sentence in sentences)  # (tokens,) int64
     violations = [
         f"{path}:{sentences[index].lines[token]}: {description}"
         for index, token, description in find_violations(tags, tag_ids)

@@ -25,7 +25,7 @@ def test_single_texts(write):
     assert examples.columns == (["很好", "不好 吃"],)
     assert examples.labels.tolist() == [1, 0]
     assert examples.labels.dtype == np.int64
-    assert len(examples) == 2
+    assert len(examples.labels) == 2
 
 
 def test_pairs(write):
