@@ -27,13 +27,8 @@ def setup() -> None:
 
 def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
     """A progress bar, shown by the first process and on a terminal only."""
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=unit,
-        dynamic_ncols=True,
-        disable=not (sys.stderr.isatty() and distributed.is_main()),
-    )
+    hidden = not (sys.stderr.isatty() and distributed.is_main())
+    return tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True, disable=hidden)
 
 
 def input_bar(done: int = 0) -> tqdm:

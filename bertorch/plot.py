@@ -71,7 +71,9 @@ class Run:
 
 def draw(runs: Sequence[Run]) -> "Figure":
     """Draw the panels one below the other; that of the dev metric only if a run has one."""
-    metrics = sorted({line["metric"] for run in runs for line in run.lines if "metric" in line})
+    lines = [line for run in runs for line in run.lines]
+    keys = set().union(*lines)
+    metrics = sorted({line["metric"] for line in lines if "metric" in line})
     panels = 3 if metrics else 2
     figure = Figure(figsize=(WIDTH, HEIGHT_OF_PANEL * panels + HEIGHT_OF_NAME * len(runs)), layout="constrained")
     loss, rate, *dev = figure.subplots(panels, 1, sharex=True)
@@ -84,7 +86,6 @@ def draw(runs: Sequence[Run]) -> "Figure":
         _line(rate, run, "head_rate", color=colour, linestyle="dashed")
         for axes in dev:
             _line(axes, run, *metrics, color=colour, marker="o")
-    keys = {key for run in runs for line in run.lines for key in line}
     loss.set_title("loss of a training batch" + (", dashed: of the dev examples" if "dev_loss" in keys else ""))
     rate.set_title("learning rate" + (", dashed: of the head" if "head_rate" in keys else ""))
     for axes in dev:

@@ -8,7 +8,7 @@ from loguru import logger
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bertorch.errors import MisshapenError, UserError
+from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
 WEIGHTS = "pytorch_model.bin"
@@ -95,7 +95,7 @@ def _matched(
         if tensor.shape != expected[name].shape
     ]
     if mismatched:
-        raise MisshapenError(source, mismatched)
+        raise ShapeMismatchError(source, mismatched)
     return found, unexpected
 
 

@@ -16,7 +16,7 @@ from bertorch.encoder.dropout import with_fast_dropout
 from bertorch.encoder.layouts import BlockLayout, layout_of
 from bertorch.encoder.model_folder import PRETRAINED, explained, require_vocabulary, require_weights
 from bertorch.encoder.trials import evaluating, gives, one_by_one, trial_batch
-from bertorch.errors import MisshapenError, UserError
+from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import reason
 
 # What configs call the dropout of hidden states and of attention weights; other dropouts belong to heads.
@@ -74,7 +74,7 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
 
     Raises:
         UserError: the model cannot be found or read, has no dropout to set, or takes none of the weights.
-        MisshapenError: its weights do not fit `settings`, such as another number of labels.
+        ShapeMismatchError: its weights do not fit `settings`, such as another number of labels.
     """
     with distributed.main_first(), explained(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
@@ -89,8 +89,8 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
             trust_remote_code=False,
         )
     if report["mismatched_keys"]:  # transformers would draw them anew
-        misshapen = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
-        raise MisshapenError(f"--pretrained_model_name_or_path {name}", misshapen)
+        mismatched = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
+        raise ShapeMismatchError(f"--pretrained_model_name_or_path {name}", mismatched)
     fresh = sorted(report["missing_keys"])
     require_weights(name, model, fresh)
     if fresh:

@@ -69,7 +69,7 @@ class SiameseClassifier(EncoderModel):
         return weights
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """The embeddings of both sentences of each example, (examples, 2, E)."""
+        """Embeddings (examples, 2, E) of both sentences of each example."""
         return self.embedder(batch).view(-1, 2, self.embedder.size)
 
     def classify(self, embeddings: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ _ALL = "micro average"
 class SpanMetric(Metric[TaggedBatch]):
     """Mean loss of a word, and precision, recall and F1 of entities by type; the outputs are those of a `SpanModel`.
 
-    Attributes:
-        gold, predicted: the entities, after `reduce`.
+    After `reduce`, `gold` and `predicted` are the entities.
     """
 
     name = "F1"
@@ -116,15 +115,8 @@ class SpanMetric(Metric[TaggedBatch]):
         return {name: f1_scores(*each) for name, *each in zip([*self.types, _ALL], *counts, strict=True)}
 
     def _lenient(self) -> dict[str, dict[str, float]]:
-        counts = map(
-            self._by_type,
-            (
-                _overlapping(self.predicted, self.gold),
-                self.predicted,
-                _overlapping(self.gold, self.predicted),
-                self.gold,
-            ),
-        )
+        right, found = _overlapping(self.predicted, self.gold), _overlapping(self.gold, self.predicted)
+        counts = map(self._by_type, (right, self.predicted, found, self.gold))
         scores = {}
         for name, precise, predicted, recalled, support in zip([*self.types, _ALL], *counts, strict=True):
             precision, recall = precise / max(predicted, 1), recalled / max(support, 1)

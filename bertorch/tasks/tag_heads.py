@@ -32,13 +32,9 @@ class Decoded(NamedTuple):
 
 
 class SpanModel(EncoderModel):
-    """An encoder with a head that finds the entities of packed batches.
+    """An encoder with a head that finds the entities of packed batches."""
 
-    Attributes:
-        tags: the tags of the data and their scheme; the types of entities are theirs.
-    """
-
-    tags: TagSet
+    tags: TagSet  # of the data, with their scheme; the types of entities are theirs
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
@@ -79,11 +75,7 @@ class LinearTagger(TokenClassifier, SpanModel):
 
     @classmethod
     def from_pretrained(cls, name: str, tags: TagSet, *, constrain_training: bool = False) -> Self:
-        """Load a hub model or local folder with a fresh head; labels and scheme go into its config.
-
-        Raises:
-            UserError: it cannot be loaded, or is no encoder with a token classification head.
-        """
+        """Load a hub model or local folder with a fresh head; labels and scheme go into its config."""
         model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
         model.config.architectures = [type(model).__name__]
         model.config.tag_scheme = tags.scheme_name
@@ -98,9 +90,7 @@ class LinearTagger(TokenClassifier, SpanModel):
         """
         folder, scheme = loaded.folder, getattr(loaded.config, "tag_scheme", None)
         if scheme not in SCHEMES:
-            raise UserError(
-                f"{folder}: expected a folder saved by run_ner.py, got a config.json without its tag_scheme"
-            )
+            raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without tag_scheme")
         tags = TagSet(saved_label_names(loaded.config, folder), scheme, folder)
         model = cls(empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
         load_into(model.weights, loaded.weights, model.encoder_prefix, folder)

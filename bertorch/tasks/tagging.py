@@ -113,14 +113,16 @@ class TaggingTask(Task[TaggedBatch]):
             name: _without_last_label(tensor, expected.get(names[name], tensor.shape), len(self.label_names))
             for name, tensor in weights.items()
         }
-        changed = [name for name in weights if converted[name].shape != weights[name].shape]
-        if changed:
+        if changed := [name for name in weights if converted[name].shape != weights[name].shape]:
             logger.info("skipped the last label of the earlier bertorch, [PAD], in {}", ", ".join(changed))
         return converted
 
     @override
     def span_finder(self) -> Inference[TextTokens]:
-        return Inference(_characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
+        def characters(text: TextTokens) -> int:
+            return sum(map(len, text.tokens))
+
+        return Inference(characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
 
     def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
         tokens = [text.tokens for text in texts]
@@ -187,10 +189,6 @@ class TaggingTask(Task[TaggedBatch]):
         if self.head != "linear":
             elsewhere += "\n# transformers does not know this head: it tags by the emissions alone"
         return f"tag([{text!r}])[0]", elsewhere
-
-
-def _characters(text: TextTokens) -> int:
-    return sum(map(len, text.tokens))
 
 
 def _without_last_label(tensor: Tensor, expected: torch.Size, num_labels: int) -> Tensor:
