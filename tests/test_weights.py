@@ -123,7 +123,7 @@ def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     program = (
         "import os, signal, sys, torch; from bertorch.training import saving;"
         "saving.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
-        "publish(sys.argv[1], {'a': torch.ones(3)}, [])"
+        "saving.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
     assert killed.returncode == -9
