@@ -240,8 +240,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     ends = accumulate(gradient.nbytes for gradient in gradients)
-    numbered = zip(gradients, ends, strict=True)
-    for _, pairs in groupby(numbered, key=lambda pair: (pair[0].dtype, pair[1] // BUCKET_BYTES)):
+    with_ends = zip(gradients, ends, strict=True)
+    for _, pairs in groupby(with_ends, key=lambda pair: (pair[0].dtype, pair[1] // BUCKET_BYTES)):
         bucket = [gradient for gradient, _ in pairs]
         flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in bucket]))
         for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):

@@ -32,7 +32,7 @@ def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
 
 
 def input_bar(done: int = 0) -> tqdm:
-    """A progress bar over inputs, whose number is not known beforehand."""
+    """A progress bar over inputs of unknown number."""
     return progress_bar(None, done, unit="input")
 
 

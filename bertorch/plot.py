@@ -52,11 +52,7 @@ class Run:
 
     @classmethod
     def read(cls, name: str) -> "Run":
-        """Read the file of a run.
-
-        Raises:
-            UserError: it is missing, damaged or empty.
-        """
+        """Read the file of a run; a `UserError` if it is missing, damaged or empty."""
         path = Path(name)
         lines = read_metrics(path / METRICS if path.is_dir() else path)
         if not lines:
@@ -122,11 +118,7 @@ def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -
 
 
 def plot(config: PlotConfig) -> None:
-    """Read runs, draw them, write the PNG.
-
-    Raises:
-        UserError: matplotlib is missing, a run has no numbers, or the file exists or cannot be written.
-    """
+    """Read runs, draw them, write the PNG."""
     require_matplotlib("bertorch.plot")
     refuse_existing([config.output], overwrite=config.overwrite)
     runs = [Run.read(name) for name in config.runs]
@@ -137,11 +129,7 @@ def plot(config: PlotConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        SystemExit: code 2 for a user error.
-    """
+    """Run the command; a user error exits with code 2."""
     config = cli.parse(PlotConfig, argv, __doc__)
     with exit_on_user_error():
         plot(config)

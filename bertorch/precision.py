@@ -1,4 +1,4 @@
-"""The arithmetic of forward and backward, and what is computed in fp32 all the same."""
+"""The arithmetic of forward and backward, and what is always computed in fp32."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

@@ -172,7 +172,7 @@ class Task(ABC, Generic[B]):
     # Predictions
 
     def scorer(self) -> Inference[Any]:
-        """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them.
+        """Probabilities of the labels, then the cosine of a pair of embeddings, those that the task has.
 
         Raises:
             UserError: it has neither.
@@ -203,8 +203,8 @@ class Task(ABC, Generic[B]):
         """
         raise self._unsuited("tag", "a tagging")
 
-    def _unsuited(self, wish: str, suited: str) -> UserError:
-        return UserError(f"expected {suited} model to {wish} with, got one of {self.scripts}")
+    def _unsuited(self, use: str, suited: str) -> UserError:
+        return UserError(f"expected {suited} model to {use} with, got one of {self.scripts}")
 
     # Lines of `bertorch.predict`
 
@@ -234,7 +234,7 @@ class Task(ABC, Generic[B]):
         """A labelled file in the form of the script's dev data: what is written in it, and the examples.
 
         Raises:
-            UserError: the file is at fault.
+            UserError: the file cannot be read, or a line is malformed.
         """
 
     @abstractmethod

@@ -92,7 +92,7 @@ class ContrastiveTask(EmbeddingTask):
             dropout: hidden and attention dropout of the encoder; None keeps those of its config.
 
         Raises:
-            UserError: the model or an option is at fault.
+            UserError: the model cannot be loaded, or does not suit an option.
         """
         model = SentenceEncoder.from_pretrained(
             config.pretrained_model_name_or_path, config.pooling_mode, config.output_emb_size, dropout=dropout

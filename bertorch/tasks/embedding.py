@@ -28,7 +28,7 @@ class EmbeddingTask(ScoringTask):
     Args:
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
-        prompt: stands before each text in use.
+        prompt: prepended to each text in use.
         inputs: see `Task`.
     """
 

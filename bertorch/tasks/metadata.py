@@ -13,7 +13,7 @@ KEY = "bertorch"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What config and weights of a folder do not tell."""
+    """What config and weights of a folder do not say."""
 
     task: str  # a key of `bertorch.tasks.registry.TASKS`
     head: str  # the name that the task has for its head
@@ -28,7 +28,7 @@ class ModelMetadata:
 
     @classmethod
     def read(cls, config: PretrainedConfig, folder: str, weight_names: Collection[str]) -> "ModelMetadata":
-        """The metadata in a folder's config, which has some; the names of its weights tell the head of older folders.
+        """The metadata in a folder's config, which has some; the names of its weights show the head of older folders.
 
         Raises:
             UserError: it is not as `write` leaves it.

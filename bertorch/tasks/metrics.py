@@ -65,9 +65,7 @@ class ExampleRows:
 class ClassificationMetric(Metric[PackedBatch]):
     """Mean cross-entropy and accuracy; the outputs are logits (N, C), the labels classes (N,).
 
-    Attributes:
-        gold, predicted: (N,) int64, after `reduce`.
-        probabilities: (N,) of the class predicted.
+    After `reduce`, `gold` and `predicted` are (N,) int64, and `probabilities` (N,) those of the class predicted.
     """
 
     name = "accuracy"
@@ -117,10 +115,7 @@ class CorrelationMetric(Metric[PackedBatch]):
     """Spearman and Pearson correlation of the cosine of two embeddings with a given score.
 
     The outputs are embeddings (2·examples, E), those of a pair one after the other; the labels scores (examples,).
-
-    Attributes:
-        cosines: (examples,) fp32, after `reduce`.
-        scores: (examples,) fp64.
+    After `reduce`, `cosines` are (examples,) fp32 and `scores` (examples,) fp64.
     """
 
     name = "spearman corr"

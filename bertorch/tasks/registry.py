@@ -28,7 +28,7 @@ def task_of(loaded: LoadedFolder) -> Task[Any]:
     """Build the task of a folder that bertorch saved.
 
     Raises:
-        UserError: config.json names no task that is known, or the folder is at fault.
+        UserError: config.json names no task that is known, or the folder is incomplete.
     """
     name = loaded.metadata.task
     if name not in TASKS:
@@ -39,10 +39,8 @@ def task_of(loaded: LoadedFolder) -> Task[Any]:
 def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     """Build the task of a folder without our metadata.
 
-    Args:
-        folder: of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
-            `AutoModelForTokenClassification`.
-        max_seq_length: tokens of an input; None takes what the folder says.
+    It is one of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`. `max_seq_length` None takes what the folder says.
 
     Raises:
         UserError: it is something else, or its modules and settings are not among those that can be opened.

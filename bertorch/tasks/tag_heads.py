@@ -25,10 +25,10 @@ from bertorch.weights import load_into
 
 
 class Decoded(NamedTuple):
-    """What a head makes of a batch: its spans, and the tags (K,) int64 that spell them, where the head has tags."""
+    """The entities that a head finds in a batch."""
 
     spans: SpanBatch
-    tags: Tensor | None
+    tags: Tensor | None  # (K,) int64 tags that spell the spans; None of a head without tags
 
 
 class SpanModel(EncoderModel):
@@ -111,7 +111,7 @@ class LinearTagger(TokenClassifier, SpanModel):
         return self.find_spans(batch.labels, batch.cu_words)
 
     def _scores(self, emissions: Tensor, tags: Tensor, extents: Tensor, batch: TaggedBatch) -> Tensor:
-        """(M,) probability that exactly these tags stand on the words of each entity.
+        """(M,) probability that the words of each entity have exactly these tags.
 
         P(y_i..y_j) = P(y_j) · Π P(y_t-1 | y_t) for t from i+1 to j, as the chain of tags is a Markov chain.
         """

@@ -1,4 +1,4 @@
-"""Texts → the tokens that a tagger sees, and entities → where they stand in the text."""
+"""Texts → the tokens that a tagger sees, and entities → their positions in the text."""
 
 import re
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class TaggedText:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """The tokens of a text, and where they stand in it."""
+    """The tokens of a text, and their positions in it."""
 
     source: str | list[str]  # the text, or the tokens themselves
     tokens: list[str]
