@@ -66,11 +66,7 @@ class LaunchedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(LaunchedConfig):
-    """The options of every script.
-
-    Raises:
-        UserError: two options that contradict each other.
-    """
+    """The options of every script; those that contradict each other raise a `UserError`."""
 
     train_data_file: str = option(is_input=True, help="training examples, one per line")
     dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")

@@ -95,8 +95,8 @@ class Task(ABC, Generic[B]):
 
     name: ClassVar[str]  # in config.json and the registry
     scripts: ClassVar[str]  # that save such folders
-    pipeline_tag: ClassVar[str]  # what the model is for, and what loads it, in the hub's terms
-    library: ClassVar[str] = "transformers"
+    pipeline_tag: ClassVar[str]  # what the model is for, as the hub names it
+    library: ClassVar[str] = "transformers"  # what loads it, as the hub names it
     head: str  # its name in config.json
     label_names: Sequence[str] = ()  # C of them in the order of their ids; none without classes
     loss_parts: tuple[str, ...] = ("loss",)  # keys of `losses`; a training line has their means over the labels
@@ -169,38 +169,22 @@ class Task(ABC, Generic[B]):
     def usage(self) -> tuple[str, str]:
         """For the model card: a call on `bertorch.load(folder)`, and Python without bertorch, `{folder}` left open."""
 
-    # Predictions
+    # Predictions; what a task does not have raises a UserError
 
     def scorer(self) -> Inference[Any]:
-        """Probabilities of the labels, then the cosine of a pair of embeddings, those that the task has.
-
-        Raises:
-            UserError: it has neither.
-        """
+        """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them."""
         raise self._unsuited("predict", "a text or embedding")
 
     def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
-        """Inputs of `scorer` in the form that it takes.
-
-        Raises:
-            UserError: an input has another form.
-        """
+        """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
     def embedder(self, *, normalize: bool) -> Inference[str]:
-        """Sentence embeddings (E,).
-
-        Raises:
-            UserError: the task has none.
-        """
+        """Sentence embeddings (E,)."""
         raise self._unsuited("encode", "an embedding")
 
     def span_finder(self) -> Inference[Any]:
-        """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score.
-
-        Raises:
-            UserError: the task has none.
-        """
+        """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score."""
         raise self._unsuited("tag", "a tagging")
 
     def _unsuited(self, use: str, suited: str) -> UserError:

@@ -88,11 +88,7 @@ class EmbeddingTask(ScoringTask):
 
 
 def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:
-    """The sentence encoder of a saved folder, whose weights are still to be loaded.
-
-    Raises:
-        UserError: config or metadata are not of one.
-    """
+    """The sentence encoder of a saved folder, whose weights are still to be loaded."""
     metadata, folder = loaded.metadata, loaded.folder
     pooling_mode = metadata.setting("pooling_mode", POOLING_MODES, folder)
     model = empty_model(AutoModel, loaded.config, folder)

@@ -43,22 +43,14 @@ class ModelMetadata:
         return cls(task=task, head=head, max_seq_length=length, settings=settings)
 
     def setting(self, name: str, allowed: tuple[Any, ...], folder: str) -> Any:
-        """A setting, None if it is not there.
-
-        Raises:
-            UserError: it is none of the values allowed.
-        """
+        """A setting, None if it is not there; a `UserError` if it is none of the values allowed."""
         value = self.settings.get(name)
         if value not in allowed:
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected one of {allowed}, got {value!r}")
         return value
 
     def size(self, name: str, folder: str) -> int | None:
-        """A setting that is a whole number, or None.
-
-        Raises:
-            UserError: it is something else.
-        """
+        """A setting, None if it is not there; a `UserError` if it is no whole number."""
         value = self.settings.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")

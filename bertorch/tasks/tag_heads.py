@@ -82,11 +82,7 @@ class LinearTagger(TokenClassifier, SpanModel):
 
     @classmethod
     def from_folder(cls, loaded: LoadedFolder) -> Self:
-        """Build the model of a saved folder.
-
-        Raises:
-            UserError: config or weights are not of one.
-        """
+        """Build the model of a saved folder; a `UserError` if config or weights are not of one."""
         folder, scheme = loaded.folder, getattr(loaded.config, "tag_scheme", None)
         if scheme not in SCHEMES:
             raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without tag_scheme")
