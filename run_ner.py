@@ -1,4 +1,4 @@
-r"""Sequence labelling: named entities and the like, by BERT and a linear layer, or BERT and a CRF.
+r"""Sequence labelling, such as named entities, by BERT and a linear layer, or BERT and a CRF.
 
     python run_ner.py --train_data_file data/ner/train.json --dev_data_file data/ner/dev.json \
         --label_file data/ner/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh --use_crf

@@ -28,17 +28,12 @@ Training = TypeVar("Training", bound=TrainingConfig)
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None) -> Config:
-    """Parse a command line into a config.
-
-    Args:
-        config_class: the dataclass whose fields are the options, declared by `config.option`.
-        argv: the arguments, by default those of the process.
-        description: the text over `--help`.
+    """Parse a command line, by default the process's, into a config, whose fields `config.option` declares.
 
     Raises:
         SystemExit: code 2 with the reason, as argparse does, also for options that contradict each other.
     """
-    parser = _Parser(prog=_program(), description=description)
+    parser = _Parser(description=description)
     parser.add_options(config_class)
     return _config(parser, config_class, vars(parser.parse_args(argv)))
 
@@ -46,13 +41,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None, descrip
 def parse_command(
     commands: Mapping[str, type[Config]], argv: Sequence[str] | None = None, description: str | None = None
 ) -> Config:
-    """As `parse`, where the first argument names a command, each with options of its own.
-
-    Args:
-        commands: name → config; its docstring is the command's help.
-        argv, description: as in `parse`.
-    """
-    parser = _Parser(prog=_program(), description=description)
+    """As `parse`, where the first argument names a command with its own config, whose docstring is the help."""
+    parser = _Parser(description=description)
     subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     for name, config_class in commands.items():
         summary = config_class.__doc__
@@ -132,8 +122,8 @@ class _Parser(argparse.ArgumentParser):
     """Shows the description as it is written; the defaults are left to the config."""
 
     def __init__(self, **settings: Any) -> None:
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=formatter, argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
+        settings = {"prog": _program(), "formatter_class": argparse.RawDescriptionHelpFormatter} | settings
+        super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
 
     def add_options(self, config_class: "type[DataclassInstance]") -> None:
         """Add the options of a config in their groups; the first is argparse's own, with --help."""
@@ -173,8 +163,7 @@ def default_text(declared: Field[Any]) -> str:
 
 
 def _usage(declared: Field[Any]) -> str:
-    spelling, *_ = spellings(declared)
-    return spelling if declared.metadata["positional"] else f"{spelling} {declared.name.upper()}"
+    return spellings(declared)[0] + ("" if declared.metadata["positional"] else f" {declared.name.upper()}")
 
 
 def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: Any) -> None:
@@ -182,9 +171,8 @@ def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: 
     is_required = declared.default is MISSING
     shown = "required" if is_required else f"default: {default_text(declared)}"
     settings: dict[str, Any] = {"help": f"{metadata['help']} ({shown})".replace("%", "%%")}
-    names = [declared.name]
+    names = [declared.name] if metadata["positional"] else spellings(declared)
     if not metadata["positional"]:
-        names = spellings(declared)
         settings |= {"dest": declared.name, "required": is_required}
     if hint is bool:
         target.add_argument(*names, **settings, action="store_true")

@@ -66,11 +66,7 @@ class LaunchedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(LaunchedConfig):
-    """The options of every script.
-
-    Raises:
-        UserError: two options that contradict each other.
-    """
+    """The options of every script; those that contradict each other raise a `UserError`."""
 
     train_data_file: str = option(is_input=True, help="training examples, one per line")
     dev_data_file: str | None = option(None, is_input=True, help="dev examples; no evaluation without them")
@@ -148,8 +144,13 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:
             raise UserError("--dev_ratio and --dev_data_file both name the dev examples; choose one of them")
-        if not self.has_dev_examples:
-            self._reject_evaluation()
+        for is_set, use in (
+            (self.save_best_model, "--save_best_model compares dev metrics"),
+            (self.patience is not None, "--patience counts evaluations"),
+            (self.eval_steps is not None, "--eval_steps is for evaluations"),
+        ):
+            if is_set and not self.has_dev_examples:
+                raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
 
     @property
     def has_dev_examples(self) -> bool:
@@ -160,16 +161,6 @@ class TrainingConfig(LaunchedConfig):
     def evaluation_steps(self) -> int:
         """Steps between evaluations."""
         return self.save_steps if self.eval_steps is None else self.eval_steps
-
-    def _reject_evaluation(self) -> None:
-        """Reject options that need dev data."""
-        for is_set, use in (
-            (self.save_best_model, "--save_best_model compares dev metrics"),
-            (self.patience is not None, "--patience counts evaluations"),
-            (self.eval_steps is not None, "--eval_steps is for evaluations"),
-        ):
-            if is_set:
-                raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,17 +21,11 @@ FORBIDDEN = -1e4  # exp of it is zero also in fp64, but sums of it are finite, s
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a tag scheme allows; None allows everything.
+    """What a tag scheme allows; None allows everything."""
 
-    Attributes:
-        start: (C,) bool, true where a sequence may begin with the tag.
-        end: (C,) bool, true where a sequence may end with the tag.
-        transitions: (C, C) bool, true where the tag of the row may be followed by that of the column.
-    """
-
-    start: Tensor | None = None
-    end: Tensor | None = None
-    transitions: Tensor | None = None
+    start: Tensor | None = None  # (C,) bool: a sequence may begin with the tag
+    end: Tensor | None = None  # (C,) bool: a sequence may end with the tag
+    transitions: Tensor | None = None  # (C, C) bool: the tag of the row may be followed by that of the column
 
 
 class CRF(nn.Module):
@@ -53,17 +47,13 @@ class CRF(nn.Module):
         learned: the scores below are parameters; otherwise they are zero and not saved: tags are independent of each
             other, and decoding gives the allowed path with the largest sum of emissions.
 
-    Attributes:
-        start_transitions, end_transitions: (C,) scores of the first and the last tag.
-        transitions: (C, C) scores, from the tag of the row to the tag of the column.
-
     Raises:
         ValueError: a constraint has the wrong shape or is not bool.
     """
 
-    start_transitions: Tensor
-    end_transitions: Tensor
-    transitions: Tensor
+    start_transitions: Tensor  # (C,) scores of the first tag
+    end_transitions: Tensor  # (C,) scores of the last tag
+    transitions: Tensor  # (C, C) scores, from the tag of the row to the tag of the column
 
     def __init__(
         self,
@@ -129,9 +119,8 @@ class CRF(nn.Module):
         emissions = emissions.to(dtype)  # (T, C)
         # Subtracting the best of each token takes the same from every path: smaller sums are rounded less.
         emissions = emissions - emissions.detach().amax(dim=1, keepdim=True)
-        moves = {
-            name: getattr(self, name).to(dtype) for name in ("start_transitions", "end_transitions", "transitions")
-        }
+        names = ("start_transitions", "end_transitions", "transitions")
+        moves = {name: getattr(self, name).to(dtype) for name in names}
         if constrained:
             moves = {name: m.masked_fill(getattr(self, f"forbidden_{name}"), FORBIDDEN) for name, m in moves.items()}
         return Scores(emissions, *moves.values())

@@ -134,9 +134,8 @@ def _forward_backward(scores: Scores, layout: SequenceLayout) -> tuple[Tensor, T
         without it; messages (T, C), the forward scores without it. Each row is up to a constant: log P(y_t) is the
         log-softmax of alpha + beta. That of messages is the one of alpha at the token before.
     """
-    block = torch.stack(  # (L, 2, N, C)
-        [layout.pad(scores.emissions, slots) for slots in (layout.slots, layout.reversed_slots)], dim=1
-    )
+    both = [layout.pad(scores.emissions, slots) for slots in (layout.slots, layout.reversed_slots)]  # (L, N, C) each
+    block = torch.stack(both, dim=1)  # (L, 2, N, C)
     starts = torch.stack([scores.start, scores.end])  # (2, C)
     transitions = torch.stack([scores.transitions, scores.transitions.T])  # (2, C, C)
     messages, alphas, peaks = _recursion(block, starts, transitions)  # (L, 2, N, C), (L, 2, N, C), (L, 2, N)

@@ -27,8 +27,7 @@ BUCKET_BYTES = 64 * 2**20  # gradients summed at once, about: enough to use the 
 def session(local_rank: int = -1) -> Iterator[None]:
     """Join the process group of a launcher, and leave it at the end; without a launcher there is none.
 
-    Args:
-        local_rank: what `torch.distributed.launch` passed as `--local-rank`; torchrun sets `LOCAL_RANK` instead.
+    `torch.distributed.launch` passes `local_rank` as `--local-rank`, torchrun sets `LOCAL_RANK` instead.
 
     Raises:
         UserError: more processes on this machine than it has GPUs.
@@ -67,8 +66,7 @@ def session(local_rank: int = -1) -> Iterator[None]:
 def _share_cores() -> None:
     """Divide the cores of a machine among its processes, unless the user set `OMP_NUM_THREADS`."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # torchrun sets it to 1 where it is not set.
-    if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":  # torchrun's own default is 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // processes))
 
@@ -106,16 +104,16 @@ def barrier() -> None:
 
 def main_first() -> AbstractContextManager[None]:
     """The first process runs the block before the others do, so that only it downloads what the block loads."""
-    return _first(goes_first=is_main())
+    return _first(is_main())
 
 
 def machine_first() -> AbstractContextManager[None]:
     """The first process of each machine runs the block before the others do, so that they find what it has written."""
-    return _first(goes_first=int(os.environ.get("LOCAL_RANK", rank())) == 0)
+    return _first(int(os.environ.get("LOCAL_RANK", rank())) == 0)
 
 
 @contextmanager
-def _first(*, goes_first: bool) -> Iterator[None]:
+def _first(goes_first: bool) -> Iterator[None]:  # noqa: FBT001
     if not goes_first:
         barrier()
     try:
@@ -242,8 +240,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     ends = accumulate(gradient.nbytes for gradient in gradients)
-    numbered = zip(gradients, ends, strict=True)
-    for _, pairs in groupby(numbered, key=lambda pair: (pair[0].dtype, pair[1] // BUCKET_BYTES)):
+    with_ends = zip(gradients, ends, strict=True)
+    for _, pairs in groupby(with_ends, key=lambda pair: (pair[0].dtype, pair[1] // BUCKET_BYTES)):
         bucket = [gradient for gradient, _ in pairs]
         flat = all_reduce_sum(torch.cat([gradient.flatten() for gradient in bucket]))
         for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):

@@ -18,29 +18,20 @@ class UserError(Exception):
 class ShapeMismatchError(UserError):
     """Weights whose shapes are not those of the model.
 
-    Args:
-        source: the option and file or folder that the weights come from.
-        tensors: (name, shape expected, shape that came) of each.
+    `source` is the option and file or folder that the weights come from.
     """
 
     def __init__(self, source: str, tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
         lines = [f"  {name}: expected {tuple(expected)}, got {tuple(got)}" for name, expected, got in tensors]
-        remedy = (
-            "Use weights of the same encoder; a head (classifier.…) must be of the same script and have as many "
-            "outputs as there are labels."
-        )
         super().__init__(
-            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])
+            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines])
+            + "\nUse weights of the same encoder; a head (classifier.…) must be of the same script and have as many "
+            "outputs as there are labels."
         )
 
 
 class InterruptedRunError(Exception):
-    """A run stopped after a step because a signal asked it to.
-
-    Args:
-        step: the last one done.
-        folder: its checkpoint, None if none was kept.
-    """
+    """A run stopped after a step because a signal asked it to; `folder` is its checkpoint, None if none was kept."""
 
     def __init__(self, step: int, folder: str | None) -> None:
         super().__init__(f"stopped after step {step}")
@@ -50,10 +41,7 @@ class InterruptedRunError(Exception):
 
 @contextmanager
 def exit_on_user_error(rank: int = 0) -> Iterator[None]:
-    """Log a `UserError` without a traceback and exit.
-
-    Args:
-        rank: of this process; processes other than the first log the first line only, most often of the same error.
+    """Log a `UserError` without a traceback and exit; other processes than the first log its first line only.
 
     Raises:
         SystemExit: code 2, for a `UserError`.

@@ -26,12 +26,8 @@ def readable_names(names: Sequence[str], noun: str, *, longest: int) -> tuple[li
     """Names that can be drawn, and the fonts to draw them with.
 
     The default font has no Chinese characters. Another installed font that has all of them is added; without one the
-    names are replaced by numbers, which the log explains.
-
-    Args:
-        names: of runs or labels.
-        noun: what they name.
-        longest: characters to show; longer names are truncated on the left.
+    names are replaced by numbers, which the log explains, with the `noun` for what they name. Names of more characters
+    than `longest` are truncated on the left.
     """
     from matplotlib import font_manager, rcParams  # noqa: PLC0415 - an extra
 
@@ -59,11 +55,10 @@ def _font_with(characters: set[str]) -> str | None:
         font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400)
     )
     for font in upright_first:
-        if font.name.startswith(_LAST_RESORT):
-            continue
-        content = font_manager.get_font(font.fname)
-        if all(content.get_char_index(ord(character)) for character in characters):
-            return font.name
+        if not font.name.startswith(_LAST_RESORT):
+            content = font_manager.get_font(font.fname)
+            if all(content.get_char_index(ord(character)) for character in characters):
+                return font.name
     return None
 
 

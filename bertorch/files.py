@@ -22,8 +22,6 @@ _OTHER_KINDS = {
     stat.S_IFCHR: "a device; write its content into a file first",
     stat.S_IFBLK: "a device; write its content into a file first",
 }
-_ZIP = b"PK\x03\x04"  # how a zip archive begins
-_CHUNK = 2**20
 _SHOWN_CHARACTERS = 300
 STANDARD = "-"  # names standard input or output instead of a file
 
@@ -51,13 +49,13 @@ def check_sums(path: Path) -> None:
     archive, zipfile raises many kinds of exceptions.
     """
     with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
+        if file.read(4) != b"PK\x03\x04":  # how a zip archive begins
             return
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.CRC:
                 with archive.open(member) as content:
-                    while content.read(_CHUNK):
+                    while content.read(2**20):
                         pass
 
 
@@ -68,8 +66,7 @@ def reason(error: Exception) -> str:
     """
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
-        asked = re.search(r"GLOBAL (\S+)", text)
-        wanted = f" ({asked[1]})" if asked else ""
+        wanted = "".join(f" ({name})" for name in re.findall(r"GLOBAL (\S+)", text)[:1])
         text = f"a damaged pickle, or one that asks for more than tensors{wanted}; none of its code was run"
     line = " ".join([type(error).__name__ + (":" if text else ""), *text.split()])
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
@@ -174,9 +171,7 @@ def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
 
 
 def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, remedy: str) -> Record | None:
-    """Read a JSON file that a command keeps for itself; None if there is none.
-
-    `parse` takes what is needed from the JSON value.
+    """Read a JSON file that a command keeps for itself, of which `parse` takes what is needed; None if there is none.
 
     Raises:
         UserError: it is damaged, or not what is `expected`; the error ends with the `remedy`.

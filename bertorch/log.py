@@ -27,17 +27,12 @@ def setup() -> None:
 
 def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
     """A progress bar, shown by the first process and on a terminal only."""
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=unit,
-        dynamic_ncols=True,
-        disable=not (sys.stderr.isatty() and distributed.is_main()),
-    )
+    hidden = not (sys.stderr.isatty() and distributed.is_main())
+    return tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True, disable=hidden)
 
 
 def input_bar(done: int = 0) -> tqdm:
-    """A progress bar over inputs, whose number is not known beforehand."""
+    """A progress bar over inputs of unknown number."""
     return progress_bar(None, done, unit="input")
 
 

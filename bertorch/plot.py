@@ -52,11 +52,7 @@ class Run:
 
     @classmethod
     def read(cls, name: str) -> "Run":
-        """Read the file of a run.
-
-        Raises:
-            UserError: it is missing, damaged or empty.
-        """
+        """Read the file of a run; a `UserError` if it is missing, damaged or empty."""
         path = Path(name)
         lines = read_metrics(path / METRICS if path.is_dir() else path)
         if not lines:
@@ -71,7 +67,9 @@ class Run:
 
 def draw(runs: Sequence[Run]) -> "Figure":
     """Draw the panels one below the other; that of the dev metric only if a run has one."""
-    metrics = sorted({line["metric"] for run in runs for line in run.lines if "metric" in line})
+    lines = [line for run in runs for line in run.lines]
+    keys = set().union(*lines)
+    metrics = sorted({line["metric"] for line in lines if "metric" in line})
     panels = 3 if metrics else 2
     figure = Figure(figsize=(WIDTH, HEIGHT_OF_PANEL * panels + HEIGHT_OF_NAME * len(runs)), layout="constrained")
     loss, rate, *dev = figure.subplots(panels, 1, sharex=True)
@@ -84,7 +82,6 @@ def draw(runs: Sequence[Run]) -> "Figure":
         _line(rate, run, "head_rate", color=colour, linestyle="dashed")
         for axes in dev:
             _line(axes, run, *metrics, color=colour, marker="o")
-    keys = {key for run in runs for line in run.lines for key in line}
     loss.set_title("loss of a training batch" + (", dashed: of the dev examples" if "dev_loss" in keys else ""))
     rate.set_title("learning rate" + (", dashed: of the head" if "head_rate" in keys else ""))
     for axes in dev:
@@ -121,11 +118,7 @@ def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -
 
 
 def plot(config: PlotConfig) -> None:
-    """Read runs, draw them, write the PNG.
-
-    Raises:
-        UserError: matplotlib is missing, a run has no numbers, or the file exists or cannot be written.
-    """
+    """Read runs, draw them, write the PNG."""
     require_matplotlib("bertorch.plot")
     refuse_existing([config.output], overwrite=config.overwrite)
     runs = [Run.read(name) for name in config.runs]
@@ -136,11 +129,7 @@ def plot(config: PlotConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        SystemExit: code 2 for a user error.
-    """
+    """Run the command; a user error exits with code 2."""
     config = cli.parse(PlotConfig, argv, __doc__)
     with exit_on_user_error():
         plot(config)

@@ -1,4 +1,4 @@
-"""The arithmetic of forward and backward, and what is computed in fp32 all the same."""
+"""The arithmetic of forward and backward, and what is always computed in fp32."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,15 +18,10 @@ def at_least_fp32(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Precision:
-    """The arithmetic of forward and backward; weights and optimiser state are always fp32.
+    """The arithmetic of forward and backward; weights and optimiser state are always fp32."""
 
-    Attributes:
-        name: `fp32`, `bf16` or `fp16`.
-        device_type: `cpu` or `cuda`.
-    """
-
-    name: str
-    device_type: str
+    name: str  # `fp32`, `bf16` or `fp16`
+    device_type: str  # `cpu` or `cuda`
 
     @classmethod
     def resolve(cls, name: str, device: torch.device) -> "Precision":

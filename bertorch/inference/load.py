@@ -16,9 +16,8 @@ from bertorch.inference.engine import Engine
 from bertorch.inference.model import Model
 from bertorch.precision import Precision
 from bertorch.tasks.base import LoadedFolder, Task
-from bertorch.tasks.foreign import foreign_task
 from bertorch.tasks.metadata import KEY, ModelMetadata
-from bertorch.tasks.registry import task_of
+from bertorch.tasks.registry import foreign_task, task_of
 from bertorch.weights import load_weights
 
 _OPTION = "the model's folder"

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ class Savable(Protocol):
 
     def save_pretrained(self, save_directory: Any) -> Any:
         """Write its files into a folder."""
-        ...
 
 
 class Negatives(Enum):
@@ -39,15 +38,15 @@ class Negatives(Enum):
     GLOBAL = "the batches of all processes, which compute the loss together"
 
 
-class LoadedFolder(NamedTuple):
-    """The content of a saved folder, from which a task is built.
+class InputSettings(TypedDict, total=False):
+    """How texts become inputs: keyword arguments of every task."""
 
-    Attributes:
-        folder: its path.
-        config, tokenizer: of transformers.
-        weights: by name.
-        metadata: task, head, and how to feed the model.
-    """
+    tokenizer: PreTrainedTokenizerBase
+    max_seq_length: int  # tokens of an example
+
+
+class LoadedFolder(NamedTuple):
+    """The content of a saved folder, from which a task is built."""
 
     folder: str
     config: PretrainedConfig
@@ -55,26 +54,23 @@ class LoadedFolder(NamedTuple):
     weights: Mapping[str, Tensor]
     metadata: ModelMetadata
 
+    @property
+    def inputs(self) -> InputSettings:
+        """The keyword arguments of the task."""
+        return {"tokenizer": self.tokenizer, "max_seq_length": self.metadata.max_seq_length}
+
 
 @dataclass(frozen=True)
 class Inference(Generic[Input]):
-    """How results come from inputs, such as texts or pairs of texts.
+    """How results come from inputs, such as texts or pairs of texts."""
 
-    Attributes:
-        size_of: characters of an input.
-        examples_of: tokenises inputs, at least one.
-        rows_of: from a batch on the device to rows (rows, …): one an input in the order of the batch, or any number.
-        shape: of a row.
-        dtype: of the rows.
-        is_set: whether an input has any number of rows; the first column of a row is then the input's index in the
-            batch, and the results are arrays (rows of the input, …) without it.
-    """
-
-    size_of: Callable[[Input], int]
-    examples_of: Callable[[Sequence[Input]], Examples]
-    rows_of: Callable[[Any], Tensor]
-    shape: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
+    size_of: Callable[[Input], int]  # characters of an input
+    examples_of: Callable[[Sequence[Input]], Examples]  # tokenises inputs, at least one
+    rows_of: Callable[[Any], Tensor]  # a batch on the device → (rows, *shape), one row an input, in order
+    shape: tuple[int, ...] = ()  # of a row
+    dtype: torch.dtype = torch.float32  # of the rows
+    # Whether an input has any number of rows: their first column is then the input's index in the batch, and the
+    # results are arrays (rows of the input, …) without it.
     is_set: bool = False
 
 
@@ -88,40 +84,27 @@ class Errors(NamedTuple):
 class Task(ABC, Generic[B]):
     """A model, and everything that is its task's own: loss, metric, prediction, report, card.
 
-    A task is built for training by a class method `from_pretrained` with the options of its script, and from a saved
-    folder by `from_folder`.
+    A task is built for training by a class method with the options of its script, and by `from_folder` from a saved
+    folder.
 
     Args:
         model: maps a packed batch to outputs, such as logits (N, C).
         tokenizer: of the model; None in tests that need no texts.
         max_seq_length: tokens of an example.
-
-    Attributes:
-        name: in config.json and the registry.
-        scripts: that save such folders.
-        pipeline_tag, library: what the model is for and what loads it, by the names that the hub has for them.
-        head: the name of the head in config.json.
-        label_names: C of them in the order of their ids, none where the task has no classes.
-        loss_parts: the names that `losses` gives; a training line has their means over the labels.
-        negatives: where those of the loss come from.
-        recomputes: whether the backward pass runs parts of the forward pass again.
-        head_learning_rate: the rate of `head_parameters`, None where everything has the rate of the encoder.
-        embedding_size: E of its sentence embeddings, 0 without.
-        has_confusion_matrix: whether its report has one.
     """
 
-    name: ClassVar[str]
-    scripts: ClassVar[str]
-    pipeline_tag: ClassVar[str]
-    library: ClassVar[str] = "transformers"
-    head: str
-    label_names: Sequence[str] = ()
-    loss_parts: tuple[str, ...] = ("loss",)
+    name: ClassVar[str]  # in config.json and the registry
+    scripts: ClassVar[str]  # that save such folders
+    pipeline_tag: ClassVar[str]  # what the model is for, as the hub names it
+    library: ClassVar[str] = "transformers"  # what loads it, as the hub names it
+    head: str  # its name in config.json
+    label_names: Sequence[str] = ()  # C of them in the order of their ids; none without classes
+    loss_parts: tuple[str, ...] = ("loss",)  # keys of `losses`; a training line has their means over the labels
     negatives = Negatives.NONE
-    recomputes = False
-    head_learning_rate: float | None = None
-    embedding_size = 0
-    has_confusion_matrix = False
+    recomputes = False  # whether the backward pass runs parts of the forward pass again
+    head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
+    embedding_size = 0  # E of its sentence embeddings; 0 without
+    has_confusion_matrix = False  # in its report
 
     def __init__(
         self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128
@@ -165,7 +148,7 @@ class Task(ABC, Generic[B]):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Of the model."""
+        """The model's tokenizer, which every task but those of tests has."""
         assert self._tokenizer is not None
         return self._tokenizer
 
@@ -186,85 +169,58 @@ class Task(ABC, Generic[B]):
     def usage(self) -> tuple[str, str]:
         """For the model card: a call on `bertorch.load(folder)`, and Python without bertorch, `{folder}` left open."""
 
-    # Predictions
+    # Predictions; what a task does not have raises a UserError
 
     def scorer(self) -> Inference[Any]:
-        """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them.
+        """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them."""
+        raise self._unsuited("predict", "a text or embedding")
 
-        Raises:
-            UserError: it has neither.
-        """
+    def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
+        """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
     def embedder(self, *, normalize: bool) -> Inference[str]:
-        """Sentence embeddings (E,).
-
-        Raises:
-            UserError: the task has none.
-        """
+        """Sentence embeddings (E,)."""
         raise self._unsuited("encode", "an embedding")
 
     def span_finder(self) -> Inference[Any]:
-        """Entities of `bertorch.tasks.tokens_of_text.TextTokens`: rows start, end, type, score.
-
-        Raises:
-            UserError: the task has none.
-        """
+        """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score."""
         raise self._unsuited("tag", "a tagging")
 
-    def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
-        """Inputs of `scorer` in the form that it takes.
+    def _unsuited(self, use: str, suited: str) -> UserError:
+        return UserError(f"expected {suited} model to {use} with, got one of {self.scripts}")
 
-        Raises:
-            UserError: an input has another form.
-        """
-        raise self._unsuited("predict", "a text or embedding")
-
-    @abstractmethod
-    def stream_inputs(self, path: str, *, split: str) -> Iterator[Any]:
-        """The inputs of `predictor` in a file of `bertorch.predict`, one a line; `-` is standard input.
-
-        Args:
-            path: the file.
-            split: what the tokens of a plain text are, where the task has tokens.
-        """
+    # Lines of `bertorch.predict`
 
     @abstractmethod
     def predictor(self) -> Inference[Any]:
-        """What `bertorch.predict` runs."""
+        """What is computed for an input."""
+
+    @abstractmethod
+    def stream_inputs(self, path: str, *, split: str) -> Iterator[Any]:
+        """The inputs in a file, one a line; `-` is standard input.
+
+        `split` says what the tokens of a plain text are, where the task has tokens.
+        """
 
     @abstractmethod
     def prediction_header(self) -> str | None:
-        """The line of `bertorch.predict` that names the columns, None where it writes JSON lines."""
+        """The line that names the columns, None where the lines are JSON."""
 
     @abstractmethod
     def prediction_line(self, source: Any, row: Any, *, tags: bool) -> str:
-        """The line of an input.
+        """The line of an input `source` and its result `row`; `tags` adds tokens and tags, where there are any."""
 
-        Args:
-            source: the input.
-            row: its result.
-            tags: whether to add tokens and tags, where the task has them.
-        """
-
-    # Evaluation
+    # Reports of `bertorch.evaluate`
 
     @abstractmethod
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
         """A labelled file in the form of the script's dev data: what is written in it, and the examples.
 
         Raises:
-            UserError: the file is at fault.
+            UserError: the file cannot be read, or a line is malformed.
         """
 
     @abstractmethod
     def errors(self, metric: Any, source: Any) -> Errors:
-        """The wrong examples.
-
-        Args:
-            metric: of `metric`, after the evaluation.
-            source: what `read_labelled` read.
-        """
-
-    def _unsuited(self, wish: str, suited: str) -> UserError:
-        return UserError(f"expected {suited} model to {wish} with, got one of {self.scripts}")
+        """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""

@@ -1,7 +1,7 @@
 """Classification of texts and pairs: `run_classifier.py`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
-from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts
+from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.pretrained import empty_model, saved_label_names
-from bertorch.tasks.base import Errors, Inference, LoadedFolder, Losses
+from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.metrics import ClassificationMetric
-from bertorch.tasks.scoring import ScoringTask, Text, characters, text_columns, wrong_texts
+from bertorch.tasks.scoring import ScoringTask, wrong_texts
 from bertorch.weights import load_into
 
 
@@ -42,7 +42,7 @@ class ClassificationTask(ScoringTask):
         model: gives logits (N, C).
         label_names: C of them.
         text_pair: whether the inputs are pairs; None if that is not known, and both are taken.
-        tokenizer, max_seq_length: see `Task`.
+        inputs: see `Task`.
     """
 
     name = "classification"
@@ -58,10 +58,9 @@ class ClassificationTask(ScoringTask):
         label_names: Sequence[str],
         *,
         text_pair: bool | None = False,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        max_seq_length: int = 128,
+        **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, tokenizer, max_seq_length)
+        super().__init__(model, **inputs)
         self.label_names = label_names
         self._text_pair = text_pair
 
@@ -91,8 +90,7 @@ class ClassificationTask(ScoringTask):
         model = SequenceClassifier(empty_model(AutoModelForSequenceClassification, loaded.config, loaded.folder))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
         text_pair = loaded.metadata.setting("text_pair", (None, False, True), loaded.folder)
-        length = loaded.metadata.max_seq_length
-        return cls(model, label_names, text_pair=text_pair, tokenizer=loaded.tokenizer, max_seq_length=length)
+        return cls(model, label_names, text_pair=text_pair, **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
@@ -112,21 +110,12 @@ class ClassificationTask(ScoringTask):
         return 0 if self._text_pair is None else 1 + self._text_pair
 
     @override
-    def scorer(self) -> Inference[Any]:
-        return Inference(characters, self._examples, self._probabilities, (len(self.label_names),))
-
-    def _examples(self, texts: Sequence[Text]) -> Dataset:
-        columns, no_labels = text_columns(texts), np.zeros(len(texts))
-        return Dataset.of_sequences(self.tokenizer, columns, no_labels, max_length=self.max_seq_length)
-
-    def _probabilities(self, batch: PackedBatch) -> Tensor:
-        return self.outputs(batch).float().softmax(-1)  # (N, C)
+    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+        return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
-        num_texts = self.num_texts or 1 + has_pairs(path)
-        read = read_labelled_texts(path, self.label_names, num_texts=num_texts, on_bad_line=on_bad_line)
-        return read, Dataset.of_sequences(self.tokenizer, read.columns, read.labels, max_length=self.max_seq_length)
+    def _scores(self, batch: PackedBatch) -> Tensor:
+        return self.outputs(batch).float().softmax(-1)  # (N, C)
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
@@ -149,12 +138,5 @@ def classification_losses(logits: Tensor, batch: PackedBatch) -> Losses:
 
 def misclassified(metric: ClassificationMetric, source: LabelledTexts, label_names: Sequence[str]) -> Errors:
     """The misclassified examples with both labels, and the probability of the wrong one."""
-    wrong = np.flatnonzero(metric.predicted != metric.gold)
-    rows = wrong_texts(
-        source.columns,
-        wrong,
-        (label_names[index] for index in metric.gold[wrong]),
-        (label_names[index] for index in metric.predicted[wrong]),
-        (f"{probability:.6f}" for probability in metric.probabilities[wrong]),
-    )
-    return Errors(["number", "label", "predicted", "probability", "a", "b"][: 4 + len(source.columns)], rows)
+    names = np.array(label_names, dtype=object)  # (C,)
+    return wrong_texts(source, names[metric.gold], names[metric.predicted], "probability", metric.probabilities)

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import Self, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +16,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.base import Errors, LoadedFolder, Losses, Negatives
+from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.metrics import CorrelationMetric
@@ -53,7 +52,7 @@ class ContrastiveTask(EmbeddingTask):
         gather_negatives: whether the rows of the other processes are negatives too.
         keep_duplicates: whether rows with the same text are negatives of each other.
         micro_batch_size: rows that are encoded at once; None encodes the whole batch.
-        tokenizer, max_seq_length, prompt: see `EmbeddingTask`.
+        prompt, inputs: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -68,11 +67,10 @@ class ContrastiveTask(EmbeddingTask):
         gather_negatives: bool = False,
         keep_duplicates: bool = False,
         micro_batch_size: int | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        max_seq_length: int = 128,
         prompt: str = "",
+        **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model, tokenizer, max_seq_length, prompt)
+        super().__init__(model, model, prompt=prompt, **inputs)
         self.negatives = Negatives.GLOBAL if gather_negatives else Negatives.LOCAL
         self.recomputes = micro_batch_size is not None
         self._loss = loss
@@ -88,16 +86,13 @@ class ContrastiveTask(EmbeddingTask):
         symmetric: bool = False,
         dropout: float | None = None,
     ) -> Self:
-        """Load the model that the options name, with the loss that they describe.
+        """Load the model that the options name, with the loss that they describe, see `in_batch_negatives_loss`.
 
         Args:
-            config: the run's options.
-            tokenizer: the model's.
-            symmetric: also pick the anchor of each positive, see `in_batch_negatives_loss`.
             dropout: hidden and attention dropout of the encoder; None keeps those of its config.
 
         Raises:
-            UserError: the model or an option is at fault.
+            UserError: the model cannot be loaded, or does not suit an option.
         """
         model = SentenceEncoder.from_pretrained(
             config.pretrained_model_name_or_path, config.pooling_mode, config.output_emb_size, dropout=dropout
@@ -118,7 +113,7 @@ class ContrastiveTask(EmbeddingTask):
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         model = empty_embedder(loaded)
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+        return cls(model, **loaded.inputs)
 
     @override
     def losses(self, batch: PackedBatch) -> Losses:
@@ -138,21 +133,15 @@ class ContrastiveTask(EmbeddingTask):
         return CorrelationMetric(device)
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
-        read = read_scored_pairs(path, on_bad_line=on_bad_line)
-        return read, self._tokenized(read.columns, read.labels)
+    def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
+        return read_scored_pairs(path, on_bad_line=on_bad_line)
 
     @override
     def errors(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
         """Where the scores are 0 and 1: the pairs on the wrong side of the threshold that is best by accuracy."""
-        header, threshold = ["number", "label", "predicted", "cosine", "a", "b"], metric.report().get("threshold")
-        if threshold is None:
-            return Errors(header, [])
-        taken, positive = metric.cosines >= threshold["accuracy_threshold"], metric.scores == 1  # (examples,) each
-        wrong = np.flatnonzero(taken != positive)
-        cosines = (f"{cosine:.6f}" for cosine in metric.cosines[wrong])
-        details = (wrong, positive[wrong].astype(int), taken[wrong].astype(int), cosines)
-        return Errors(header, wrong_texts(source.columns, *details))
+        gold, threshold = metric.scores == 1, metric.report().get("threshold")  # (examples,)
+        predicted = gold if threshold is None else metric.cosines >= threshold["accuracy_threshold"]  # (examples,)
+        return wrong_texts(source, gold.astype(int), predicted.astype(int), "cosine", metric.cosines)
 
 
 def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None) -> Tensor:
@@ -168,7 +157,7 @@ def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None
     Args:
         model: gives embeddings (N, E).
         batch: N sentences.
-        sentences: those of a chunk; None, or as many as the batch has, encodes it in one piece.
+        sentences: those of a chunk; None encodes the batch in one piece.
 
     Returns:
         (N, E).

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers import AutoModel
 from typing_extensions import override
 
 from bertorch.config import POOLING_MODES
@@ -17,9 +17,9 @@ from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.base import Inference, LoadedFolder, Savable
+from bertorch.tasks.base import Inference, InputSettings, LoadedFolder, Savable
 from bertorch.tasks.metrics import pair_cosines
-from bertorch.tasks.scoring import ScoringTask, Text, characters, text_columns
+from bertorch.tasks.scoring import ScoringTask
 
 
 class EmbeddingTask(ScoringTask):
@@ -28,22 +28,17 @@ class EmbeddingTask(ScoringTask):
     Args:
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
-        tokenizer, max_seq_length: see `Task`.
-        prompt: stands before each text in use.
+        prompt: prepended to each text in use.
+        inputs: see `Task`.
     """
 
     pipeline_tag = "sentence-similarity"
     library = "sentence-transformers"
 
     def __init__(
-        self,
-        model: EncoderModel,
-        embedder: SentenceEncoder,
-        tokenizer: PreTrainedTokenizerBase | None,
-        max_seq_length: int,
-        prompt: str = "",
+        self, model: EncoderModel, embedder: SentenceEncoder, *, prompt: str = "", **inputs: Unpack[InputSettings]
     ) -> None:
-        super().__init__(model, tokenizer, max_seq_length)
+        super().__init__(model, **inputs)
         self._prompt = prompt
         self.embedder_model = embedder
         self.embedding_size = embedder.size
@@ -69,12 +64,6 @@ class EmbeddingTask(ScoringTask):
         return Inference(len, self._examples, partial(self._embeddings, normalize=normalize), (self.embedding_size,))
 
     @override
-    def scorer(self) -> Inference[Any]:
-        return Inference(characters, self._examples, self._scores, (len(self.label_names) + 1,))
-
-    def _examples(self, texts: Sequence[Text]) -> Dataset:
-        return self._tokenized(text_columns(texts), np.zeros(len(texts)))
-
     def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
         if self._prompt:
             columns = [[self._prompt + text for text in column] for column in columns]
@@ -87,6 +76,7 @@ class EmbeddingTask(ScoringTask):
     def _pairs(self, batch: PackedBatch) -> Tensor:
         return self.embedder_model(batch).float().view(-1, 2, self.embedding_size)  # (examples, 2, E)
 
+    @override
     def _scores(self, batch: PackedBatch) -> Tensor:
         return pair_cosines(self._pairs(batch))[:, None]  # (examples, 1)
 
@@ -98,11 +88,7 @@ class EmbeddingTask(ScoringTask):
 
 
 def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:
-    """The sentence encoder of a saved folder, whose weights are still to be loaded.
-
-    Raises:
-        UserError: config or metadata are not of one.
-    """
+    """The sentence encoder of a saved folder, whose weights are still to be loaded."""
     metadata, folder = loaded.metadata, loaded.folder
     pooling_mode = metadata.setting("pooling_mode", POOLING_MODES, folder)
     model = empty_model(AutoModel, loaded.config, folder)

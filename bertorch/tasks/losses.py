@@ -26,7 +26,7 @@ def in_batch_negatives_loss(
         Gao, Yao and Chen, SimCSE: Simple Contrastive Learning of Sentence Embeddings, EMNLP 2021.
 
     Args:
-        embeddings: (M, S, E): anchor, positive and S-2 hard negatives of each of M rows.
+        embeddings: (M, S, E), anchor, positive and S-2 hard negatives of each of M rows.
         text_ids: (M, S) int64, equal for equal texts; None lets duplicates count as negatives.
         margin: subtracted from the cosine of anchor and own positive.
         scale: the inverse of the temperature, by which cosines are multiplied.

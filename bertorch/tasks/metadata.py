@@ -13,18 +13,12 @@ KEY = "bertorch"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What config and weights of a folder do not tell.
+    """What config and weights of a folder do not say."""
 
-    Attributes:
-        task: a name of `bertorch.tasks.registry.TASKS`.
-        head: a name that the task has for its head.
-        max_seq_length: tokens of an example in training.
-        settings: of the task, which checks them when it is built from the folder; values as JSON has them.
-    """
-
-    task: str
-    head: str
-    max_seq_length: int
+    task: str  # a key of `bertorch.tasks.registry.TASKS`
+    head: str  # the name that the task has for its head
+    max_seq_length: int  # tokens of an example in training
+    # Of the task, which checks them when it is built from the folder; values as JSON has them.
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, config: PretrainedConfig) -> None:
@@ -34,46 +28,29 @@ class ModelMetadata:
 
     @classmethod
     def read(cls, config: PretrainedConfig, folder: str, weight_names: Collection[str]) -> "ModelMetadata":
-        """The metadata in a model's config, which has some.
-
-        Args:
-            config: of the folder.
-            folder: for errors.
-            weight_names: of the folder's weights, for folders from before heads had names.
+        """The metadata in a folder's config, which has some; the names of its weights show the head of older folders.
 
         Raises:
             UserError: it is not as `write` leaves it.
         """
-        values = getattr(config, KEY)
+        values, where = getattr(config, KEY), f"{folder}/config.json: {KEY}"
         if not isinstance(values, dict) or not {"task", "max_seq_length"} <= values.keys():
-            raise UserError(
-                f"{folder}/config.json: {KEY}: expected the fields task, head, max_seq_length, got {values!r}"
-            )
+            raise UserError(f"{where}: expected the fields task, head, max_seq_length, got {values!r}")
         settings = _convert_legacy(values, weight_names)
         task, head, length = settings.pop("task"), settings.pop("head"), settings.pop("max_seq_length")
         if not isinstance(length, int) or length < 1:
-            raise UserError(
-                f"{folder}/config.json: {KEY}: expected max_seq_length to be a whole number, got {length!r}"
-            )
+            raise UserError(f"{where}: expected max_seq_length to be a whole number, got {length!r}")
         return cls(task=task, head=head, max_seq_length=length, settings=settings)
 
     def setting(self, name: str, allowed: tuple[Any, ...], folder: str) -> Any:
-        """A setting, None if it is not there.
-
-        Raises:
-            UserError: it is none of the values allowed.
-        """
+        """A setting, None if it is not there; a `UserError` if it is none of the values allowed."""
         value = self.settings.get(name)
         if value not in allowed:
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected one of {allowed}, got {value!r}")
         return value
 
     def size(self, name: str, folder: str) -> int | None:
-        """A setting that is a whole number, or None.
-
-        Raises:
-            UserError: it is something else.
-        """
+        """A setting, None if it is not there; a `UserError` if it is no whole number."""
         value = self.settings.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")

@@ -1,26 +1,62 @@
-"""The tasks by the names that config.json has for them."""
+"""The tasks by the names that config.json has for them, and those of folders that bertorch did not save."""
 
 from typing import Any
 
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from bertorch.data.tags import TagSet
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.foreign import load_complete, recognise
+from bertorch.encoder.pretrained import load_config, load_tokenizer, saved_label_names
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.encoder.sentence_modules import read_modules
 from bertorch.errors import UserError
-from bertorch.tasks.base import LoadedFolder, Task
+from bertorch.tasks.base import InputSettings, LoadedFolder, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.sentence_bert import SentenceBertTask
+from bertorch.tasks.tag_heads import LinearTagger
 from bertorch.tasks.tagging import TaggingTask
 
 TASKS: dict[str, type[Task[Any]]] = {
     task.name: task for task in (ClassificationTask, SentenceBertTask, ContrastiveTask, TaggingTask)
 }
+_OPTION = "the model's folder"
 
 
 def task_of(loaded: LoadedFolder) -> Task[Any]:
-    """Build the task of a saved folder.
+    """Build the task of a folder that bertorch saved.
 
     Raises:
-        UserError: config.json names no task that is known, or the folder is at fault.
+        UserError: config.json names no task that is known, or the folder is incomplete.
     """
     name = loaded.metadata.task
     if name not in TASKS:
         raise UserError(f"{loaded.folder}/config.json: expected a task of {', '.join(TASKS)}, got {name!r}")
     return TASKS[name].from_folder(loaded)
+
+
+def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
+    """Build the task of a folder without our metadata.
+
+    It is one of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`. `max_seq_length` None takes what the folder says.
+
+    Raises:
+        UserError: it is something else, or its modules and settings are not among those that can be opened.
+    """
+    modules = read_modules(folder)
+    source = folder if modules is None else modules.transformer_folder
+    config, tokenizer = load_config(source, _OPTION), load_tokenizer(source, _OPTION)
+    found = recognise(folder, modules, config, tokenizer)
+    inputs: InputSettings = {"tokenizer": tokenizer, "max_seq_length": max_seq_length or found["max_seq_length"]}
+    if modules is not None:
+        modules.prepare(tokenizer)
+        model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
+        return ContrastiveTask(model, prompt=modules.prompt, **inputs)
+    label_names = saved_label_names(config, folder)
+    if found["task"] == "classification":
+        classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
+        return ClassificationTask(classifier, label_names, text_pair=None, **inputs)
+    tags = TagSet(label_names, found["tag_scheme"], f"{folder}/config.json: id2label")
+    return TaggingTask(LinearTagger(load_complete(AutoModelForTokenClassification, folder), tags), "linear", **inputs)

@@ -4,31 +4,28 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+from torch import Tensor
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset
 from bertorch.data.lines import HALF_PAIR
-from bertorch.data.readers import stream_texts
+from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, stream_texts
 from bertorch.errors import UserError
-from bertorch.tasks.base import Inference, Task
+from bertorch.tasks.base import Errors, Inference, Task
 
 Text: TypeAlias = str | tuple[str, str]
-# The texts of an input; 0 takes those of the first.
+# By the number of texts of an input; 0 takes that of the first input.
 _FORMS = {1: "a text", 2: "a pair, a tuple of two texts", 0: "a text or a pair of texts"}
 
 
 class Prediction(NamedTuple):
-    """What a model says of a text or a pair.
+    """What a model says of a text or a pair."""
 
-    Attributes:
-        label: the likeliest; None of a model that only embeds.
-        probabilities: of each label, in the order of the label file.
-        cosine: of the embeddings of a pair; None of a classifier, which has none.
-    """
-
-    label: str | None
-    probabilities: Mapping[str, float]
-    cosine: float | None
+    label: str | None  # the likeliest; None of a model that only embeds
+    probabilities: Mapping[str, float]  # of each label, in the order of the label file
+    cosine: float | None  # of the embeddings of a pair; None of a classifier, which has none
 
     @property
     def probability(self) -> float | None:
@@ -43,6 +40,23 @@ class ScoringTask(Task[PackedBatch]):
     @abstractmethod
     def num_texts(self) -> int:
         """Texts of an input, 1 or 2; 0 if both are possible."""
+
+    @abstractmethod
+    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+        """Examples from the texts, or the first and the second texts of pairs, with labels (N,)."""
+
+    @abstractmethod
+    def _scores(self, batch: PackedBatch) -> Tensor:
+        """(N, C) probabilities; a cosine is one more column."""
+
+    @override
+    def scorer(self) -> Inference[Any]:
+        columns = len(self.label_names) + (self.embedding_size > 0)
+        return Inference(_characters, self._examples, self._scores, (columns,))
+
+    def _examples(self, texts: Sequence[Text]) -> Dataset:
+        columns = zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True)
+        return self._tokenized([list(column) for column in columns], np.zeros(len(texts)))
 
     @override
     def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Text]:
@@ -74,6 +88,15 @@ class ScoringTask(Task[PackedBatch]):
         cosine = row[-1] if self.embedding_size else None
         return Prediction(max(probabilities, key=probabilities.__getitem__, default=None), probabilities, cosine)
 
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+        read = self._read(path, on_bad_line)
+        return read, self._tokenized(read.columns, read.labels)
+
+    def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
+        num_texts = self.num_texts or 1 + has_pairs(path)
+        return read_labelled_texts(path, self.label_names, num_texts=num_texts, on_bad_line=on_bad_line)
+
 
 def checked_texts(inputs: Iterable[Any], num_texts: int) -> Iterator[Any]:
     """Inputs that are all texts (`num_texts` 1), all pairs (2), or all like the first (0).
@@ -92,25 +115,17 @@ def checked_texts(inputs: Iterable[Any], num_texts: int) -> Iterator[Any]:
         yield each if isinstance(each, str) else parts
 
 
-def characters(text: Text) -> int:
-    """Characters of a text or pair."""
+def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
-def text_columns(texts: Sequence[Text]) -> list[list[str]]:
-    """A list of texts, or two of the first and second texts of pairs."""
-    columns = zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True)
-    return [list(column) for column in columns]
-
-
-def wrong_texts(columns: Sequence[Sequence[str]], *details: Iterable[Any]) -> list[list[str]]:
-    """A row for each wrong example: its number from 1, the details, the texts.
-
-    Args:
-        columns: the texts of all examples.
-        details: of the wrong examples: indices first, then what is told of each.
-    """
-    return [
-        [str(index + 1), *map(str, more), *(column[index] for column in columns)]
-        for index, *more in zip(*details, strict=True)
+def wrong_texts(
+    source: LabelledTexts, gold: np.ndarray, predicted: np.ndarray, score_name: str, scores: np.ndarray
+) -> Errors:
+    """The examples whose gold and predicted label (N,) differ: numbers from 1, both labels, the score, the texts."""
+    rows = [
+        [str(index + 1), str(gold[index]), str(predicted[index]), f"{scores[index]:.6f}"]
+        + [column[index] for column in source.columns]
+        for index in np.flatnonzero(gold != predicted)
     ]
+    return Errors(["number", "label", "predicted", score_name, "a", "b"][: 4 + len(source.columns)], rows)

@@ -1,7 +1,7 @@
 """Sentence-BERT, a classifier over the embeddings of two sentences: `run_sentencebert.py`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -15,17 +15,10 @@ from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.tasks.base import Errors, LoadedFolder, Losses
+from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
-from bertorch.tasks.metrics import (
-    ClassificationMetric,
-    ExampleRows,
-    best_threshold,
-    pair_cosines,
-    pearson,
-    spearman,
-)
+from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
 
@@ -76,7 +69,7 @@ class SiameseClassifier(EncoderModel):
         return weights
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """The embeddings of both sentences of each example, (examples, 2, E)."""
+        """Embeddings (examples, 2, E) of both sentences of each example."""
         return self.embedder(batch).view(-1, 2, self.embedder.size)
 
     def classify(self, embeddings: Tensor) -> Tensor:
@@ -94,7 +87,7 @@ class SentenceBertTask(EmbeddingTask):
     Args:
         model: gives the embeddings of pairs, and their logits (examples, C).
         label_names: C of them.
-        tokenizer, max_seq_length: see `Task`.
+        inputs: see `Task`.
     """
 
     name = "sentence_bert"
@@ -103,15 +96,8 @@ class SentenceBertTask(EmbeddingTask):
     loss_parts = ("loss", "accuracy")
     has_confusion_matrix = True
 
-    def __init__(
-        self,
-        model: SiameseClassifier,
-        label_names: Sequence[str],
-        *,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        max_seq_length: int = 128,
-    ) -> None:
-        super().__init__(model, model.embedder, tokenizer, max_seq_length)
+    def __init__(self, model: SiameseClassifier, label_names: Sequence[str], **inputs: Unpack[InputSettings]) -> None:
+        super().__init__(model, model.embedder, **inputs)
         self.siamese = model
         self.label_names = label_names
 
@@ -144,7 +130,7 @@ class SentenceBertTask(EmbeddingTask):
         concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
         model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, label_names, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+        return cls(model, label_names, **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
@@ -163,11 +149,6 @@ class SentenceBertTask(EmbeddingTask):
         pairs = self._pairs(batch)  # (examples, 2, E)
         probabilities = self.siamese.classify(pairs).float().softmax(-1)  # (examples, C)
         return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
-
-    @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
-        read = read_labelled_texts(path, self.label_names, num_texts=2, on_bad_line=on_bad_line)
-        return read, self._tokenized(read.columns, read.labels)
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
@@ -199,5 +180,5 @@ class SentenceBertMetric(ClassificationMetric):
         thresholds = {self._label_names[index]: best_threshold(self.cosines, self.gold == index) for index in positives}
         cosine: dict[str, Any] = {"thresholds": thresholds}
         if len(self._label_names) == 2:
-            cosine |= {"spearman": spearman(self.cosines, self.gold), "pearson": pearson(self.cosines, self.gold)}
+            cosine |= correlations(self.cosines, self.gold)
         return {**super().report(), "cosine": cosine}

@@ -7,21 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.data.tagged_dataset import TaggedBatch
-from bertorch.tasks.metrics import f1_scores
+from bertorch.tasks.metrics import Metric, f1_scores
 from bertorch.tasks.tag_heads import SpanModel
 
 Extent: TypeAlias = tuple[int, int, int, int]  # example, first word, end (exclusive), type
 _ALL = "micro average"
 
 
-class SpanMetric:
+class SpanMetric(Metric[TaggedBatch]):
     """Mean loss of a word, and precision, recall and F1 of entities by type; the outputs are those of a `SpanModel`.
 
-    Attributes:
-        gold, predicted: the entities, after `reduce`.
+    After `reduce`, `gold` and `predicted` are the entities.
     """
 
     name = "F1"
@@ -30,12 +30,10 @@ class SpanMetric:
         self._model = model
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, words, words with right tags, examples
         self._has_tags = False
-        self._indices: list[np.ndarray] = []
-        self._examples = 0
         self._rows = [torch.zeros(0, 5, dtype=torch.int64, device=device)]  # extents, and whether they are gold
 
+    @override
     def update(self, outputs: Tensor, batch: TaggedBatch, indices: np.ndarray, /) -> None:
-        """See `Metric.update`."""
         decoded = self._model.decode(outputs, batch)
         self._sums[0] += self._model.loss(outputs, batch)
         self._sums[1] += len(batch.labels)
@@ -43,22 +41,18 @@ class SpanMetric:
         if decoded.tags is not None:
             self._has_tags = True
             self._sums[2] += (decoded.tags == batch.labels).sum()
+        example_ids = torch.from_numpy(indices).to(outputs.device)  # (examples,)
         for is_gold, extents in enumerate([decoded.spans.extents, self._model.gold_extents(batch)]):
             rows = F.pad(extents, (0, 1), value=is_gold)  # (M, 5)
-            rows[:, 0] += self._examples  # the example of this process, for now
+            rows[:, 0] = example_ids[rows[:, 0]]  # from the index in the batch
             self._rows.append(rows)
-        self._indices.append(indices)
-        self._examples += len(indices)
 
+    @override
     def reduce(self) -> None:
-        """See `Metric.reduce`."""
         distributed.all_reduce_sum(self._sums)
-        rows = torch.cat(self._rows)  # (local spans, 5)
-        indices = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *self._indices])).to(rows.device)
-        rows[:, 0] = indices[rows[:, 0]]
-        everything, _ = distributed.gather_rows(rows)  # (spans of all processes, 5)
+        rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (spans of all processes, 5)
         found: tuple[set[Extent], set[Extent]] = (set(), set())
-        for *extent, is_gold in everything.tolist():
+        for *extent, is_gold in rows.tolist():
             found[is_gold].add(tuple(extent))
         self.predicted, self.gold = found
 
@@ -68,24 +62,25 @@ class SpanMetric:
         return self._model.tags.types
 
     @property
+    @override
     def value(self) -> float:
-        """Micro F1 in [0, 1]."""
-        return self._strict()[_ALL]["f1"]
+        return self._strict()[_ALL]["f1"]  # micro F1 in [0, 1]
 
     @property
     def loss(self) -> float:
         """Mean loss of a word."""
         return (self._sums[0] / self._sums[1]).item()
 
+    @override
     def numbers(self) -> Mapping[str, float]:
-        """See `Metric.numbers`."""
         scores = self._strict()[_ALL]
         return {"F1": scores["f1"], "precision": scores["precision"], "recall": scores["recall"], "loss": self.loss}
 
+    @override
     def line(self) -> str:
-        """See `Metric.line`."""
         return f"eval loss: {self.loss:.5f}, F1: {self.value:.5f}"
 
+    @override
     def summary(self) -> Sequence[str]:
         """A table of precision, recall, F1 and support by type, and over all."""
         width = max(map(len, [*self.types, _ALL]))
@@ -95,6 +90,7 @@ class SpanMetric:
             lines.append(f"{name:{width}}  {precision:9.5f} {recall:7.5f} {f1:7.5f}  {support:7d}")
         return lines
 
+    @override
     def report(self) -> dict[str, Any]:
         """Strict and lenient scores by type and over all.
 
@@ -115,26 +111,23 @@ class SpanMetric:
         return found
 
     def _strict(self) -> dict[str, dict[str, float]]:
-        right, predicted, gold = (
-            self._by_type(each) for each in (self.gold & self.predicted, self.predicted, self.gold)
-        )
-        return {name: f1_scores(right[name], predicted[name], gold[name]) for name in right}
+        counts = map(self._by_type, (self.gold & self.predicted, self.predicted, self.gold))
+        return {name: f1_scores(*each) for name, *each in zip([*self.types, _ALL], *counts, strict=True)}
 
     def _lenient(self) -> dict[str, dict[str, float]]:
-        recalled = self._by_type(_overlapping(self.gold, self.predicted))
-        precise = self._by_type(_overlapping(self.predicted, self.gold))
-        predicted, gold = self._by_type(self.predicted), self._by_type(self.gold)
+        right, found = _overlapping(self.predicted, self.gold), _overlapping(self.gold, self.predicted)
+        counts = map(self._by_type, (right, self.predicted, found, self.gold))
         scores = {}
-        for name, support in gold.items():
-            precision, recall = precise[name] / max(predicted[name], 1), recalled[name] / max(support, 1)
+        for name, precise, predicted, recalled, support in zip([*self.types, _ALL], *counts, strict=True):
+            precision, recall = precise / max(predicted, 1), recalled / max(support, 1)
             f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
             scores[name] = {"precision": precision, "recall": recall, "f1": f1, "support": support}
         return scores
 
-    def _by_type(self, extents: set[Extent]) -> dict[str, int]:
+    def _by_type(self, extents: set[Extent]) -> list[int]:
         """How many entities each type has, and all together."""
-        counts = np.bincount([type_ for *_, type_ in extents], minlength=len(self.types)).tolist()
-        return dict(zip([*self.types, _ALL], [*counts, len(extents)], strict=True))
+        counts = np.bincount([type_ for *_, type_ in extents], minlength=len(self.types))
+        return [*counts.tolist(), len(extents)]
 
 
 def _overlapping(extents: set[Extent], others: set[Extent]) -> set[Extent]:

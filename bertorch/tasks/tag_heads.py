@@ -25,20 +25,16 @@ from bertorch.weights import load_into
 
 
 class Decoded(NamedTuple):
-    """What a head makes of a batch: its spans, and the tags (K,) int64 that spell them, where the head has tags."""
+    """The entities that a head finds in a batch."""
 
     spans: SpanBatch
-    tags: Tensor | None
+    tags: Tensor | None  # (K,) int64 tags that spell the spans; None of a head without tags
 
 
 class SpanModel(EncoderModel):
-    """An encoder with a head that finds the entities of packed batches.
+    """An encoder with a head that finds the entities of packed batches."""
 
-    Attributes:
-        tags: the tags of the data and their scheme; the types of entities are theirs.
-    """
-
-    tags: TagSet
+    tags: TagSet  # of the data, with their scheme; the types of entities are theirs
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
@@ -79,27 +75,17 @@ class LinearTagger(TokenClassifier, SpanModel):
 
     @classmethod
     def from_pretrained(cls, name: str, tags: TagSet, *, constrain_training: bool = False) -> Self:
-        """Load a hub model or local folder with a fresh head; labels and scheme go into its config.
-
-        Raises:
-            UserError: it cannot be loaded, or is no encoder with a token classification head.
-        """
+        """Load a hub model or local folder with a fresh head; labels and scheme go into its config."""
         model = cls.pretrained(name, tags.tags)
         model.config.tag_scheme = tags.scheme_name
         return cls(model, tags, constrain_training=constrain_training)
 
     @classmethod
     def from_folder(cls, loaded: LoadedFolder) -> Self:
-        """Build the model of a saved folder.
-
-        Raises:
-            UserError: config or weights are not of one.
-        """
+        """Build the model of a saved folder; a `UserError` if config or weights are not of one."""
         folder, scheme = loaded.folder, getattr(loaded.config, "tag_scheme", None)
         if scheme not in SCHEMES:
-            raise UserError(
-                f"{folder}: expected a folder saved by run_ner.py, got a config.json without its tag_scheme"
-            )
+            raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without tag_scheme")
         tags = TagSet(saved_label_names(loaded.config, folder), scheme, folder)
         model = cls(empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
         load_into(model.weights, loaded.weights, model.encoder_prefix, folder)
@@ -121,7 +107,7 @@ class LinearTagger(TokenClassifier, SpanModel):
         return self.find_spans(batch.labels, batch.cu_words)
 
     def _scores(self, emissions: Tensor, tags: Tensor, extents: Tensor, batch: TaggedBatch) -> Tensor:
-        """(M,) probability that exactly these tags stand on the words of each entity.
+        """(M,) probability that the words of each entity have exactly these tags.
 
         P(y_i..y_j) = P(y_j) · Π P(y_t-1 | y_t) for t from i+1 to j, as the chain of tags is a Markov chain.
         """

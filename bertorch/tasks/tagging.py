@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
-from bertorch.tasks.base import Errors, Inference, LoadedFolder, Losses, Task
+from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.span_metric import Extent, SpanMetric
 from bertorch.tasks.tag_heads import HEADS, SpanModel
 from bertorch.tasks.text_tokens import TaggedText, TextTokens, joined
@@ -31,13 +31,13 @@ def tagged_sentences(
 
 
 class TaggingTask(Task[TaggedBatch]):
-    """The loss of a head, a word; the dev metric is entity F1.
+    """The loss of a head, by words; the dev metric is entity F1.
 
     Args:
         model: with its head.
         head: its name in `HEADS`.
         head_learning_rate: rate of the head's own parameters, if it has any.
-        tokenizer, max_seq_length: see `Task`.
+        inputs: see `Task`.
     """
 
     name = "tagging"
@@ -50,10 +50,9 @@ class TaggingTask(Task[TaggedBatch]):
         head: str,
         *,
         head_learning_rate: float | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        max_seq_length: int = 128,
+        **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, tokenizer, max_seq_length)
+        super().__init__(model, **inputs)
         self.span_model = model
         self.head = head
         self.label_names = model.tags.tags
@@ -89,7 +88,7 @@ class TaggingTask(Task[TaggedBatch]):
         if head not in HEADS:
             raise UserError(f"{loaded.folder}/config.json: expected a head of {', '.join(HEADS)}, got {head!r}")
         model = HEADS[head].from_folder(loaded)
-        return cls(model, head, tokenizer=loaded.tokenizer, max_seq_length=loaded.metadata.max_seq_length)
+        return cls(model, head, **loaded.inputs)
 
     @override
     def losses(self, batch: TaggedBatch) -> Losses:
@@ -114,14 +113,16 @@ class TaggingTask(Task[TaggedBatch]):
             name: _without_last_label(tensor, expected.get(names[name], tensor.shape), len(self.label_names))
             for name, tensor in weights.items()
         }
-        changed = [name for name in weights if converted[name].shape != weights[name].shape]
-        if changed:
+        if changed := [name for name in weights if converted[name].shape != weights[name].shape]:
             logger.info("skipped the last label of the earlier bertorch, [PAD], in {}", ", ".join(changed))
         return converted
 
     @override
     def span_finder(self) -> Inference[TextTokens]:
-        return Inference(_characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
+        def characters(text: TextTokens) -> int:
+            return sum(map(len, text.tokens))
+
+        return Inference(characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
 
     def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
         tokens = [text.tokens for text in texts]
@@ -188,10 +189,6 @@ class TaggingTask(Task[TaggedBatch]):
         if self.head != "linear":
             elsewhere += "\n# transformers does not know this head: it tags by the emissions alone"
         return f"tag([{text!r}])[0]", elsewhere
-
-
-def _characters(text: TextTokens) -> int:
-    return sum(map(len, text.tokens))
 
 
 def _without_last_label(tensor: Tensor, expected: torch.Size, num_labels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts → the tokens that a tagger sees, and entities → where they stand in the text."""
+"""Texts → the tokens that a tagger sees, and entities → their positions in the text."""
 
 import re
 from collections.abc import Sequence
@@ -17,58 +17,35 @@ SPLITS = {"characters": _CHARACTERS, "words": _WORDS}
 
 
 class Entity(NamedTuple):
-    """An entity in a text.
+    """An entity in a text; positions are characters of a plain text, or tokens of a list of tokens."""
 
-    Attributes:
-        type: such as `PER`.
-        start, end: where it is, the end exclusive: in characters of a plain text, in tokens of a list of tokens.
-        text: what stands there.
-        score: the probability of exactly this entity.
-    """
-
-    type: str
+    type: str  # such as `PER`
     start: int
-    end: int
+    end: int  # exclusive
     text: str
-    score: float
+    score: float  # the probability of exactly this entity
 
 
 @dataclass(frozen=True)
 class TaggedText:
-    """A text with what was found in it.
-
-    Attributes:
-        tokens: that were tagged.
-        tags: a tag for each token.
-        entities: in the order of the text.
-    """
+    """A text with what was found in it."""
 
     tokens: list[str]
-    tags: list[str]
-    entities: list[Entity]
+    tags: list[str]  # a tag for each token
+    entities: list[Entity]  # in the order of the text
 
 
 @dataclass(frozen=True)
 class TextTokens:
-    """The tokens of a text, and where they stand in it.
+    """The tokens of a text, and their positions in it."""
 
-    Attributes:
-        source: the text, or the tokens themselves.
-        tokens: of the text.
-        offsets: start and end of each in the text, or its own index and the next.
-    """
-
-    source: str | list[str]
+    source: str | list[str]  # the text, or the tokens themselves
     tokens: list[str]
-    offsets: list[tuple[int, int]]
+    offsets: list[tuple[int, int]]  # start and end of each in the text, or its own index and the next
 
     @classmethod
     def of(cls, source: str | Sequence[str], split: str) -> Self:
-        """Cut a text into tokens, or take a list of tokens as it is.
-
-        Args:
-            source: the text or tokens.
-            split: a name of `SPLITS`, for a text.
+        """Cut a text into tokens by `SPLITS[split]`, or take a list of tokens as it is.
 
         Raises:
             UserError: it is neither, or there is no such split.
@@ -98,8 +75,8 @@ class TextTokens:
 
 def joined(tokens: Sequence[str]) -> str:
     """Tokens as a text: Latin words with a space between them, everything else end to end."""
-    text = tokens[0] if tokens else ""
-    for token in tokens[1:]:
-        gap = " " if text[-1:].isascii() and token[:1].isascii() and text[-1:].isalnum() and token[:1].isalnum() else ""
-        text += gap + token
+    text = ""
+    for token in tokens:
+        ends = text[-1:] + token[:1]
+        text += " " + token if text and token and ends.isascii() and ends.isalnum() else token
     return text
