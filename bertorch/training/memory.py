@@ -1,4 +1,4 @@
-"""How much memory a run takes, and the error when it runs out of it."""
+"""The peak memory of a process, and the error when memory runs out."""
 
 import resource
 import sys
@@ -19,7 +19,7 @@ IN_EVALUATION = "lower --batch_size or --max_seq_length, or free some memory"
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most that this process has held so far, in bytes: on its GPU, or of the machine where it has none."""
+    """The peak of this process so far in bytes: of its GPU's memory, or of the machine's where it has no GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)  # the allocator's own count, without waiting for the GPU
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -28,15 +28,15 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(where: str, remedy: str, tokens: int | None = None) -> Iterator[None]:
-    """Around work on the device.
+    """Report that memory ran out in the block.
 
     Args:
-        where: what it is, such as `step 7`.
+        where: the work, such as `step 7`.
         remedy: what to do.
-        tokens: of the batch, if that is known.
+        tokens: of the batch, if known.
 
     Raises:
-        UserError: the memory is not enough for the block.
+        UserError: not enough memory.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def explain_out_of_memory(where: str, remedy: str, tokens: int | None = None) ->
         own_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not own_class and not any(sign in reason for sign in _SIGNS):
             raise
-        # The remedy stands in the first line, which is all that processes other than the first log.
+        # The remedy is in the first line, since processes other than the first log no more.
         batch = "" if tokens is None else f" for a batch of {tokens} tokens"
         raise UserError(
             f"{where}: expected enough memory{batch}, got too little; {remedy}\n{reason or type(error).__name__}"

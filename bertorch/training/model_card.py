@@ -1,4 +1,4 @@
-"""The model card: a `README.md` in the saved folder that says what the model is, how it came about, how to load it.
+"""The model card: a `README.md` in the saved folder that says what the model is, how it was trained, how to load it.
 
 References:
     Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
@@ -29,14 +29,9 @@ MARK = "<!-- written by bertorch, and replaced by its next save; a README.md wit
 
 
 class ModelCard:
-    """The card of a run's weights, written beside them.
+    """The card of a run's weights after `step`, written beside them.
 
-    Args:
-        config: the run's options.
-        task: what the model is for, and how it is used.
-        step: the training step of the weights.
-        history: of each evaluation its step and its numbers.
-        precision: of the arithmetic.
+    `history` has for each evaluation its step and numbers.
     """
 
     def __init__(
@@ -48,15 +43,14 @@ class ModelCard:
         history: Sequence[Mapping[str, Any]],
         precision: Precision,
     ) -> None:
-        self._config, self._task = config, task
+        self._config, self._task, self._precision = config, task, precision
         self._step, self._history = step, history
-        self._precision = precision
 
     def save_pretrained(self, save_directory: Any) -> None:
-        """Write the card, unless the folder that the weights go to has a `README.md` of somebody else."""
-        there = Path(self._config.saved_dir) / CARD
-        if is_foreign(there):
-            logger.info("{}: is not ours, so there is no model card", there)
+        """Write the card, unless `--saved_dir` has a `README.md` that bertorch did not write."""
+        existing = Path(self._config.saved_dir) / CARD
+        if is_foreign(existing):
+            logger.info("{}: is not ours, so there is no model card", existing)
             return
         (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8")
 
@@ -75,12 +69,11 @@ class ModelCard:
         return "\n".join(parts) + "\n"
 
     def _use(self) -> str:
-        folder = json.dumps(self._config.saved_dir, ensure_ascii=False)  # with its quotes, also as Python has them
-        here, elsewhere = self._task.usage()
-        elsewhere = elsewhere.replace("{folder}", folder)
+        folder = json.dumps(self._config.saved_dir, ensure_ascii=False)  # also a literal of Python
+        call, without_bertorch = self._task.usage()
         return (
-            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{here})\n```\n"
-            f"Without bertorch:\n```python\n{elsewhere}\n```"
+            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{call})\n```\n"
+            f"Without bertorch:\n```python\n{without_bertorch.replace('{folder}', folder)}\n```"
         )
 
     def _training(self) -> str:
@@ -96,12 +89,10 @@ class ModelCard:
         if not self._history:
             return ""
         names = [name for name in self._history[0] if name != "step"]
-        rows = ["| step | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        rows += [
-            f"| {numbers['step']} | " + " | ".join(f"{numbers[name]:.5f}" for name in names) + " |"
-            for numbers in self._history
-        ]
-        return "## Dev metrics\n" + "\n".join(rows)
+        rows = [["step", *names]]
+        rows += [[str(line["step"]), *(f"{line[name]:.5f}" for name in names)] for line in self._history]
+        header, *lines = (f"| {' | '.join(row)} |" for row in rows)
+        return "\n".join(["## Dev metrics", header, "|---" * len(rows[0]) + "|", *lines])
 
 
 def is_foreign(path: Path) -> bool:

@@ -17,10 +17,10 @@ from bertorch.tasks.base import Task
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.hooks import Hook, using
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
+from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import PROGRESS, RunFolder, describe_run
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
-from bertorch.training.tensorboard import TensorBoardFolder
 from bertorch.weights import WEIGHTS, warm_start
 
 
