@@ -54,7 +54,7 @@ def run(config: EncodeConfig) -> None:
     """Encode, search, or both."""
     model = config.load()
     if not model.size:
-        model.encode([])  # raises: not a model of embeddings
+        model.encode([])  # raises: the model has no embeddings
     if config.output_file is not None:
         _encode(model, config, config.output_file)
     if config.nearest is not None and config.corpus_file is not None:
@@ -86,9 +86,9 @@ def _encode(model: Model, config: EncodeConfig, path: str) -> None:
 
 
 def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
-    """All that the vectors depend on."""
+    """What the vectors depend on."""
     folder = Path(config.model_dir)
-    # Those of a run, or of another library also in several files and in the folders of modules.json.
+    # A run has one file of weights; other libraries may have several, also in the folders of modules.json.
     files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("[0-9]_*/*.safetensors")]
     weights = {str(file.relative_to(folder)): file_digest(str(file)) for file in sorted(files)}
     return {

@@ -1,4 +1,4 @@
-"""From a saved folder to a task as it was trained, and to a model in use."""
+"""From a saved folder to the task as it was trained, and to a model for inference."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,17 +25,17 @@ _OPTION = "the model's folder"
 
 
 def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Task[Any]:
-    """Load what any of the five scripts saved, or a folder of transformers or sentence-transformers, as it is.
+    """Load what any of the five scripts saved, or a folder of transformers or sentence-transformers.
 
-    Nothing is swapped in for speed: the model in the task has transformers' own layers, on the CPU, for evaluation.
+    The model has transformers' own layers, none replaced for speed; it is on the CPU and in evaluation mode.
 
     Args:
         folder: `--saved_dir` of a run, a checkpoint in it, a plain folder of `AutoModelForSequenceClassification` or
             `AutoModelForTokenClassification`, or one of sentence-transformers.
-        max_seq_length: tokens of an input; None takes as many as in training.
+        max_seq_length: tokens of an input; None for as many as in training.
 
     Raises:
-        UserError: it is no such folder, or one that cannot be read.
+        UserError: no such folder, or one that cannot be read.
     """
     name = str(folder)
     if not Path(name).is_dir():
@@ -70,7 +70,7 @@ def load(
     max_seq_length: int | None = None,
     shared: bool = False,
 ) -> Model:
-    """Load a folder, see `load_trained`, for use.
+    """Load a folder, see `load_trained`, for inference.
 
         from bertorch import load
 
@@ -78,16 +78,13 @@ def load(
         print(model.predict(["房间干净，早餐也丰富。"])[0].label)
 
     Args:
-        folder: of the model.
+        folder, max_seq_length: as for `load_trained`.
         device: such as `cuda:1`; by default a GPU if there is one, else the CPU.
         precision: `fp32`, `bf16` or `fp16`; `auto` is half precision on a GPU, fp32 on the CPU.
-        batch_size: inputs of a batch; on a GPU they are more.
-        max_seq_length: tokens of an input; None takes as many as in training.
-        shared: whether the processes that a launcher started share the inputs out; all of them must then make the same
-            calls, and all get all results.
+        batch_size, shared: as for `Engine`.
 
     Raises:
-        UserError: it is no such folder, or one that cannot be read; there is no such device or precision.
+        UserError: as `load_trained`; or no such device or precision.
     """
     if precision not in PRECISIONS or batch_size < 1:
         raise UserError(
@@ -120,11 +117,7 @@ class InferenceConfig(LaunchedConfig):
     overwrite: bool = option(False, help="replace the output if it exists")
 
     def load(self) -> Model:
-        """The model, on all processes, which share out what it is given.
-
-        Raises:
-            UserError: `--model_dir` is no folder that `load` takes.
-        """
+        """The model, on all processes, which share the inputs."""
         return load(
             self.model_dir,
             precision=self.precision,

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, in blocks: neither the corpus nor all cosines need be in memory."""
+"""Exact nearest neighbours by cosine, in blocks: neither the corpus nor all cosines need to fit in memory."""
 
 import torch
 from torch import Tensor
@@ -7,26 +7,17 @@ QUERIES_AT_ONCE = 4096
 
 
 class Neighbours:
-    """The K nearest of all vectors so far, for each query.
-
-    Args:
-        queries: (Q, E), of length 1.
-        count: K.
-
-    Attributes:
-        cosines: (Q, up to K) fp32, in descending order.
-        indices: (Q, up to K) int64 of the vectors, from 0 in the order in which they came.
-    """
+    """The `count` (K) nearest of all vectors so far, for each of the queries (Q, E) of length 1."""
 
     def __init__(self, queries: Tensor, count: int) -> None:
-        self._queries = queries
-        self._count = count
+        self._queries, self._count = queries, count
         self._seen = 0
-        self.cosines = queries.new_empty(len(queries), 0)
+        self.cosines = queries.new_empty(len(queries), 0)  # (Q, up to K) in descending order
+        # (Q, up to K) int64, counted from 0 over all calls of `update`
         self.indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
 
     def update(self, vectors: Tensor) -> None:
-        """Compare with more vectors (B, E) of length 1; of equally near ones, those of earlier calls stay first."""
+        """Compare with more vectors (B, E) of length 1; ties go to the vectors of earlier calls."""
         vectors = vectors.to(self._queries.device)
         blocks = zip(
             *(rows.split(QUERIES_AT_ONCE) for rows in (self._queries, self.cosines, self.indices)), strict=True
