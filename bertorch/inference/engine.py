@@ -38,14 +38,10 @@ class _Window(NamedTuple, Generic[Input]):
 
 
 class Engine:
-    """Runs inferences.
+    """Runs inferences in batches of `batch_size` inputs, larger ones on a GPU.
 
-    Args:
-        device: that of the model.
-        precision: of the forward pass.
-        batch_size: inputs of a batch; larger on a GPU.
-        shared: whether the processes of a launcher share the work; then all of them must run the same inferences on
-            the same inputs, and all get all results.
+    If `shared`, the processes of a launcher share the work: all of them must then run the same inferences on the same
+    inputs, and all get all results.
     """
 
     def __init__(self, device: torch.device, precision: Precision, *, batch_size: int, shared: bool) -> None:
@@ -64,7 +60,7 @@ class Engine:
         Raises:
             UserError: memory runs out.
         """
-        launched: tuple[list[Input], Tensor] | None = None
+        launched: tuple[list[Input], Tensor] | None = None  # inputs of a window, and its rows on the device
         windows = _windows(inputs, inference.size_of, WINDOW * self._world_size, WINDOW_CHARACTERS * self._world_size)
         with closing(prefetched(lambda window: self._prepared(inference, window), windows, AHEAD)) as prepared:
             for window in prepared:
@@ -119,13 +115,12 @@ def _windows(
 ) -> Iterator[list[Input]]:
     """Windows bounded by items and characters; one input alone may have more characters."""
     window: list[Input] = []
-    size = 0
+    room = characters
     for each in inputs:
-        length = size_of(each)
-        if len(window) == most or (window and size + length > characters):
+        room -= size_of(each)
+        if len(window) == most or (window and room < 0):
             yield window
-            window, size = [], 0
+            window, room = [], characters - size_of(each)
         window.append(each)
-        size += length
     if window:
         yield window

@@ -25,9 +25,7 @@ _OPTION = "the model's folder"
 
 
 def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Task[Any]:
-    """Load what any of the five scripts saved, or a folder of transformers or sentence-transformers.
-
-    The model has transformers' own layers, none replaced for speed; it is on the CPU and in evaluation mode.
+    """Load a task as it was trained: on the CPU, in evaluation mode, with transformers' own layers.
 
     Args:
         folder: `--saved_dir` of a run, a checkpoint in it, a plain folder of `AutoModelForSequenceClassification` or
@@ -118,21 +116,14 @@ class InferenceConfig(LaunchedConfig):
 
     def load(self) -> Model:
         """The model, on all processes, which share the inputs."""
-        return load(
-            self.model_dir,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            max_seq_length=self.max_seq_length,
-            shared=True,
-        )
+        size, length = self.batch_size, self.max_seq_length
+        return load(self.model_dir, precision=self.precision, batch_size=size, max_seq_length=length, shared=True)
 
 
 def _device(name: str | torch.device) -> torch.device:
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"load: expected a device that this machine has, such as cpu or cuda:0, got {str(name)!r}: {reason(error)}"
         ) from error
-    return device

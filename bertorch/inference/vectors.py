@@ -19,12 +19,9 @@ _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without 
 
 
 class VectorFile:
-    """The file of one run of `bertorch.encode`, which only the first process uses.
+    """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
-    Args:
-        path: of the `.npy` file.
-        made_of: what the vectors depend on, as JSON; `rows`, `size` and `dtype` are among it.
-        overwrite: start anew, whatever exists.
+    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`.
 
     Raises:
         UserError: the file exists and depends on something else. All methods raise it where they cannot write.
@@ -66,20 +63,17 @@ class VectorFile:
     def open(self) -> None:
         """Map the file into memory; create it if there is nothing to resume."""
         with writing(self._partial):
-            if self.done:
-                self._vectors = self._resumed()
-            else:
+            if not self.done:
                 self._vectors = self._reserved()
                 # From here on the vectors of an earlier run are gone; a partial file without a record is ignored.
                 self._record.unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
                 self._write_record()
-
-    def _resumed(self) -> np.ndarray:
-        try:
-            return np.load(self._partial, mmap_mode="r+")
-        except ValueError as error:
-            raise UserError(f"{self._partial}: expected vectors to resume from, got: {error}; remove it") from error
+                return
+            try:
+                self._vectors = np.load(self._partial, mmap_mode="r+")
+            except ValueError as error:
+                raise UserError(f"{self._partial}: expected vectors to resume from, got: {error}; remove it") from error
 
     def _reserved(self) -> np.ndarray:
         """A new file with its space reserved: a write to a mapped file on a full disk kills the process."""

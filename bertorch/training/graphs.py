@@ -56,13 +56,12 @@ class StepGraphs:
     """Does the device's work of a step by a graph for each shape of batch.
 
     After a few eager steps, the first batch of each shape is captured and replayed. If a capture fails, it and all new
-    shapes run eagerly from then on, and the log says so once.
+    shapes run eagerly from then on, and the log says so once. Each replay reads the learning rates of the optimizer.
 
     Args:
         compute: from a batch on the device and the label count, a scalar tensor, to what the step reports; it changes
             weights and optimiser, and leaves no gradients.
-        optimizer: each replay reads its learning rates.
-        device: of all tensors.
+        optimizer, device: those of `compute`.
         capture: such as `CudaCapture`.
         each_shape_first_eagerly: capture only the second batch of a shape: compiled code is tuned at the first.
     """
@@ -76,10 +75,8 @@ class StepGraphs:
         *,
         each_shape_first_eagerly: bool = False,
     ) -> None:
-        self._compute = compute
-        self._optimizer = optimizer
-        self._device = device
-        self._capture = capture
+        self._compute, self._capture = compute, capture
+        self._optimizer, self._device = optimizer, device
         self._label_count = torch.zeros((), device=device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._each_shape_first_eagerly = each_shape_first_eagerly

@@ -28,22 +28,15 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(where: str, remedy: str, tokens: int | None = None) -> Iterator[None]:
-    """Report that memory ran out in the block.
+    """Raise a UserError if memory runs out in the block.
 
-    Args:
-        where: the work, such as `step 7`.
-        remedy: what to do.
-        tokens: of the batch, if known.
-
-    Raises:
-        UserError: not enough memory.
+    It says where (such as `step 7`), the tokens of the batch if they are known, and the remedy.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
-        own_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not own_class and not any(sign in reason for sign in _SIGNS):
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(sign in reason for sign in _SIGNS):
             raise
         # The remedy is in the first line, since processes other than the first log no more.
         batch = "" if tokens is None else f" for a batch of {tokens} tokens"

@@ -39,11 +39,7 @@ class MetricsFile:
         self._held = None
 
     def resume(self, step: int) -> None:
-        """Keep the lines up to a step: a killed run has written lines of steps that are now taken again.
-
-        Raises:
-            UserError: the file has other content.
-        """
+        """Keep the lines up to a step: a killed run has written lines of steps that are now taken again."""
         lines = read_metrics(self._path) if self._path.exists() else []
         self._replace([line for line in lines if line["step"] <= step])
         self._held = None
@@ -107,9 +103,7 @@ def _text(lines: list[Line]) -> str:
 class TensorBoardFolder:
     """Writes the numbers of `metrics.jsonl` for TensorBoard, an extra. Only the first process uses it.
 
-    Args:
-        folder: `--tensorboard_dir`.
-        after: the step after which the run continues; TensorBoard hides later ones that the folder already has.
+    The run continues after the step `after`; TensorBoard hides later ones that the folder already has.
 
     Raises:
         UserError: the package is missing, or the folder cannot be written to.

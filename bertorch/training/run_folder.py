@@ -68,18 +68,14 @@ def describe_run(config: TrainingConfig, *, precision: str, processes: int, nega
 
 
 class RunFolder:
-    """The folder of a run, which only the first process uses.
+    """The `--saved_dir` of a run with the options of `describe_run`, which only the first process uses.
 
-    Args:
-        folder: `--saved_dir`.
-        options: of `describe_run`.
-        keep: checkpoints to keep.
+    Keeps `keep` checkpoints. Raises a UserError where it cannot write; the previous save is then unchanged.
     """
 
     def __init__(self, folder: str, options: Options, *, keep: int) -> None:
         self._name, self._path = folder, Path(folder)
-        self._options = dict(options)
-        self._keep = keep
+        self._options, self._keep = dict(options), keep
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, from this run or one before it
         self._is_claimed = False  # whether RECORD names this run
@@ -92,7 +88,7 @@ class RunFolder:
         `resume` is set, and then has nothing left to do. With `overwrite` a run starts again in any case.
 
         Raises:
-            UserError: the folder cannot be written to, or holds another run's results and `overwrite` is not set.
+            UserError: the folder holds another run's results and `overwrite` is not set.
         """
         with staged(self._name, make=True):
             pass  # a folder that cannot be written to should be reported before training
@@ -119,20 +115,12 @@ class RunFolder:
         return None
 
     def write_metrics(self, line: Line) -> None:
-        """Add a line to `metrics.jsonl`, which replaces an earlier run's file at the first save.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Add a line to `metrics.jsonl`, which replaces an earlier run's file at the first save."""
         with written_to(self._name):
             self._metrics.append(line)
 
     def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
-        """Save weights for use; the first save of a run also removes the files of an earlier one.
-
-        Raises:
-            UserError: they cannot be written; those of the previous save are unchanged.
-        """
+        """Save weights for use; the first save of a run also removes the files of an earlier one."""
         written = publish(self._name, weights, savables, before=self._claim) | {METRICS}
         for path in (self._path / name for name in self._files - written):
             if not is_foreign(path):
@@ -145,9 +133,6 @@ class RunFolder:
         """Write the checkpoint after a step, and remove those beyond the newest `keep`.
 
         Of the parts, `model` holds the weights, and PROGRESS `step` and `last_step`.
-
-        Raises:
-            UserError: it cannot be written; the previous one is unchanged.
         """
         if not self._keep:
             return

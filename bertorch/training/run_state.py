@@ -49,8 +49,8 @@ class RunState(Stateful):
 class RunKeeper:
     """Evaluates and saves; remembers the best dev metric and which step's weights are for use; ends a run early.
 
-    Raises:
-        UserError: `--saved_dir` cannot be written to or is another run's.
+    Raises a UserError on every process where `--saved_dir` or `--tensorboard_dir` cannot be written to, or
+    `--saved_dir` holds the results of another run.
     """
 
     def __init__(
@@ -70,22 +70,17 @@ class RunKeeper:
         distributed.broadcast_weights(model)
 
     def attach(self, parts: Mapping[str, Stateful], hooks: Sequence[Hook]) -> None:
-        """Include these parts in checkpoints, beside model and progress; restore all of them if the run is resumed.
-
-        Raises:
-            UserError: `--tensorboard_dir` cannot be written to.
-        """
+        """Include these parts in checkpoints, beside model and progress; restore all of them if the run is resumed."""
         self._parts: dict[str, Stateful] = {PROGRESS: self.run, "model": ModuleState(self._task.model.weights), **parts}
         self._evaluation_hooks = using(hooks, "evaluation_weights")
         if self._is_resumed:
             restore_parts(self._parts, self._saved)
-            if self.run.processes != distributed.world_size():
+            before, self.run.processes = self.run.processes, distributed.world_size()
+            if before != self.run.processes:
                 logger.info(
-                    "the checkpoint is of {} process(es), this run has {}: the same but for rounding and dropout",
-                    self.run.processes,
-                    distributed.world_size(),
+                    f"the checkpoint is of {before} process(es), this run has {self.run.processes}: the same but for "
+                    "rounding and dropout"
                 )
-            self.run.processes = distributed.world_size()
         self._saved = None
         distributed.on_main(self._open_tensorboard)
 
@@ -97,7 +92,7 @@ class RunKeeper:
         """Evaluate and save what is due, and end the run early if `--patience` says so, or after a signal (`stop`).
 
         Raises:
-            UserError: the folder cannot be written to, on every process; or memory runs out in the evaluation.
+            UserError: memory runs out in the evaluation.
             InterruptedRunError: `stop`, on every process, after saving.
         """
         evaluates, saves = self._due(step.number)
@@ -120,11 +115,7 @@ class RunKeeper:
             raise InterruptedRunError(step.number, folder)
 
     def record(self, step: ScheduledStep, numbers: Mapping[str, float | str]) -> None:
-        """Write numbers of a step into `metrics.jsonl`, and for TensorBoard.
-
-        Raises:
-            UserError: a folder cannot be written to, on every process.
-        """
+        """Write numbers of a step into `metrics.jsonl`, and for TensorBoard."""
         distributed.on_main(lambda: self._write_numbers({"step": step.number, "epoch": step.epoch, **numbers}))
 
     def log_summary(self) -> None:
@@ -177,9 +168,8 @@ class RunKeeper:
             self._tensorboard.write(line)
 
     def _save_weights(self) -> None:
-        card = ModelCard(
-            self._config, self._task, step=self.run.weights_step, history=self.run.history, precision=self._precision
-        )
+        step, history = self.run.weights_step, self.run.history
+        card = ModelCard(self._config, self._task, step=step, history=history, precision=self._precision)
         self._folder.save_weights(self._task.model.weights.state_dict(), [*self._task.savables, card])
 
     def _save_checkpoint(self) -> None:

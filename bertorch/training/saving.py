@@ -21,10 +21,8 @@ _STAGING = ".saving"  # where the files of a save are complete and on the disk b
 def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
     """A temporary folder inside `folder`, to write files in full before they are moved into place.
 
-    `folder` must exist unless `make` is set: one that vanishes during a run is not silently made again.
-
-    Raises:
-        UserError: as `written_to`.
+    `folder` must exist unless `make` is set: one that vanishes during a run is not silently made again. Errors are
+    those of `written_to`.
     """
     staging = Path(folder) / _STAGING
     with written_to(folder):
@@ -40,11 +38,7 @@ def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def written_to(folder: str) -> Iterator[None]:
-    """Report errors of writing into `--saved_dir`.
-
-    Raises:
-        UserError: something in the block could not be written.
-    """
+    """Raise a UserError for an error of writing into `--saved_dir` in the block."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # the latter two from torch.save and safetensors
@@ -65,10 +59,7 @@ def publish(
 
     All files are first written to the disk in full, then moved into place one by one, the weights last. A crash or a
     full disk before that leaves the previous save unchanged. `before` is called in between, with the temporary folder
-    and the names of the files.
-
-    Raises:
-        UserError: as `written_to`.
+    and the names of the files. Errors are those of `written_to`.
     """
     path = Path(folder)
     with staged(folder) as staging:

@@ -24,9 +24,8 @@ class OptimizationStep(Stateful):
     """One optimisation step.
 
     Args:
-        model: its gradients are summed over the processes.
+        model, optimizer, scheduler: to train.
         losses_of: from a batch to a task's losses.
-        optimizer, scheduler: of `bertorch.training.optimization`.
         precision: of forward and backward.
         loss_parts: the names that `losses_of` returns, `loss` among them.
         hooks: in the order in which they act; around the forward or backward pass the first is the innermost.

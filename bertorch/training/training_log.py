@@ -29,10 +29,8 @@ class TrainingLog:
     The numbers of a step stay on the device until a line is due or `check` is called: other steps do not synchronise.
 
     Args:
-        logging_steps: steps between lines.
-        loss_parts: the names in a line, in order.
+        logging_steps, loss_parts, hooks: of the run; a line has the loss parts in order.
         reports: the names of what a step reports, `loss_parts` first.
-        hooks: of the steps.
         record: takes the numbers of a line, see `bertorch.training.metrics_file`.
     """
 
@@ -57,7 +55,7 @@ class TrainingLog:
     def step(
         self, reported: Tensor, step: ScheduledStep, *, tokens: int, rates: Mapping[str, float], overflows: int
     ) -> None:
-        """Count a step.
+        """Count a step; at each `logging_steps`, `check` and write a line.
 
         Args:
             reported: (reports,) this process's part of each.
@@ -65,9 +63,6 @@ class TrainingLog:
             tokens: of this process's batches.
             rates: learning rates of the step by name, `rate` among them.
             overflows: steps skipped so far because fp16 overflowed.
-
-        Raises:
-            UserError: as `check`.
         """
         self.speedometer.step()
         self._steps += 1
