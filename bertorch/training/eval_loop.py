@@ -24,15 +24,10 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
 
     `batch_size` is per process, and larger on a GPU; it does not change the result.
     """
-    device = distributed.device()
+    device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
     metric = task.metric(device)
-    shares = evaluation_batches(
-        examples.lengths,
-        batch_size,
-        distributed.rank(),
-        distributed.world_size(),
-        tokens=GPU_TOKENS if device.type == "cuda" else 0,
-    )
+    tokens = GPU_TOKENS if device.type == "cuda" else 0
+    shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=tokens)
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
         return indices, examples.batch(indices).ready_for(device)

@@ -1,6 +1,7 @@
 """AdamW with its parameter groups, and the learning-rate schedules of transformers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -54,26 +55,27 @@ def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float
     return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
 
 
+@dataclass(frozen=True)
 class OptimizerState(Stateful):
     """The optimiser's tensors, named `parameter.key`, and the rates of its groups; a part of a checkpoint."""
 
-    def __init__(self, optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
-        self._optimizer, self._named = optimizer, named
+    optimizer: Optimizer
+    named: Mapping[str, nn.Parameter]
 
     @override
     def state(self) -> State:
         tensors = {
             f"{name}.{key}": tensor
-            for name, parameter in self._named.items()
-            for key, tensor in self._optimizer.state[parameter].items()
+            for name, parameter in self.named.items()
+            for key, tensor in self.optimizer.state[parameter].items()
         }
-        return State(tensors, {"rates": [group["lr"] for group in self._optimizer.param_groups]})
+        return State(tensors, {"rates": [group["lr"] for group in self.optimizer.param_groups]})
 
     @override
     def restore(self, state: State) -> None:
         for name, tensor in state.tensors.items():
             parameter_name, _, key = name.rpartition(".")
-            parameter = self._named[parameter_name]
-            self._optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
-        for group, rate in zip(self._optimizer.param_groups, state.values["rates"], strict=True):
+            parameter = self.named[parameter_name]
+            self.optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+        for group, rate in zip(self.optimizer.param_groups, state.values["rates"], strict=True):
             group["lr"] = rate

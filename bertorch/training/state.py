@@ -5,6 +5,7 @@ A new stateful part (an average of the weights, say) derives from `Stateful` in 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -32,34 +33,34 @@ class Stateful(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class ModuleState(Stateful):
     """The parameters and buffers of a module."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    module: nn.Module
 
     @override
     def state(self) -> State:
-        return State(self._module.state_dict())
+        return State(self.module.state_dict())
 
     @override
     def restore(self, state: State) -> None:
-        self._module.load_state_dict(dict(state.tensors))
+        self.module.load_state_dict(dict(state.tensors))
 
 
+@dataclass(frozen=True)
 class ValuesState(Stateful):
     """An object whose `state_dict` has no tensors, such as a scheduler or the scaler of fp16."""
 
-    def __init__(self, target: Any) -> None:
-        self._target = target
+    target: Any
 
     @override
     def state(self) -> State:
-        return State({}, self._target.state_dict())
+        return State({}, self.target.state_dict())
 
     @override
     def restore(self, state: State) -> None:
-        self._target.load_state_dict(dict(state.values))
+        self.target.load_state_dict(dict(state.values))
 
 
 def restore_parts(parts: Mapping[str, Stateful], saved: Mapping[str, State] | None) -> None:
