@@ -83,7 +83,7 @@ def _matched(
 
 
 def load_weights(source: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no code.
+    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no pickled code.
 
     Raises:
         UserError: no such file, a damaged one, or not a file of named dense tensors.
@@ -110,18 +110,13 @@ def load_weights(source: str) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: expected a mapping from names to tensors, got {name!r}: {type(tensor).__name__} in it"
             )
-        if not _is_plain(tensor):
+        special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
+        if special or tensor.layout != torch.strided:
             raise UserError(
                 f"{path}: expected dense real tensors with their values, got {name}: {tensor.layout}, {tensor.dtype}, "
                 f"on {tensor.device}; save it as a plain tensor"
             )
     return dict(weights)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the values of a tensor can be copied into those of a model."""
-    special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
-    return tensor.layout == torch.strided and not special
 
 
 def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:

@@ -115,12 +115,12 @@ def _windows(
 ) -> Iterator[list[Input]]:
     """Windows bounded by items and characters; one input alone may have more characters."""
     window: list[Input] = []
-    room = characters
+    size = 0
     for each in inputs:
-        room -= size_of(each)
-        if len(window) == most or (window and room < 0):
+        size += size_of(each)
+        if len(window) == most or (window and size > characters):
             yield window
-            window, room = [], characters - size_of(each)
+            window, size = [], size_of(each)
         window.append(each)
     if window:
         yield window

@@ -76,13 +76,15 @@ def load(
         print(model.predict(["房间干净，早餐也丰富。"])[0].label)
 
     Args:
-        folder, max_seq_length: as for `load_trained`.
+        folder: of the model.
         device: such as `cuda:1`; by default a GPU if there is one, else the CPU.
         precision: `fp32`, `bf16` or `fp16`; `auto` is half precision on a GPU, fp32 on the CPU.
-        batch_size, shared: as for `Engine`.
+        batch_size: inputs of a batch; larger on a GPU.
+        max_seq_length: tokens of an input; None for as many as in training.
+        shared: whether the processes of a launcher share the inputs; see `Engine`.
 
     Raises:
-        UserError: as `load_trained`; or no such device or precision.
+        UserError: no such folder, device or precision, or a folder that cannot be read.
     """
     if precision not in PRECISIONS or batch_size < 1:
         raise UserError(

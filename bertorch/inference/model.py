@@ -35,7 +35,10 @@ class Model:
         Raises:
             UserError: the model is a tagger, or takes other inputs.
         """
-        return [prediction for _, predictions in self.predictions(texts) for prediction in predictions]
+        inference = self.task.scorer()
+        task = cast(ScoringTask, self.task)
+        windows = self.engine.run(inference, task.checked_inputs(texts))
+        return [task.prediction(row.tolist()) for _, rows in windows for row in rows]
 
     def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
         """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.
@@ -66,15 +69,8 @@ class Model:
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
         return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]
 
-    def predictions(self, texts: Iterable[Text]) -> Iterator[tuple[list[Text], list[Prediction]]]:
-        """As `predict`, window by window, in memory that does not grow with the number of texts."""
-        inference = self.task.scorer()
-        task = cast(ScoringTask, self.task)
-        for inputs, rows in self.engine.run(inference, task.checked_inputs(texts)):
-            yield inputs, [task.prediction(row.tolist()) for row in rows]
-
     def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
-        """As `encode`, window by window, in memory that does not grow with the number of texts."""
+        """As `encode`, window by window with its texts, in memory that does not grow with their number."""
         inference = self.task.embedder(normalize=normalize)
         for inputs, rows in self.engine.run(inference, checked_texts(texts, 1)):
             yield inputs, cast(np.ndarray, rows)

@@ -38,8 +38,8 @@ def own_stream() -> Iterator[None]:
 class ExecutionMode(NamedTuple):
     """How the steps of a run are executed."""
 
-    capture: CudaCapture | None  # None runs them eagerly
-    compiled: bool  # whether the encoders are
+    capture: CudaCapture | None  # None: eagerly
+    compiled: bool  # whether the encoders are compiled
 
 
 def choose_mode(
@@ -51,9 +51,9 @@ def choose_mode(
     steps: int,
     tokens: float,
 ) -> ExecutionMode:
-    """Choose CUDA graphs and `torch.compile` where they are possible and pay; the log says what is off, and why.
+    """Use CUDA graphs and `torch.compile` where they are possible and worthwhile; the log says what is off, and why.
 
-    Compiles the task's encoders if that is the choice. `steps` are those of the run, `tokens` those of a step.
+    Compiles the task's encoders if so decided. `steps` are those of the run, `tokens` those of a step.
     """
     obstacle = graph_obstacle(config, task, precision, hooks)
     has_graphs = precision.device_type == "cuda" and obstacle is None

@@ -94,7 +94,7 @@ class ClipGradients(Hook):
 
 
 class StopIfNotFinite(Hook):
-    """Ends a run whose loss or gradient is not finite with a `UserError`, before anything of it is saved."""
+    """Ends the run with a `UserError` if loss or gradient is not finite, before the step is saved."""
 
     reports = ("gradient_norm",)
 

@@ -47,7 +47,7 @@ def build_optimizer(
 
 
 def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LRScheduler:
-    """A schedule of `bertorch.config.SCHEDULERS`, whose peak rates are the optimizer's present ones.
+    """The schedule `name` of `bertorch.config.SCHEDULERS`; the rates in the optimizer are the peak rates.
 
     The warm-up is linear from 0; its share of `total_steps` is rounded down to whole steps.
     """

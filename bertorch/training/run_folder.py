@@ -186,7 +186,7 @@ class RunFolder:
             self._path / RECORD,
             lambda read: {"id": str(read["id"]), "options": dict(read["options"]), "files": list(read["files"])},
             expected="the record of a run",
-            remedy="choose another --saved_dir, or mend or remove that file",
+            remedy="choose another --saved_dir, or repair or remove that file",
         )
 
     def _require_own(self, record: dict[str, Any] | None) -> None:
