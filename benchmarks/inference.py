@@ -31,13 +31,12 @@ from benchmarks.peers.flops import Work
 from bertorch import distributed, load, log
 from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labelled_texts
-from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.inference.model import Model
 from bertorch.precision import Precision
-from bertorch.tasks.metadata import CLASSIFICATION, EMBEDDING, Description
+from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.training.saving import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
@@ -144,11 +143,11 @@ def _classification(
 ) -> dict[str, Callable[[list[str]], np.ndarray]]:
     name = options.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)
-    model = SequenceClassifier.from_pretrained(name, LABELS)
-    description = Description(task=CLASSIFICATION, max_seq_length=options.max_seq_length, text_pair=False)
-    description.write(model.model.config)
+    task = ClassificationTask.from_pretrained(
+        name, tokenizer, LABELS, text_pair=False, max_seq_length=options.max_seq_length
+    )
     folder.mkdir()
-    publish(str(folder), model.weights.state_dict(), [model.model.config, tokenizer])
+    publish(str(folder), task.model.weights.state_dict(), task.savables)
     theirs = pipeline(
         "text-classification", model=str(folder), dtype=DTYPES[precision], device=distributed.device(), top_k=None
     )
@@ -169,10 +168,9 @@ def _embeddings(
     name = options.pretrained_model_name_or_path
     tokenizer = load_tokenizer(name)
     model = SentenceEncoder.from_pretrained(name, "mean")
-    Description(task=EMBEDDING, max_seq_length=options.max_seq_length, pooling_mode="mean").write(model.config)
-    files = SentenceTransformerFiles(model, options.max_seq_length)
+    task = ContrastiveTask(model, tokenizer=tokenizer, max_seq_length=options.max_seq_length)
     folder.mkdir()
-    publish(str(folder), model.weights.state_dict(), [model.config, tokenizer, files])
+    publish(str(folder), model.weights.state_dict(), task.savables)
     theirs = SentenceTransformer(
         str(folder), device=str(distributed.device()), model_kwargs={"dtype": DTYPES[precision]}
     )

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from bertorch.data.dataset import Examples
 from bertorch.data.schedule import TrainingSchedule
+from bertorch.precision import Precision
+from bertorch.tasks.base import Losses
+from bertorch.training.hooks import ClipGradients
 from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.step import BatchOutput, OptimizationStep, Precision
+from bertorch.training.step import OptimizationStep
 
 DATA = Path(__file__).parent.parent / "data"
 WARMUP = 3  # turns that are left out of the medians
@@ -132,11 +135,11 @@ def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Prec
     scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
     model.train()
 
-    def output_of(batch: Any) -> BatchOutput:
-        return BatchOutput(loss=loss_of(batch), correct=None)
+    def losses_of(batch: Any) -> Losses:
+        return {"loss": loss_of(batch)}
 
-    step = OptimizationStep(model, output_of, optimizer, scheduler, precision, max_grad_norm=1.0)
-    return lambda batch, labels: step([batch], labels=labels)
+    step = OptimizationStep(model, losses_of, optimizer, scheduler, precision, hooks=[ClipGradients(1.0)])
+    return lambda batch, label_count: step([batch], label_count)
 
 
 def write_json(result: dict[str, Any], path: str | None) -> None:

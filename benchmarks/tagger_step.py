@@ -17,9 +17,9 @@ from bertorch.data.readers import read_label_names
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
-from bertorch.encoder.encoder import load_tokenizer
-from bertorch.encoder.tagger import Tagger
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.precision import Precision
+from bertorch.tasks.tag_heads import HEADS, SpanModel
 
 
 def main() -> None:
@@ -34,13 +34,13 @@ def main() -> None:
     sentences = read_tagged_sentences(options.train_data_file, tags)
     dataset = TaggedDataset.of(load_tokenizer(name), sentences, max_length=options.max_seq_length)
     contenders = {}
-    for head, use_crf in (("crf", True), ("linear", False)):
-        tagger = Tagger.from_pretrained(name, tags, use_crf=use_crf).to(device)
+    for head in ("crf", "linear"):
+        tagger = HEADS[head].from_pretrained(name, tags).to(device)
         contenders[head] = (tagger, partial(_loss, tagger))
     compare_steps(options, dataset, contenders, Precision.resolve(options.precision, device))
 
 
-def _loss(tagger: Tagger, batch: TaggedBatch) -> Tensor:
+def _loss(tagger: SpanModel, batch: TaggedBatch) -> Tensor:
     return tagger.loss(tagger(batch), batch)
 
 

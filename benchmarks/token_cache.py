@@ -30,10 +30,11 @@ from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.measuring import DATA, hardware, versions, write_json
 from bertorch import distributed
-from bertorch.data import load as datasets
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
+from bertorch.tasks.classification import labelled_texts
+from bertorch.tasks.contrastive import anchors_with_positives, sentences_twice
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Kind:
 
 
 KINDS = {
-    "sentences": Kind(datasets.sentences_twice),
-    "labelled": Kind(partial(datasets.texts_with_labels, labels=["0", "1"], texts=1), ending="\t0"),
-    "labelled_pairs": Kind(partial(datasets.texts_with_labels, labels=["0", "1"], texts=2), columns=2, ending="\t0"),
-    "pairs": Kind(datasets.anchors_with_positives, columns=2),
+    "sentences": Kind(sentences_twice),
+    "labelled": Kind(partial(labelled_texts, label_names=["0", "1"], num_texts=1), ending="\t0"),
+    "labelled_pairs": Kind(partial(labelled_texts, label_names=["0", "1"], num_texts=2), columns=2, ending="\t0"),
+    "pairs": Kind(anchors_with_positives, columns=2),
 }
 
 

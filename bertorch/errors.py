@@ -15,7 +15,7 @@ class UserError(Exception):
     """
 
 
-class MisshapenError(UserError):
+class ShapeMismatchError(UserError):
     """Weights whose shapes are not those of the model.
 
     Args:

@@ -8,7 +8,7 @@ from loguru import logger
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bertorch.errors import MisshapenError, UserError
+from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
 WEIGHTS = "pytorch_model.bin"
@@ -78,7 +78,7 @@ def _matched(
     shapes = [(name, expected[name].shape, tensor.shape) for name, tensor in found.items()]
     mismatched = [each for each in shapes if each[1] != each[2]]
     if mismatched:
-        raise MisshapenError(source, mismatched)
+        raise ShapeMismatchError(source, mismatched)
     return found, [name for name, target in targets.items() if target is None]
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
@@ -42,6 +43,68 @@ PACKED = (
 )
 # MobileBERT says that it supports attention functions, but also mixes neighbouring tokens in its embeddings.
 PADDED = ("deberta-v2", "mpnet", "roformer", "mobilebert")
+
+
+# What `tiny_config` sets wherever a config has it.
+_TINY = {
+    32: "hidden_size d_model dim n_embd emb_dim embedding_size",
+    2: "num_hidden_layers n_layers n_layer num_layers encoder_layers decoder_layers num_decoder_layers "
+    "num_attention_heads n_heads n_head num_heads encoder_attention_heads decoder_attention_heads num_key_value_heads",
+    48: "intermediate_size d_inner d_ff encoder_ffn_dim decoder_ffn_dim ffn_dim hidden_dim n_inner dff "
+    "moe_intermediate_size shared_expert_intermediate_size",
+    4: "num_experts num_local_experts n_routed_experts",
+    16: "head_dim d_kv entity_emb_size",
+    VOCABULARY: "vocab_size entity_vocab_size",
+}
+_TEXT = dict(_SMALL, vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=16, pad_token_id=PAD)
+_VISION = dict(_SMALL, num_hidden_layers=1, image_size=28, patch_size=14)
+_AUDIO = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "output_dim": 32}
+_HYBRID = ["linear_attention", "full_attention"]
+_TINY_EXTRA = {
+    "big_bird": {"block_size": 8, "num_random_blocks": 1},
+    "bigbird_pegasus": {"block_size": 8, "num_random_blocks": 1},
+    "canine": {"num_hash_buckets": 256, "num_hash_functions": 2},
+    "esm": {"vocab_size": VOCABULARY, "mask_token_id": 4, "token_dropout": True, "position_embedding_type": "rotary"},
+    "esmc": {"mask_token_id": 4},
+    "eurobert": {"mask_token_id": 4},
+    "funnel": {"block_sizes": [1, 1], "d_head": 16, "architectures": ["FunnelModel"]},
+    "gemma3": {"text_config": _TEXT, "vision_config": _VISION},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "jamba": {"mamba_dt_rank": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
+    "lilt": {"hidden_size": 24},
+    "longformer": {"attention_window": 8},
+    "modernvbert": {"text_config": _TEXT, "vision_config": _VISION, "pad_token_id": PAD},
+    "nemotron": {"num_key_value_heads": 2},
+    "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attention_heads": 2, "num_cross_attention_heads": 2},
+    "qwen3_5": {"text_config": dict(_TEXT, layer_types=_HYBRID), "vision_config": dict(_VISION, depth=1, num_heads=2)},
+    "qwen3_asr": {"text_config": _TEXT, "audio_config": _AUDIO},
+    "qwen3_next": {"layer_types": _HYBRID},
+    "reformer": {"axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16], "attention_head_size": 16}
+    | {"attn_layers": ["local", "lsh"], "feed_forward_size": 32, "num_buckets": 4},
+    "t5gemma": {"encoder": _TEXT, "decoder": dict(_TEXT, cross_attention_hidden_size=32)},
+    "t5gemma2": {"encoder": {"text_config": _TEXT, "vision_config": _VISION}, "decoder": _TEXT},
+    "ultravbert": {"text_config": _TEXT, "vision_config": _VISION},
+    "xmod": {"default_language": "en_XX"},
+}
+# Theirs follow from other sizes.
+_OWN_SIZES = {"funnel": "num_hidden_layers", **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "mistral4"), "head_dim")}
+_HEAD_SIZES = ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral", "nemotron")
+
+
+def tiny_config(architecture: str, **settings: object) -> PretrainedConfig:
+    """A config of any architecture of transformers, of few weights."""
+    kind = CONFIG_MAPPING[architecture]
+    default = kind()
+    sizes = {name: size for size, names in _TINY.items() for name in names.split()}
+    fixed = [name for name in sizes if isinstance(getattr(kind, name, None), property)]
+    values = {name: size for name, size in sizes.items() if isinstance(getattr(default, name, None), int)}
+    for name in [*fixed, _OWN_SIZES.get(architecture)]:
+        values.pop(name, None)
+    if architecture in _HEAD_SIZES:
+        values["head_dim"] = 16
+    special = {"pad_token_id": PAD, "bos_token_id": 2, "eos_token_id": 3}
+    return AutoConfig.for_model(architecture, **(values | special | _TINY_EXTRA.get(architecture, {}) | settings))
 
 
 def small_config(architecture: str, **settings: object) -> PretrainedConfig:

@@ -158,9 +158,7 @@ def test_running_out_of_memory_is_told(folders, source, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr(SentenceEncoder, "forward", out_of_memory)
-    expected = (
-        r"cpu: expected enough memory for a batch of \d+ tokens, got too little; lower --batch_size 32 .*\nCUDA out"
-    )
+    expected = r"cpu: expected enough memory for a batch of \d+ tokens, got too little; lower --batch_size .*\nCUDA out"
     with pytest.raises(UserError, match=expected):
         run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
 

@@ -15,7 +15,7 @@ from tests.log_lines import F1_LINE, last_result
 
 
 def run(folder, data, target, **settings):
-    options = {"model_dir": str(folder), "data_file": str(data), "output_dir": str(target)} | settings
+    options = {"model_dir": str(folder), "input_file": str(data), "output_dir": str(target)} | settings
     evaluate.run(evaluate.EvaluateConfig(**options))
     errors = [line.split("\t") for line in (target / "errors.tsv").read_text().splitlines()]
     return json.loads((target / "report.json").read_text()), errors
@@ -103,7 +103,7 @@ def test_tokens_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path):
 
 def test_two_processes_report_what_one_does(folders, tmp_path):
     one, _ = run(folders["matching"], MATCHING / "dev.txt", tmp_path / "one")
-    options = {"model_dir": folders["matching"], "data_file": MATCHING / "dev.txt", "output_dir": tmp_path / "two"}
+    options = {"model_dir": folders["matching"], "input_file": MATCHING / "dev.txt", "output_dir": tmp_path / "two"}
     config = evaluate.EvaluateConfig(**{name: str(value) for name, value in options.items()})
     run_processes(2, evaluate.run, config)
     two = json.loads((tmp_path / "two" / "report.json").read_text())

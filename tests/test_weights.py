@@ -19,11 +19,11 @@ from transformers import (
     pipeline,
 )
 
+from bertorch import weights
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.training import weights
 from bertorch.training.saving import publish
 from tests.architectures import small_classifier, small_encoder
 from tests.conftest import ROOT, TINY
@@ -121,9 +121,9 @@ def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     save_task(tmp_path, task)
     before = (tmp_path / weights.WEIGHTS).read_bytes()
     program = (
-        "import os, signal, sys, torch; from bertorch.training import weights;"
-        "weights.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
-        "publish(sys.argv[1], {'a': torch.ones(3)}, [])"
+        "import os, signal, sys, torch; from bertorch.training import saving;"
+        "saving.to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL);"
+        "saving.publish(sys.argv[1], {'a': torch.ones(3)}, [])"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
     assert killed.returncode == -9

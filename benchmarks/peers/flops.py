@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from bertorch.data.dataset import Dataset
-from bertorch.encoder.encoder import load_config
+from bertorch.data.dataset import TextRows
+from bertorch.encoder.pretrained import load_config
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Work:
     flops: float
 
     @classmethod
-    def of(cls, examples: Dataset, steps: int, model: str) -> "Work":
+    def of(cls, examples: TextRows, steps: int, model: str) -> "Work":
         """Count.
 
         A token takes 2 operations for each weight that it meets in the forward pass and 4 in the backward pass; the

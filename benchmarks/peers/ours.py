@@ -11,16 +11,16 @@ from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.dataset import Dataset
-from bertorch.data.load import anchors_with_positives, pairs_with_labels, texts_with_labels
+from bertorch.data.dataset import TextRows
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import Precision
-from bertorch.tasks.classification import ClassificationTask, Task
-from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.base import Task
+from bertorch.tasks.classification import ClassificationTask, labelled_texts
+from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives
 from bertorch.tasks.losses import in_batch_negatives_loss
-from bertorch.tasks.sentence_bert import SiameseClassifier
+from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
 from bertorch.training.training_log import TrainingLog
@@ -50,11 +50,11 @@ def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluatio
     return Evaluation.of(lambda: evaluate(task, dev, job.batch_size, precision).value, len(dev), device)
 
 
-def read(job: Job, path: str) -> Dataset:
+def read(job: Job, path: str) -> TextRows:
     """Read and tokenise a file of the job's task."""
-    labels = {"labels": job.labels} if job.labels else {}
+    names = {"label_names": job.labels} if job.labels else {}
     tokenizer = load_tokenizer(job.model)
-    return _READERS[job.task](path, tokenizer=tokenizer, max_length=job.max_length, on_bad_line="stop", **labels)
+    return _READERS[job.task](path, tokenizer=tokenizer, max_length=job.max_length, on_bad_line="stop", **names)
 
 
 @contextmanager
@@ -81,22 +81,19 @@ VARIANTS_ON_GPU: dict[str, Callable[[Job, Stopwatch, Path], Evaluation | None]] 
 
 
 def _classifier(job: Job) -> Task[Any]:
-    return ClassificationTask(SequenceClassifier.from_pretrained(job.model, job.labels), [])
+    return ClassificationTask(SequenceClassifier.from_pretrained(job.model, job.labels), job.labels)
 
 
 def _sentence_bert(job: Job) -> Task[Any]:
     embedder = SentenceEncoder.from_pretrained(job.model, "mean")
-    return ClassificationTask(SiameseClassifier(embedder, len(job.labels)), [])
+    return SentenceBertTask(SiameseClassifier(embedder, len(job.labels)), job.labels)
 
 
 def _contrastive(job: Job) -> Task[Any]:
     return ContrastiveTask(
         SentenceEncoder.from_pretrained(job.model, "mean"),
-        [],
         loss=partial(in_batch_negatives_loss, margin=0.0, scale=20.0),
-        gather_negatives=False,
         keep_duplicates=True,
-        micro_batch_size=None,
     )
 
 
@@ -105,8 +102,8 @@ _TASKS: dict[str, Callable[[Job], Task[Any]]] = {
     "sentencebert": _sentence_bert,
     "batchneg": _contrastive,
 }
-_READERS: dict[str, Callable[..., Dataset]] = {
-    "classifier": partial(texts_with_labels, texts=1),
-    "sentencebert": pairs_with_labels,
+_READERS: dict[str, Callable[..., TextRows]] = {
+    "classifier": partial(labelled_texts, num_texts=1),
+    "sentencebert": labelled_pairs,
     "batchneg": anchors_with_positives,
 }

@@ -1,5 +1,204 @@
-"""Shim."""
+"""Faster on the CPU: dropout, attention with little padding, and linear layers by oneDNN.
 
-from bertorch.encoder import onednn
+Everything works without this file, only slower.
 
-use_onednn = onednn.use_onednn
+References:
+    https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_guide_attributes_post_ops.html
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+from typing_extensions import override
+
+from bertorch.data.batch import PackedBatch
+from bertorch.encoder.layouts import BlockLayout, Layout
+from bertorch.encoder.trials import eval_mode, matches, trial_batch
+
+if TYPE_CHECKING:
+    from bertorch.encoder.encoder import Encoder
+
+_DRAWS = 2**16
+# A block of fewer attention scores than this is not split into blocks of similar lengths; in each of those, a sentence
+# takes at least this share of the slots that it has.
+SMALL_BLOCK = 2**17
+_FULLNESS = 0.75
+# The weights of a oneDNN layer are laid out best for a product with so many rows; any other number gives the same.
+_ROWS = 2048
+# How near results must be to those of PyTorch's own layers, as a share of the largest: in bf16 each has its rounding.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+
+
+def dropped(tensor: Tensor, probability: float) -> Tensor:
+    """Zero each element with this probability, to the next 1/65536, and scale the others so that the mean stays.
+
+    A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
+    of a training step.
+
+    Args:
+        tensor: on the CPU.
+        probability: in [0, 1).
+    """
+    drop = round(probability * _DRAWS)
+    words = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = words.view(torch.int16)[: tensor.numel()].view(tensor.shape)  # uniform from -2**15 to 2**15 - 1
+    return tensor * (draws >= drop - _DRAWS // 2) * (_DRAWS / (_DRAWS - drop))
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that is fast on the CPU too."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
+            return super().forward(input)
+        return dropped(input, self.p)
+
+
+def use_fast_dropout(model: nn.Module) -> None:
+    """Replace the dropout layers of a model by `Dropout`; they have no weights."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+
+
+class CPUBlockLayout(BlockLayout):
+    """A block whose attention has a fast dropout: PyTorch's fused CPU kernel has none, and its fallback is slow."""
+
+    @override
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scaling: float | None, dropout: float
+    ) -> Tensor:
+        if not dropout:
+            return super()._attention(query, key, value, mask=mask, scaling=scaling, dropout=dropout)
+        # SDPA with dropout, which the CPU kernel lacks.
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (N, A, L, D)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores = (query * scale) @ key.transpose(2, 3)  # (N, A, L, L)
+        return dropped(scores.masked_fill(~mask, -torch.inf).softmax(-1), dropout) @ value  # (N, A, L, D)
+
+
+@dataclass(frozen=True)
+class GroupedLayout:
+    """Several blocks, of sentences of similar length each, so that little in them is padding.
+
+    Attributes:
+        blocks: their layouts.
+        order: (T,) int64, the tokens of the batch in the order of the blocks.
+        inverse: (T,) int64, the index of each token of the batch in that order.
+        sizes: tokens of each block.
+    """
+
+    blocks: tuple[CPUBlockLayout, ...]
+    order: Tensor
+    inverse: Tensor
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> "GroupedLayout":
+        """The layout of a batch on the CPU."""
+        lengths, sentences = batch.bounds.diff().sort(descending=True)  # (N,), longest first
+        longest = lengths.tolist()
+        borders = [0]
+        for index, length in enumerate(longest):
+            if length < _FULLNESS * longest[borders[-1]]:
+                borders.append(index)
+        groups = lengths.tensor_split(borders[1:])
+        sizes = [int(group.sum()) for group in groups]
+        blocks = [
+            CPUBlockLayout.of_lengths(group, size, longest[first])
+            for group, size, first in zip(groups, sizes, borders, strict=True)
+        ]
+        shifts = batch.bounds[:-1][sentences] - (lengths.cumsum(0) - lengths)  # (N,), from the new index to the old
+        order = torch.arange(sum(sizes)) + shifts.repeat_interleave(lengths)  # (T,)
+        return cls(tuple(blocks), order, order.argsort(), tuple(sizes))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float, window: int | None
+    ) -> Tensor:
+        """See `Layout.attend`."""
+        parts = (tensor.index_select(0, self.order).split(self.sizes) for tensor in (query, key, value))
+        attended = [
+            block.attend(*rows, scaling=scaling, dropout=dropout, window=window)
+            for block, *rows in zip(self.blocks, *parts, strict=True)
+        ]
+        return torch.cat(attended).index_select(0, self.inverse)  # (T, A, D)
+
+
+def cpu_layout(batch: PackedBatch) -> Layout:
+    """The layout of a batch for attention on the CPU."""
+    is_small = batch.size * batch.max_seqlen**2 <= SMALL_BLOCK
+    return CPUBlockLayout.of(batch) if is_small else GroupedLayout.of(batch)
+
+
+class OneDnnLinear(nn.Module):
+    """Inference-only linear layer on oneDNN, optional fused GELU.
+
+    PyTorch multiplies matrices of fp32 by MKL, which is slower on processors that are not Intel's, and lays weights of
+    bf16 out anew for every product. `torch.compile` replaces linear layers likewise, but takes a minute to do so.
+
+    Args:
+        linear: the layer.
+        dtype: of the product, fp32 or bf16.
+        gelu: whether GELU follows, the exact one.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, gelu: bool) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), _ROWS)
+        self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self._activation: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
+        """(…, in) → (…, out)."""
+        return torch.ops.mkldnn._linear_pointwise(input.to(self._dtype), self._weight, self._bias, *self._activation)
+
+
+def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:
+    """Replace the linear layers of an encoder on a CPU, for good, if its results stay what they are.
+
+    Args:
+        encoder: it cannot be trained or saved afterwards.
+        dtype: that autocast has, or fp32.
+
+    Returns:
+        Whether they are replaced. They are not where PyTorch is built without oneDNN, or the processor cannot do so.
+    """
+    batch = trial_batch(encoder.model.config)
+    children = [(module, dict(module.named_children())) for module in encoder.model.modules()]
+    with eval_mode(encoder):
+        expected = encoder(batch).float()  # (T, H)
+        try:
+            for module, named in children:
+                _replace_linear(module, named, dtype)
+            replaced = matches(expected, lambda: encoder(batch).float(), tolerance=_TOLERANCE[dtype])
+        except (AttributeError, RuntimeError) as error:  # no such operator, or not on this processor
+            logger.debug("oneDNN: {}: {}", type(error).__name__, error)
+            replaced = False
+    if not replaced:
+        for module, named in children:
+            for name, child in named.items():
+                setattr(module, name, child)
+    return replaced
+
+
+def _replace_linear(module: nn.Module, children: dict[str, nn.Module], dtype: torch.dtype) -> None:
+    # BERT and its relatives have a module for the first half of their feed-forward layer.
+    gelu = children.keys() == {"dense", "intermediate_act_fn"} and _is_gelu(children["intermediate_act_fn"])
+    for name, child in children.items():
+        if type(child) is nn.Linear:
+            setattr(module, name, OneDnnLinear(child, dtype, gelu=gelu))
+    if gelu:
+        module.intermediate_act_fn = nn.Identity()
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    return isinstance(module, GELUActivation) and module.act is nn.functional.gelu

@@ -11,13 +11,13 @@ class EncoderModel(nn.Module):
     """A model on packed batches with an encoder inside."""
 
     @property
-    def weights(self) -> nn.Module:
-        """The module whose `state_dict` is saved and warm-started."""
+    def config(self) -> PretrainedConfig:
+        """The config that is saved with the weights; it also holds the metadata of `bertorch.tasks`."""
         raise NotImplementedError
 
     @property
-    def config(self) -> PretrainedConfig:
-        """The config that is saved, in which `bertorch.tasks` puts its metadata."""
+    def weights(self) -> nn.Module:
+        """The module whose `state_dict` is saved and warm-started."""
         raise NotImplementedError
 
     @property

@@ -7,8 +7,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch.data.tags import is_tag, scheme_of
-from bertorch.encoder.encoder import saved_labels
-from bertorch.encoder.model_folder import explained
+from bertorch.encoder.pretrained import loading, saved_label_names
 from bertorch.encoder.sentence_modules import SentenceModules
 from bertorch.errors import UserError
 
@@ -61,7 +60,7 @@ def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
     """
     if (Path(folder) / "adapter_config.json").exists():  # without peft, transformers would leave the adapter out
         raise UserError(f"{folder}: expected a whole model, got one with a PEFT adapter; merge the adapter into it")
-    with explained(folder, "the model's folder"):
+    with loading(folder, "the model's folder"):
         model, report = auto_class.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
@@ -90,7 +89,7 @@ def _require_single_label(folder: str, config: PretrainedConfig) -> None:
 
 def _tag_scheme(folder: str, config: PretrainedConfig) -> str:
     """The scheme of the label names; in all of them an entity of several tokens begins with B-."""
-    tags = saved_labels(config, folder)
+    tags = saved_label_names(config, folder)
     errors = [f"{tag!r}, which is none" for tag in tags if not is_tag(tag)]
     errors += [
         f"{tag} without B-{tag[2:]}" for tag in tags if tag[:2] in ("I-", "M-", "E-") and f"B-{tag[2:]}" not in tags

@@ -13,28 +13,12 @@ Pooling = Callable[[Tensor, PackedBatch], Tensor]
 
 
 def cls(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The hidden state of each sentence's first token, [CLS].
-
-    Args:
-        hidden: (T, H).
-        batch: tells where the sentences begin.
-
-    Returns:
-        (N, H).
-    """
-    return hidden.index_select(0, batch.cu_seqlens[:-1])
+    """The hidden state of each sentence's first token, [CLS]: (T, H) → (N, H)."""
+    return hidden.index_select(0, batch.cu_seqlens[:-1])  # (N, H)
 
 
 def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The mean over each sentence's tokens, [CLS] and [SEP] counted, at least in fp32.
-
-    Args:
-        hidden: (T, H).
-        batch: tells where the sentences begin.
-
-    Returns:
-        (N, H).
-    """
+    """The mean over each sentence's tokens, [CLS] and [SEP] included: (T, H) → (N, H), at least in fp32."""
     lengths = batch.cu_seqlens.diff()  # (N,)
     return _sums(at_least_fp32(hidden), batch) / lengths[:, None]
 
@@ -74,8 +58,8 @@ class PretrainedPooler(nn.Module):
     """The pooler that came with an encoder: a dense layer and an activation over the first token.
 
     Args:
-        model: an encoder with a `pooler`, most often one that expects (N, L, H). ALBERT's is a bare linear layer, whose
-            activation stands beside it.
+        model: an encoder with a `pooler`, most often one that expects (N, L, H). Those of ALBERT and BigBird are bare
+            linear layers, whose activation stands beside them.
 
     Raises:
         ValueError: the encoder has no pooler.
@@ -86,7 +70,8 @@ class PretrainedPooler(nn.Module):
         if getattr(model, "pooler", None) is None:
             raise ValueError(f"expected an encoder with a pooler, got {type(model).__name__} without one")
         self.pooler = model.pooler
-        self.activation = getattr(model, "pooler_activation", None)
+        beside = getattr(model, "pooler_activation", None) or getattr(model, "activation", None)
+        self.activation = beside if isinstance(model.pooler, nn.Linear) else None
 
     def forward(self, first_tokens: Tensor) -> Tensor:
         """Pool the hidden states of the first tokens, (N, H) → (N, H)."""

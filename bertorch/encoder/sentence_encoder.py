@@ -9,9 +9,10 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.encoder import Encoder, load_pretrained
+from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pooling import POOLING
+from bertorch.encoder.pretrained import load_pretrained
 from bertorch.encoder.sentence_modules import SentenceModules
 from bertorch.errors import UserError
 from bertorch.files import reason

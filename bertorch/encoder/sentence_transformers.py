@@ -15,7 +15,7 @@ from torch import nn
 
 from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.trials import evaluating
+from bertorch.encoder.trials import eval_mode
 
 _ACTIVATIONS = (nn.Tanh(), nn.Identity())
 
@@ -81,7 +81,7 @@ def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | No
         return None
     layer = layers[0]
     states = torch.linspace(-2, 2, 4 * layer.in_features, dtype=layer.weight.dtype).view(4, -1)  # (4, H)
-    with evaluating(pooler):
+    with eval_mode(pooler):
         for activation in _ACTIVATIONS:
             if torch.equal(pooler(states), activation(layer(states))):
                 return layer, activation

@@ -1,4 +1,4 @@
-"""Trial runs: how a model behaves is not looked up by its name, but seen in what it gives for two short sentences."""
+"""Trial runs: what a model can do is not looked up by its name, but seen in its results for a few short sentences."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,51 +9,76 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from bertorch.data.batch import PackedBatch
+from bertorch.errors import UserError
+from bertorch.files import reason
 
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
 # sentences of a batch is off by more than 1e-3 of it, even with small random weights.
-AGREEMENT = 1e-4
+TOLERANCE = 1e-4
+# The longest sentence of a short trial, and of one that models with attention in chunks of 64 tokens must cut up.
+SHORT, LONG = 9, 141
 
 
-def trial_batch(config: PretrainedConfig) -> PackedBatch:
-    """Two sentences of arbitrary tokens, to find out how a model behaves; longer than a local attention window."""
-    window = getattr(config, "sliding_window", None) or 0
-    lengths = torch.tensor([5, 9 + 2 * window])
-    tokens = torch.arange(int(lengths.sum())) * 7 % (config.vocab_size - 5) + 5  # (T,), clear of most special tokens
-    tokens[tokens == config.pad_token_id] -= 1
+def trial_batch(config: PretrainedConfig, longest: int = SHORT) -> PackedBatch:
+    """Two sentences of arbitrary tokens, the second of this length.
+
+    The special tokens <pad> and <mask> are among them as if a text had them: some models count them.
+    """
+    config = config.get_text_config()
+    vocabulary = getattr(config, "vocab_size", None) or 128  # CANINE has code points instead
+    lengths = [5, longest]
+    total = sum(lengths)
+    tokens = torch.arange(total) * 7 % (vocabulary - 5) + 5  # (T,), clear of most special tokens
+    for index, special in ((-2, "pad_token_id"), (-4, "mask_token_id")):
+        token = getattr(config, special, None)
+        if token is not None and 0 <= token < vocabulary:
+            tokens[tokens == token] -= 1
+            tokens[index] = token
     return PackedBatch(
         input_ids=tokens,
-        token_type_ids=torch.zeros_like(tokens),
-        position_ids=torch.cat([torch.arange(int(length)) for length in lengths]),
-        cu_seqlens=torch.tensor([0, *lengths.cumsum(0).tolist()], dtype=torch.int32),
-        max_seqlen=int(lengths.max()),
+        token_type_ids=torch.arange(total) % 5 // 3,  # (T,), of both types in each sentence
+        position_ids=torch.cat([torch.arange(length) for length in lengths]),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
+        max_seqlen=max(lengths),
         labels=torch.zeros(len(lengths), dtype=torch.int64),
     )
 
 
-def one_by_one(batch: PackedBatch) -> list[Tensor]:
-    """The ids of each sentence of a batch as a batch of its own, (1, length) each."""
-    return [ids[None] for ids in batch.input_ids.tensor_split(batch.cu_seqlens[1:-1].long())]
-
-
-def attempt(compute: Callable[[], Tensor]) -> Tensor | None:
-    """The result of a trial run, None if it raises."""
+def matches(expected: Tensor, compute: Callable[[], Tensor], *, tolerance: float = TOLERANCE) -> bool:
+    """Whether a trial run gives the expected result, up to this share of its largest value; False if it raises."""
     try:
-        return compute()
+        got = compute()
     except Exception as error:  # noqa: BLE001 - a model that is run in a way it is not made for may raise anything
         logger.debug("trial run: {}: {}", type(error).__name__, error)
-        return None
+        return False
+    limit = tolerance * expected.abs().max().clamp(min=1)
+    return got.shape == expected.shape and bool((got - expected).abs().max() <= limit)
 
 
-def gives(expected: Tensor, compute: Callable[[], Tensor], *, tolerance: float = AGREEMENT) -> bool:
-    """Whether a trial run gives the expected result, but for a difference of this share of its size."""
-    got = attempt(compute)
-    most = tolerance * expected.abs().max().clamp(min=1)
-    return got is not None and got.shape == expected.shape and bool((got - expected).abs().max() <= most)
+def unsupported(model: nn.Module, expected: str, why: str) -> UserError:
+    """The error that refuses an architecture and says what to do."""
+    return UserError(
+        f"expected {expected}, got {type(model).__name__}: {why}; choose another --pretrained_model_name_or_path"
+    )
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def supported(model: nn.Module, expected: str) -> Iterator[None]:
+    """Around the construction and the trial of a model: an exception becomes one that names the architecture.
+
+    Raises:
+        UserError: instead of any other exception of the block.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise unsupported(model, expected, reason(error)) from error
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Without dropout and gradients."""
     training = model.training
     model.eval()
@@ -62,6 +87,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-eval_mode = evaluating

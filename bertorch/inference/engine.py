@@ -3,9 +3,9 @@
 Memory does not grow with the number of inputs: a window of them is tokenised while the previous one is on the device.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -49,13 +49,11 @@ class Engine:
         self._batch_size = batch_size
         self._rank, self._world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
 
-    def run(
-        self, inference: Inference[Input], inputs: Iterable[Input]
-    ) -> Iterator[tuple[list[Input], Sequence[np.ndarray]]]:
+    def run(self, inference: Inference[Input], inputs: Iterable[Input]) -> Iterator[tuple[list[Input], Any]]:
         """Run an inference, window by window.
 
         Yields:
-            The inputs of a window in their order, and of each its row (…) or, of a set of rows, the array (rows, …).
+            The inputs of a window in order, and their rows (inputs, …) or, of a set, an array (rows, …) for each input.
 
         Raises:
             UserError: memory runs out.
@@ -99,11 +97,11 @@ class Engine:
         return rows if self._world_size == 1 else distributed.gather_rows(rows)[0]
 
 
-def _results(inference: Inference[Input], inputs: list[Input], rows: Tensor) -> Sequence[np.ndarray]:
+def _results(inference: Inference[Input], inputs: list[Input], rows: Tensor) -> np.ndarray | list[np.ndarray]:
     """The result of each input, on the host."""
     found = rows.cpu().numpy()
     if not inference.is_set:
-        return list(found)
+        return found
     indices = found[:, 0].astype(np.int64)  # (rows,)
     order = indices.argsort(kind="stable")
     bounds = np.searchsorted(indices[order], np.arange(1, len(inputs)))  # (inputs-1,)

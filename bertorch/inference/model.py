@@ -71,6 +71,4 @@ class Model:
 
     def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
         """As `encode`, window by window with its texts, in memory that does not grow with their number."""
-        inference = self.task.embedder(normalize=normalize)
-        for inputs, rows in self.engine.run(inference, checked_texts(texts, 1)):
-            yield inputs, cast(np.ndarray, rows)
+        return self.engine.run(self.task.embedder(normalize=normalize), checked_texts(texts, 1))

@@ -17,7 +17,7 @@ from bertorch.data.spans import SpanBatch, SpanFinder
 from bertorch.data.tagged_dataset import FILLER_TAG, TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
 from bertorch.encoder.encoder_model import EncoderModel
-from bertorch.encoder.pretrained import empty_model, label_settings, load_pretrained, saved_label_names
+from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.encoder.tagger import TokenClassifier
 from bertorch.errors import UserError
 from bertorch.tasks.base import LoadedFolder
@@ -84,8 +84,7 @@ class LinearTagger(TokenClassifier, SpanModel):
         Raises:
             UserError: it cannot be loaded, or is no encoder with a token classification head.
         """
-        model = load_pretrained(AutoModelForTokenClassification, name, **label_settings(tags.tags))
-        model.config.architectures = [type(model).__name__]
+        model = cls.pretrained(name, tags.tags)
         model.config.tag_scheme = tags.scheme_name
         return cls(model, tags, constrain_training=constrain_training)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tokens import TokenStore
 from tests.conftest import TINY
 
@@ -66,13 +66,12 @@ def tokenizer():
 
 def test_a_text_that_occurs_again_is_stored_once_and_keeps_its_number(tokenizer):
     columns = [["今天", "明天", "今天"], ["后天", "今天", "昨 天"]]
-    data = Dataset.of_sentences(tokenizer, columns, max_length=16)
+    data = TextRows.tokenized(tokenizer, columns, max_length=16)
     assert len(data.store) == 4
-    assert data.labels is data.sentences
     assert data.sentences.tolist() == [[0, 2], [1, 0], [0, 3]]
     batch = data.batch(np.array([1]))
     assert tokenizer.decode(batch.input_ids) == "[CLS] 明 天 [SEP] [CLS] 今 天 [SEP]"
-    assert batch.labels.tolist() == [[1, 0]]
+    assert batch.text_ids.tolist() == [[1, 0]]
     scored = Dataset.of_sentences(tokenizer, columns, np.array([1.0, 2.0, 3.0]), max_length=16)
     assert scored.labels.tolist() == [1, 2, 3]
     assert np.array_equal(scored.sentences, data.sentences)

@@ -13,9 +13,9 @@ from tests.small_tasks import classification_data, tagged_data
 def test_both_parts_are_the_whole_each_in_its_order(size, ratio, expected):
     train, dev = split_off(classification_data(size), ratio, seed=1)
     assert (len(train), len(dev)) == (size - expected, expected)
-    assert sorted([*train.numbers, *dev.numbers]) == list(range(size))
+    assert sorted([*train.chosen, *dev.chosen]) == list(range(size))
     for part in (train, dev):
-        assert (np.diff(part.numbers) > 0).all()
+        assert (np.diff(part.chosen) > 0).all()
 
 
 def test_the_seed_alone_decides():
@@ -23,8 +23,8 @@ def test_the_seed_alone_decides():
         split_off(classification_data(50, seed=content), 0.2, seed=seed)[1]
         for content, seed in ((0, 1), (5, 1), (0, 2))
     ]
-    assert np.array_equal(draws[0].numbers, draws[1].numbers)
-    assert not np.array_equal(draws[0].numbers, draws[2].numbers)
+    assert np.array_equal(draws[0].chosen, draws[1].chosen)
+    assert not np.array_equal(draws[0].chosen, draws[2].chosen)
 
 
 @pytest.mark.parametrize("make", [classification_data, tagged_data], ids=["texts", "tagged"])

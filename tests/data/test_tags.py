@@ -79,7 +79,7 @@ def test_how_an_offence_is_told():
 
     def told(*tags: str) -> str:
         ids = np.array([numbers[tag] for tag in tags])
-        return tag_set.told(ids, tag_set.first_violation(ids))
+        return tag_set.describe(ids, tag_set.first_violation(ids))
 
     assert told("O", "I-PER", "O") == "I-PER after O (token 2)"
     assert told("E-LOC", "O") == "E-LOC at the beginning (token 1)"

@@ -1,6 +1,6 @@
 import pytest
 
-from bertorch.encoder import layouts
+from bertorch.encoder import attention, cpu
 from tests.encoder import flash_stand_in
 
 
@@ -8,12 +8,12 @@ from tests.encoder import flash_stand_in
 def flash(monkeypatch):
     """Attention goes through PyTorch's flash attention, whose kernel has a stand-in on the CPU."""
     library = flash_stand_in.register()
-    monkeypatch.setattr(layouts, "runs_flash", lambda *_: True)
+    monkeypatch.setattr(attention, "runs_flash", lambda *_: True)
     yield
     library._destroy()
 
 
 @pytest.fixture
 def groups(monkeypatch):
-    """Attention cuts also the smallest block up."""
-    monkeypatch.setattr(layouts, "SMALL_BLOCK", 0)
+    """Attention splits also the smallest block."""
+    monkeypatch.setattr(cpu, "SMALL_BLOCK", 0)

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertorch.encoder.attention import packed_attention
-from bertorch.encoder.layouts import BlockLayout, FlashLayout, GroupedLayout, layout_of, runs_flash
+from bertorch.encoder.attention import layout_of, packed_attention
+from bertorch.encoder.cpu import CPUBlockLayout, GroupedLayout
+from bertorch.encoder.layouts import BlockLayout, FlashLayout, runs_flash
 from tests.architectures import random_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -101,12 +102,12 @@ def test_sentences_of_like_length_share_a_block():
 
 
 def test_small_blocks_are_not_cut_up():
-    assert isinstance(layout_of(random_batch(LENGTHS), torch.float32, SIZE), BlockLayout)
+    assert isinstance(layout_of(random_batch(LENGTHS), torch.float32, SIZE), CPUBlockLayout)
     assert isinstance(layout_of(random_batch([128] * 9), torch.float32, SIZE), GroupedLayout)
 
 
 @pytest.mark.parametrize("key_heads", [HEADS, 2])
-@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout])
+@pytest.mark.parametrize("kind", [BlockLayout, CPUBlockLayout, GroupedLayout])
 def test_dropped_weights_are_scaled_so_that_the_mean_stays(kind, key_heads):
     """Over many draws, attention with dropout is attention without it, and so is its gradient."""
     draws, lengths = 3000, [3, 5]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.classifier import HeadInput, SequenceClassifier
 from bertorch.errors import UserError
 from tests.architectures import PACKED, PADDED, assert_same_gradients, batch_both_ways, random_batch, small_classifier
 from tests.conftest import TINY
@@ -27,8 +27,9 @@ def test_logits_loss_and_gradients_are_those_of_the_padded_model(architecture, s
 
 
 def test_which_heads_read_the_first_token_only():
-    assert SequenceClassifier(small_classifier("roberta")).reads_first_token_only
-    assert not SequenceClassifier(small_classifier("modernbert", classifier_pooling="mean")).reads_first_token_only
+    assert SequenceClassifier(small_classifier("roberta")).head_input is HeadInput.FIRST_TOKENS
+    mean = SequenceClassifier(small_classifier("modernbert", classifier_pooling="mean"))
+    assert mean.head_input is HeadInput.BLOCK
 
 
 def test_dropout_of_the_head_acts_in_training_only():
@@ -49,12 +50,12 @@ def test_the_head_shares_its_weights_with_the_model():
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [
-        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 2, "eos_token_id": 3}),
+        ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 37}),  # its head reads the last token
         ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}),  # cannot even run without an <eos> token
     ],
 )
 def test_a_model_that_is_no_encoder_is_refused(architecture, settings):
-    with pytest.raises(UserError, match="expected an encoder with a classification head.*(GPT2|Bart)"):
+    with pytest.raises(UserError, match="expected an encoder with a classification head.*(XLNet|Bart)"):
         SequenceClassifier(small_classifier(architecture, **settings))
 
 

@@ -5,9 +5,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from bertorch.encoder.encoder import Encoder, load_pretrained, load_tokenizer
+from bertorch.encoder.encoder import Encoder
+from bertorch.encoder.inputs import ModelInputs
+from bertorch.encoder.pretrained import load_pretrained, load_tokenizer
 from bertorch.errors import UserError
-from tests.architectures import PACKED, PADDED, assert_same_gradients, batch_both_ways, random_batch, small_encoder
+from tests.architectures import (
+    PACKED,
+    PADDED,
+    assert_same_gradients,
+    batch_both_ways,
+    random_batch,
+    small_encoder,
+    tiny_config,
+)
 from tests.conftest import TINY
 
 LENGTHS = [3, 17, 1, 9]  # 17 is more than ModernBERT's window here
@@ -100,6 +110,24 @@ def test_positions_of_a_model(architecture, positions):
     encoder.require_positions(positions)
     with pytest.raises(UserError, match=f"--max_seq_length {positions + 1}: expected at most {positions}"):
         encoder.require_positions(positions + 1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "positions"), [("ibert", 38), ("mra", 40), ("nystromformer", 40), ("yoso", 40), ("big_bird", 40)]
+)
+def test_spare_rows_and_quantised_tables_are_no_positions(architecture, positions):
+    inputs = ModelInputs.of(AutoModel.from_config(tiny_config(architecture, max_position_embeddings=40)))
+    assert inputs.max_length == positions
+
+
+def test_sparse_attention_is_refused_beyond_the_length_it_starts_at():
+    """Up to (5 + 2 · random blocks) · block size tokens, BigBird attends to all tokens, as it does alone."""
+    encoder = Encoder(AutoModel.from_config(tiny_config("big_bird")))
+    encoder.require_positions(56)
+    with pytest.raises(UserError, match="--max_seq_length 57: expected at most 56"):
+        encoder.require_positions(57)
+    full = Encoder(AutoModel.from_config(tiny_config("big_bird", attention_type="original_full")))
+    full.require_positions(512)
 
 
 def test_half_precision_weights_load_as_fp32(tmp_path):

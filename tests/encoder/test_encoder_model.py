@@ -5,10 +5,10 @@ import torch
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.encoder import ENCODER_DROPOUTS
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.pretrained import ENCODER_DROPOUTS
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.tagger import Tagger
+from bertorch.encoder.tagger import TokenClassifier
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.contrastive import encode_in_chunks
@@ -109,7 +109,7 @@ def test_within_gradient_caching(architecture):
     [
         (lambda: SequenceClassifier(small_classifier("bert")), BATCH),
         (lambda: SiameseClassifier(SentenceEncoder(small_encoder("bert"), "cls"), num_labels=2), BATCH),
-        (lambda: Tagger(small_tagging_model("bert")), tagged_batch(BATCH)),
+        (lambda: TokenClassifier(small_tagging_model("bert")), tagged_batch(BATCH)),
     ],
     ids=["classifier", "sentence-bert", "tagger"],
 )

@@ -42,7 +42,7 @@ def test_the_poolings_of_sentence_transformers(mode, pooled, filled, hidden):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "ernie", "albert", "xlm-roberta"])
+@pytest.mark.parametrize("architecture", ["bert", "ernie", "albert", "big_bird", "xlm-roberta"])
 def test_the_pretrained_pooler_gives_the_models_pooler_output(architecture):
     model = small_encoder(architecture).eval()
     output = model(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]]))

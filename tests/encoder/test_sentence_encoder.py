@@ -67,7 +67,7 @@ def test_without_the_option_the_dropout_is_the_models_own():
 
 
 def test_a_model_without_dropout_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("bertorch.encoder.encoder.ENCODER_DROPOUTS", ("no_such_dropout",))
+    monkeypatch.setattr("bertorch.encoder.pretrained.ENCODER_DROPOUTS", ("no_such_dropout",))
     with pytest.raises(UserError, match="--dropout 0.3: expected a model with one of no_such_dropout"):
         SentenceEncoder.from_pretrained(str(TINY), "mean", dropout=0.3)
 

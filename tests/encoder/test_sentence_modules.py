@@ -21,9 +21,9 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from bertorch.data.dataset import Dataset
-from bertorch.encoder.encoder import load_tokenizer
+from bertorch.data.dataset import TextRows
 from bertorch.encoder.foreign import load_complete, recognise
+from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_modules import read_modules
 from bertorch.errors import UserError
@@ -59,7 +59,7 @@ def ours(folder) -> np.ndarray:
     found = recognise(str(folder), modules, model.config, tokenizer)
     assert found["task"] == "embedding"
     texts = [modules.prompt + text for text in TEXTS]
-    data = Dataset.of_sentences(tokenizer, [texts], max_length=found["max_seq_length"])
+    data = TextRows.tokenized(tokenizer, [texts], max_length=found["max_seq_length"])
     with torch.no_grad():
         embeddings = embedder(data.batch(np.arange(len(TEXTS)))).numpy()
     assert embeddings.shape == (len(TEXTS), embedder.size)

@@ -8,7 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import TextRows
 from bertorch.encoder.foreign import load_complete
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_modules import read_modules
@@ -28,7 +28,7 @@ MAX_LENGTH = 20
 
 
 def our_embeddings(embedder: SentenceEncoder, tokenizer) -> torch.Tensor:
-    data = Dataset.of_sentences(tokenizer, [TEXTS], max_length=MAX_LENGTH)
+    data = TextRows.tokenized(tokenizer, [TEXTS], max_length=MAX_LENGTH)
     with torch.no_grad():
         return embedder.eval()(data.batch(np.arange(len(TEXTS))))
 

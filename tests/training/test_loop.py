@@ -107,7 +107,7 @@ class ScriptedMetric:
     def line(self) -> str:
         return f"eval: {self.value}"
 
-    def report(self) -> list[str]:
+    def summary(self) -> list[str]:
         return [f"report of {self.value}"]
 
 

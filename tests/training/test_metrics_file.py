@@ -32,7 +32,7 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 8, "lo')  # killed in the middle
     again = MetricsFile(tmp_path)
-    again.go_on(4)
+    again.resume(4)
     again.append(line(6))
     assert read_metrics(tmp_path / METRICS) == [line(2), line(4), line(4), line(6)]
     assert [path.name for path in tmp_path.iterdir()] == [METRICS]
@@ -40,7 +40,7 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
 
 def test_a_run_that_goes_on_without_its_file_starts_one(tmp_path):
     file = MetricsFile(tmp_path)
-    file.go_on(4)
+    file.resume(4)
     file.append(line(6))
     assert read_metrics(tmp_path / METRICS) == [line(6)]
 

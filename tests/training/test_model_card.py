@@ -32,19 +32,18 @@ def card(folder, *, task=None, history=HISTORY, **options) -> ModelCard:
 
 
 @pytest.mark.parametrize(
-    ("make_task", "tag", "library", "call"),
+    ("make_task", "expected", "call"),
     [
-        (classification_task, "text-classification", "transformers", ".predict(["),
-        (partial(tagging_task, use_crf=True), "token-classification", "transformers", ".tag(["),
-        (siamese_task, "sentence-similarity", "sentence-transformers", ".encode(["),
-        (contrastive_task, "sentence-similarity", "sentence-transformers", ".encode(["),
+        (classification_task, ("text-classification", "transformers"), ".predict(["),
+        (partial(tagging_task, use_crf=True), ("token-classification", "transformers"), ".tag(["),
+        (siamese_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
+        (contrastive_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
     ],
 )
-def test_the_hub_reads_it(make_task, tag, library, call, tmp_path, monkeypatch):
+def test_the_hub_reads_it(make_task, expected, call, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", "a b"])
     read = HubCard(card(tmp_path, task=make_task()).text())
-    assert read.data.pipeline_tag == tag
-    assert read.data.library_name == library
+    assert (read.data.pipeline_tag, read.data.library_name) == expected
     assert read.data.tags == ["bertorch"]
     assert read.data.base_model == "bert-base-chinese"
     assert call in read.text

@@ -5,12 +5,25 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import (
+    AlbertTokenizer,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BigBirdTokenizer,
+    RemBertTokenizer,
+    pipeline,
+)
 
-from bertorch.encoder.encoder import load_config, load_pretrained, load_tokenizer
+from bertorch.data.batch import PackedBatch
+from bertorch.data.tokens import tokenize
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.pretrained import load_config, load_pretrained, load_tokenizer
 from bertorch.errors import UserError
+from tests.architectures import tiny_config
 from tests.conftest import TINY
 
 
@@ -131,6 +144,35 @@ def test_a_tokenizer_that_knows_fewer_words_is_told(folder, log_lines):
         (folder / "vocab.txt").write_text("\n".join(words[:kept]) + "\n")
         assert len(load_tokenizer(str(folder))) == kept
         assert any(f"got one of {kept}" in line for line in log_lines) == warned
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [("albert", AlbertTokenizer), ("big_bird", BigBirdTokenizer), ("rembert", RemBertTokenizer)],
+)
+def test_a_pipeline_on_a_saved_folder_tells_the_texts_of_a_pair_apart(architecture, kind, tmp_path):
+    """It passes the token types of training, though transformers leaves them out for these tokenizers."""
+    words = ["<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "[MASK]", "▁a", "▁b", *(f"▁c{index}" for index in range(92))]
+    words.insert(100, "<unk>")
+    tokenizer = kind(vocab=[(word, -float(index)) for index, word in enumerate(words)])
+    assert "token_type_ids" not in tokenizer.model_input_names
+    torch.manual_seed(0)
+    config = tiny_config(architecture, vocab_size=len(words), pad_token_id=0, num_labels=3)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)  # so that the token types show in the probabilities
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    load_tokenizer(str(tmp_path)).save_pretrained(tmp_path)
+
+    store = tokenize(load_tokenizer(str(tmp_path)), [["a b a"], ["b b"]], 16)
+    assert sorted(set(store.token_type_ids.tolist())) == [0, 1]
+    classify = pipeline("text-classification", model=str(tmp_path), top_k=None)
+    got = {row["label"]: row["score"] for row in classify({"text": "a b a", "text_pair": "b b"})}
+    batch = PackedBatch.of(store, np.array([0]), labels=torch.zeros(1))
+    logits = SequenceClassifier(model).eval()(batch)
+    for index, expected in enumerate(logits.softmax(-1)[0].tolist()):
+        assert got[model.config.id2label[index]] == pytest.approx(expected, abs=1e-5)
 
 
 class Malicious:
