@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bertorch import cli, distributed, log
 from bertorch.config import option
@@ -24,8 +25,9 @@ from bertorch.errors import UserError
 from bertorch.files import STANDARD, whole_output
 from bertorch.inference.load import InferenceConfig
 from bertorch.inference.model import Model
-from bertorch.inference.neighbours import Neighbours
 from bertorch.inference.vectors import VectorFile
+
+QUERIES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ def run(config: EncodeConfig) -> None:
     """Encode, search, or both."""
     model = config.load()
     if not model.size:
-        model.encode([])  # raises: not a model of embeddings
+        model.encode([])  # raises: the model has no embeddings
     if config.output_file is not None:
         _encode(model, config, config.output_file)
     if config.nearest is not None and config.corpus_file is not None:
@@ -86,9 +88,9 @@ def _encode(model: Model, config: EncodeConfig, path: str) -> None:
 
 
 def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
-    """All that the vectors depend on."""
+    """What the vectors depend on."""
     folder = Path(config.model_dir)
-    # Those of a run, or of another library also in several files and in the folders of modules.json.
+    # A run has one file of weights; other libraries may have several, also in the folders of modules.json.
     files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("[0-9]_*/*.safetensors")]
     weights = {str(file.relative_to(folder)): file_digest(str(file)) for file in sorted(files)}
     return {
@@ -121,6 +123,37 @@ def _search(model: Model, config: EncodeConfig, count: int, corpus: str) -> None
         for line, neighbours in enumerate(map(zip, indices, cosines), start=1):
             for rank, (index, cosine) in enumerate(neighbours, start=1):
                 file.write(f"{line}\t{rank}\t{cosine:.6f}\t{index + 1}\t{texts[index]}\n")
+
+
+class Neighbours:
+    """The `count` (K) nearest of all vectors so far, for each of the queries (Q, E) of length 1; the search is exact.
+
+    It goes in blocks: neither the vectors nor all cosines need to fit in memory.
+    """
+
+    def __init__(self, queries: Tensor, count: int) -> None:
+        self._queries, self._count = queries, count
+        self._seen = 0
+        self.cosines = queries.new_empty(len(queries), 0)  # (Q, up to K) in descending order
+        # (Q, up to K) int64, counted from 0 over all calls of `update`
+        self.indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+
+    def update(self, vectors: Tensor) -> None:
+        """Compare with more vectors (B, E) of length 1; ties go to the vectors of earlier calls."""
+        vectors = vectors.to(self._queries.device)
+        blocks = zip(
+            *(rows.split(QUERIES_AT_ONCE) for rows in (self._queries, self.cosines, self.indices)), strict=True
+        )
+        merged = [self._merged(queries, cosines, indices, vectors) for queries, cosines, indices in blocks]
+        self.cosines, self.indices = (torch.cat(parts) for parts in zip(*merged, strict=True))  # (Q, up to K) each
+        self._seen += len(vectors)
+
+    def _merged(self, queries: Tensor, cosines: Tensor, indices: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        new, columns = (queries @ vectors.T).topk(min(self._count, len(vectors)), dim=1)  # (q, up to K) each
+        cosines = torch.cat([cosines, new], dim=1)  # (q, up to 2·K)
+        indices = torch.cat([indices, self._seen + columns], dim=1)  # (q, up to 2·K)
+        order = cosines.argsort(dim=1, descending=True, stable=True)[:, : self._count]  # (q, up to K)
+        return cosines.gather(1, order), indices.gather(1, order)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ from bertorch import cli, distributed
 from bertorch.config import ON_BAD_LINE, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
-from bertorch.figures import require_matplotlib
+from bertorch.figures import draw_confusion, require_matplotlib
 from bertorch.files import refuse_existing, whole_output
 from bertorch.inference.load import InferenceConfig
-from bertorch.inference.plots import draw_confusion
 from bertorch.tasks.base import Errors
 from bertorch.training.eval_loop import evaluate
 
@@ -84,7 +83,7 @@ def _write(report: dict[str, Any], errors: Errors, label_names: Any, config: Eva
 
 
 def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
-    """The numbers of a report, one a line, and a row of a table in one."""
+    """The numbers of a report, one per line, and each row of a table in one line."""
     lines = []
     for name, value in report.items():
         if isinstance(value, float):
@@ -92,10 +91,8 @@ def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
         elif isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
             lines += _lines(value, f"{prefix}{name}, ")
         elif isinstance(value, dict):
-            numbers = (
-                f"{key} {each:.5f}" if isinstance(each, float) else f"{key} {each}" for key, each in value.items()
-            )
-            lines.append(f"{prefix}{name}: {', '.join(numbers)}")
+            row = (f"{key} {each:.5f}" if isinstance(each, float) else f"{key} {each}" for key, each in value.items())
+            lines.append(f"{prefix}{name}: {', '.join(row)}")
     return lines
 
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from loguru import logger
 
 from bertorch.errors import UserError
@@ -13,6 +14,8 @@ from bertorch.files import replacing, writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONGEST_LABEL = 20
+CELLS_WITH_COUNTS = 20  # labels up to which the cells of a confusion matrix have their counts in them
 _LAST_RESORT = "Last Resort"  # a font of matplotlib that draws every character as a box
 
 
@@ -66,3 +69,32 @@ def write_png(figure: "Figure", path: str) -> None:
     """Write a figure, replacing the file; if that fails, a UserError, and the file is unchanged."""
     with writing(path), replacing(Path(path)) as unfinished:
         figure.savefig(unfinished, format="png", dpi=150)
+
+
+def draw_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path: str) -> None:
+    """Draw a confusion matrix (C, C), a row of counts for each gold label, into a PNG, which is replaced.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    shown, fonts = readable_names(labels, "label", longest=LONGEST_LABEL)
+    counts = np.array(matrix)
+    side = 2.5 + 0.5 * min(len(labels), 40)
+    with rc_context({"font.family": fonts}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), label="share of the gold label")
+        # A dollar sign in a label starts no formula.
+        axes.set_xticks(range(len(labels)), shown, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(len(labels)), shown, parse_math=False)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("gold")
+        if len(labels) <= CELLS_WITH_COUNTS:
+            for (row, column), count in np.ndenumerate(counts):
+                dark = shares[row, column] > 0.5
+                axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
+        write_png(figure, path)

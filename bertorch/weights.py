@@ -1,4 +1,4 @@
-"""Read weights that torch.save or safetensors wrote, whatever names they have, without running code of theirs."""
+"""Read weights of torch.save or safetensors, under the names of several programs, without running pickled code."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,25 +21,23 @@ def warm_start(
     encoder_prefix: str,
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> None:
-    """Load weights by name into a module; the log names every tensor that is missing or not expected.
+    """Load weights by name into a module; the log names every missing or unexpected tensor.
 
     Names may be those of the module, of a bare encoder (`embeddings.…`), of the earlier bertorch, which called every
     encoder `encoder.…` or `bert.…`, of a model wrapped for several GPUs (`module.…`), or of the first BERT checkpoints
     (`LayerNorm.gamma`).
 
     Args:
-        module: takes the weights.
-        source: a `.bin` or `.safetensors` file, or a folder with one.
+        module: to load into.
+        source: as for `load_weights`.
         encoder_prefix: the encoder's name within the module, such as `bert`.
-        convert: of a task, for weights of earlier programs; they keep their names.
+        convert: the task's conversion of weights of earlier programs, which keep their names.
 
     Raises:
-        UserError: no readable weights, a tensor of another shape, or not one tensor that fits.
+        UserError: no readable weights, a shape mismatch, or not one tensor that fits.
     """
     expected = module.state_dict()
-    found, unexpected = _matched(
-        f"--init_from_ckpt {source}", expected, convert(load_weights(source)), encoder_prefix=encoder_prefix
-    )
+    found, unexpected = _matched(f"--init_from_ckpt {source}", expected, convert(load_weights(source)), encoder_prefix)
     if not found:
         raise UserError(
             f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
@@ -53,18 +51,12 @@ def warm_start(
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: str, folder: str) -> None:
-    """Load all weights of a model from those that a folder was saved with.
-
-    Args:
-        module: takes the weights.
-        weights: of `load_weights`, under any of the names of `warm_start`.
-        encoder_prefix: the encoder's name within the module, such as `bert`.
-        folder: for errors.
+    """Load all weights of a saved `folder`, under any of the names that `warm_start` knows; unexpected ones are logged.
 
     Raises:
-        UserError: a weight of the model is missing, or has another shape. Unexpected ones are logged.
+        UserError: a weight of the model is missing, or has another shape.
     """
-    found, unexpected = _matched(folder, module.state_dict(), weights, encoder_prefix=encoder_prefix)
+    found, unexpected = _matched(folder, module.state_dict(), weights, encoder_prefix)
     missing = sorted(name for name, _ in module.named_parameters() if name not in found)
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
@@ -78,29 +70,20 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: 
 
 
 def _matched(
-    source: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, encoder_prefix: str
+    source: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], encoder_prefix: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights under the names expected, and the names of those that are not expected."""
-    found: dict[str, Tensor] = {}
-    unexpected = []
-    for name, tensor in weights.items():
-        target = _target_name(name, expected, encoder_prefix)
-        if target is None:
-            unexpected.append(name)
-        else:
-            found[target] = tensor
-    mismatched = [
-        (name, expected[name].shape, tensor.shape)
-        for name, tensor in found.items()
-        if tensor.shape != expected[name].shape
-    ]
+    targets = {name: _target_name(name, expected, encoder_prefix) for name in weights}
+    found = {target: weights[name] for name, target in targets.items() if target is not None}
+    shapes = [(name, expected[name].shape, tensor.shape) for name, tensor in found.items()]
+    mismatched = [each for each in shapes if each[1] != each[2]]
     if mismatched:
         raise ShapeMismatchError(source, mismatched)
-    return found, unexpected
+    return found, [name for name, target in targets.items() if target is None]
 
 
 def load_weights(source: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no code of it.
+    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no pickled code.
 
     Raises:
         UserError: no such file, a damaged one, or not a file of named dense tensors.
@@ -118,7 +101,7 @@ def load_weights(source: str) -> dict[str, Tensor]:
         else:
             check_sums(path)
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # in a damaged pickle any step may fail, with whatever error
+    except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{path}: expected weights saved by torch.save or safetensors, got: {reason(error)}") from error
     if not isinstance(weights, Mapping):
         raise UserError(f"{path}: expected a mapping from names to tensors, got {type(weights).__name__}")
@@ -127,18 +110,13 @@ def load_weights(source: str) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: expected a mapping from names to tensors, got {name!r}: {type(tensor).__name__} in it"
             )
-        if not _is_plain(tensor):
+        special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
+        if special or tensor.layout != torch.strided:
             raise UserError(
                 f"{path}: expected dense real tensors with their values, got {name}: {tensor.layout}, {tensor.dtype}, "
                 f"on {tensor.device}; save it as a plain tensor"
             )
     return dict(weights)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the values of a tensor can be copied into those of a model."""
-    special = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_complex()
-    return tensor.layout == torch.strided and not special
 
 
 def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Trained models in use: loading a saved folder, and predicting, encoding and tagging with it."""
+"""Inference with trained models: loading a saved folder, predicting, encoding, tagging."""

@@ -1,6 +1,6 @@
-"""Inputs → results, in order: packed batches of like length within a window, prepared ahead, on all processes.
+"""Inputs → results, in order: packed batches of similar length within a window, prepared ahead, on all processes.
 
-Memory does not grow with the number of inputs: a window of them is tokenised while the one before is on the device.
+Memory does not grow with the number of inputs: a window of them is tokenised while the previous one is on the device.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,84 +20,68 @@ from bertorch.tasks.base import Inference
 from bertorch.training.eval_loop import GPU_TOKENS
 from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
-# Inputs of a window on each process: enough for batches of like length, few enough to hold in memory; and their
-# characters, where inputs are long.
+# Inputs and characters of a window on each process: enough for batches of similar length, few enough for the memory.
 WINDOW = 4096
 WINDOW_CHARACTERS = 2**21
-# Windows prepared ahead.
-AHEAD = 2
+AHEAD = 2  # windows prepared ahead
 
 Input = TypeVar("Input")
 
 
 class _Window(NamedTuple, Generic[Input]):
-    """Inputs of all processes, and the batches of this one's share of them.
+    """Inputs of all processes, and the batches of this process's share of them."""
 
-    Attributes:
-        inputs: of all processes.
-        first: the index of this process's first input.
-        batches: on the CPU.
-        indices: of each batch, the indices of its inputs among this process's, int64.
-    """
-
-    inputs: list[Input]
-    first: int
-    batches: list[PackedBatch]
-    indices: list[np.ndarray]
+    inputs: list[Input]  # of all processes
+    first: int  # index of this process's first input
+    batches: list[PackedBatch]  # on the CPU
+    indices: list[np.ndarray]  # of each batch (inputs of the batch,) int64, counted from `first`
 
 
 class Engine:
-    """Runs inferences.
+    """Runs inferences in batches of `batch_size` inputs, larger ones on a GPU.
 
-    Args:
-        device: that the model is on.
-        precision: of the forward pass.
-        batch_size: inputs of a batch; more of them on a GPU.
-        shared: whether the processes that a launcher started share each window out; then all of them must run the same
-            inferences on the same inputs, and all get all results.
-
-    Attributes:
-        device, precision: as given.
+    If `shared`, the processes of a launcher share the work: all of them must then run the same inferences on the same
+    inputs, and all get all results.
     """
 
     def __init__(self, device: torch.device, precision: Precision, *, batch_size: int, shared: bool) -> None:
-        self.device = device
-        self.precision = precision
+        self.device, self.precision = device, precision
         self._batch_size = batch_size
         self._rank, self._world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
 
     def run(self, inference: Inference[Input], inputs: Iterable[Input]) -> Iterator[tuple[list[Input], Any]]:
-        """The inputs, window by window in their order, with the result of each.
+        """Run an inference, window by window.
 
         Yields:
-            Inputs, and rows (inputs, …), or for a set of rows an array (rows of the input, …) for each input.
+            The inputs of a window in order, and their rows (inputs, …) or, of a set, an array (rows, …) for each input.
 
         Raises:
-            UserError: the memory is not enough for a batch.
+            UserError: memory runs out.
         """
-        launched: tuple[list[Input], Tensor] | None = None
+        launched: tuple[list[Input], Tensor] | None = None  # inputs of a window, and its rows on the device
         windows = _windows(inputs, inference.size_of, WINDOW * self._world_size, WINDOW_CHARACTERS * self._world_size)
         with closing(prefetched(lambda window: self._prepared(inference, window), windows, AHEAD)) as prepared:
             for window in prepared:
                 rows = self._launch(inference, window)
-                if launched is not None:  # the device works on the next window while this one is fetched and used
+                if launched is not None:  # the device works on this window while the previous one is fetched and used
                     yield launched[0], _results(inference, *launched)
                 launched = window.inputs, rows
         if launched is not None:
             yield launched[0], _results(inference, *launched)
 
     def _prepared(self, inference: Inference[Input], inputs: list[Input]) -> _Window[Input]:
-        mine = share(np.arange(len(inputs)), self._rank, self._world_size)
-        if not len(mine):
+        local = share(np.arange(len(inputs)), self._rank, self._world_size)
+        if not len(local):
             return _Window(inputs, 0, [], [])
-        examples = inference.examples_of([inputs[index] for index in mine])
+        examples = inference.examples_of([inputs[index] for index in local])
         tokens = GPU_TOKENS if self.device.type == "cuda" else 0
-        shares = list(evaluation_batches(examples.lengths, self._batch_size, 0, 1, tokens=tokens))
-        batches = [examples.batch(indices).ready_for(self.device) for indices in shares]
-        return _Window(inputs, int(mine[0]), batches, shares)
+        indices = list(evaluation_batches(examples.lengths, self._batch_size, 0, 1, tokens=tokens))
+        return _Window(
+            inputs, int(local[0]), [examples.batch(each).ready_for(self.device) for each in indices], indices
+        )
 
     def _launch(self, inference: Inference[Input], window: _Window[Input]) -> Tensor:
-        """The rows of all processes on the device: in the order of the inputs, or with their indices in front."""
+        """The rows of all processes (rows, …) on the device, in the order of the inputs or led by their indices."""
         parts = [torch.zeros(0, *inference.shape, dtype=inference.dtype, device=self.device)]
         indices = [torch.from_numpy(each).to(self.device) for each in window.indices]  # (inputs of the batch,) each
         with torch.inference_mode(), self.precision.autocast():
@@ -131,11 +115,10 @@ def _windows(
     window: list[Input] = []
     size = 0
     for each in inputs:
-        length = size_of(each)
-        if len(window) == most or (window and size + length > characters):
+        size += size_of(each)
+        if len(window) == most or (window and size > characters):
             yield window
-            window, size = [], 0
+            window, size = [], size_of(each)
         window.append(each)
-        size += length
     if window:
         yield window

@@ -1,4 +1,4 @@
-"""From a saved folder to a task as it was trained, and to a model in use."""
+"""From a saved folder to the task as it was trained, and to a model for inference."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,17 +24,15 @@ _OPTION = "the model's folder"
 
 
 def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Task[Any]:
-    """Load what any of the five scripts saved, or a folder of transformers or sentence-transformers, as it is.
-
-    Nothing is swapped in for speed: the model in the task has transformers' own layers, on the CPU, for evaluation.
+    """Load a task as it was trained: on the CPU, in evaluation mode, with transformers' own layers.
 
     Args:
         folder: `--saved_dir` of a run, a checkpoint in it, a plain folder of `AutoModelForSequenceClassification` or
             `AutoModelForTokenClassification`, or one of sentence-transformers.
-        max_seq_length: tokens of an input; None takes as many as in training.
+        max_seq_length: tokens of an input; None for as many as in training.
 
     Raises:
-        UserError: it is no such folder, or one that cannot be read.
+        UserError: no such folder, or one that cannot be read.
     """
     name = str(folder)
     if not Path(name).is_dir():
@@ -69,7 +67,7 @@ def load(
     max_seq_length: int | None = None,
     shared: bool = False,
 ) -> Model:
-    """Load a folder, see `load_trained`, for use.
+    """Load a folder, see `load_trained`, for inference.
 
         from bertorch import load
 
@@ -80,13 +78,12 @@ def load(
         folder: of the model.
         device: such as `cuda:1`; by default a GPU if there is one, else the CPU.
         precision: `fp32`, `bf16` or `fp16`; `auto` is half precision on a GPU, fp32 on the CPU.
-        batch_size: inputs of a batch; on a GPU they are more.
-        max_seq_length: tokens of an input; None takes as many as in training.
-        shared: whether the processes that a launcher started share the inputs out; all of them must then make the same
-            calls, and all get all results.
+        batch_size: inputs of a batch; larger on a GPU.
+        max_seq_length: tokens of an input; None for as many as in training.
+        shared: whether the processes of a launcher share the inputs; see `Engine`.
 
     Raises:
-        UserError: it is no such folder, or one that cannot be read; there is no such device or precision.
+        UserError: no such folder, device or precision, or a folder that cannot be read.
     """
     if precision not in PRECISIONS or batch_size < 1:
         raise UserError(
@@ -119,26 +116,15 @@ class InferenceConfig(LaunchedConfig):
     overwrite: bool = option(False, help="replace the output if it exists")
 
     def load(self) -> Model:
-        """The model, on all processes, which share out what it is given.
-
-        Raises:
-            UserError: `--model_dir` is no folder that `load` takes.
-        """
-        return load(
-            self.model_dir,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            max_seq_length=self.max_seq_length,
-            shared=True,
-        )
+        """The model, on all processes, which share the inputs."""
+        size, length = self.batch_size, self.max_seq_length
+        return load(self.model_dir, precision=self.precision, batch_size=size, max_seq_length=length, shared=True)
 
 
 def _device(name: str | torch.device) -> torch.device:
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"load: expected a device that this machine has, such as cpu or cuda:0, got {str(name)!r}: {reason(error)}"
         ) from error
-    return device

@@ -1,4 +1,4 @@
-"""What `bertorch.load` returns: a trained model with `predict`, `encode` and `tag`, as far as its task has them."""
+"""What `bertorch.load` returns: a trained model with `predict`, `encode` and `tag`, where its task has them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -14,23 +14,14 @@ from bertorch.tasks.text_tokens import TaggedText, TextTokens
 
 
 class Model:
-    """A trained model, for use. `bertorch.load` makes one; what its task does not have raises.
-
-    Args:
-        task: of the folder.
-        engine: runs it.
-
-    Attributes:
-        task, engine: as given.
-    """
+    """A trained model for inference, made by `bertorch.load`; what its task does not have raises a `UserError`."""
 
     def __init__(self, task: Task[Any], engine: Engine) -> None:
-        self.task = task
-        self.engine = engine
+        self.task, self.engine = task, engine
 
     @property
     def labels(self) -> Sequence[str]:
-        """Of a classifier or tagger, in the order of their ids; else none."""
+        """Label names of a classifier or tagger in the order of their ids, else none."""
         return self.task.label_names
 
     @property
@@ -39,28 +30,21 @@ class Model:
         return self.task.embedding_size
 
     def predict(self, texts: Iterable[Text]) -> list[Prediction]:
-        """Classify texts or pairs of texts; of a model of sentence embeddings, compare the texts of pairs.
-
-        Args:
-            texts: texts, or tuples of two, as the model was trained with.
+        """Classify texts or tuples of two texts, as in training; with sentence embeddings, compare two texts.
 
         Raises:
             UserError: the model is a tagger, or takes other inputs.
         """
-        return [prediction for _, predictions in self.predictions(texts) for prediction in predictions]
+        inference = self.task.scorer()
+        task = cast(ScoringTask, self.task)
+        windows = self.engine.run(inference, task.checked_inputs(texts))
+        return [task.prediction(row.tolist()) for _, rows in windows for row in rows]
 
     def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
-        """Embed texts.
-
-        Args:
-            texts: N of them.
-            normalize: to a length of 1.
-
-        Returns:
-            (N, E) float32.
+        """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.
 
         Raises:
-            UserError: the model gives no sentence embeddings.
+            UserError: the model has none.
         """
         vectors = [rows for _, rows in self.embeddings(texts, normalize=normalize)]
         return np.concatenate(vectors) if vectors else np.zeros((0, self.size), dtype=np.float32)
@@ -74,7 +58,7 @@ class Model:
                 letters and digits, but each Chinese, Japanese or Korean character and each other sign by itself.
 
         Raises:
-            UserError: the model is no tagger, or there is no such split.
+            UserError: the model is no tagger, or no such split exists.
         """
         inference = self.task.span_finder()
         task = cast(TaggingTask, self.task)
@@ -85,13 +69,6 @@ class Model:
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
         return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]
 
-    def predictions(self, texts: Iterable[Text]) -> Iterator[tuple[list[Text], list[Prediction]]]:
-        """As `predict`, window by window, in memory that does not grow with the number of texts."""
-        inference = self.task.scorer()
-        task = cast(ScoringTask, self.task)
-        for inputs, rows in self.engine.run(inference, task.checked_inputs(texts)):
-            yield inputs, [task.prediction(row.tolist()) for row in rows]
-
     def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
-        """As `encode`, window by window, in memory that does not grow with the number of texts."""
+        """As `encode`, window by window with its texts, in memory that does not grow with their number."""
         return self.engine.run(self.task.embedder(normalize=normalize), checked_texts(texts, 1))

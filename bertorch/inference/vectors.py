@@ -1,7 +1,7 @@
 """A `.npy` file of vectors that is memory-mapped while it is written, and resumed after an interruption.
 
-Beside `vectors.npy` stands `vectors.npy.json`: what the vectors are made of, and how many of them are done. Until all
-are, they are in `vectors.npy.partial`, so that no reader takes a part for the whole.
+Beside `vectors.npy`, `vectors.npy.json` records what the vectors depend on, and how many are written. Until all are,
+the file is called `vectors.npy.partial`, so that no reader takes it for complete.
 """
 
 import errno
@@ -19,18 +19,12 @@ _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without 
 
 
 class VectorFile:
-    """The file of one run of `bertorch.encode`, which only the first process uses.
+    """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
-    Args:
-        path: of the `.npy` file.
-        made_of: what the vectors depend on, as JSON; `rows`, `size` and `dtype` are among it.
-        overwrite: start anew, whatever exists.
-
-    Attributes:
-        rows, done: vectors in all, and how many of them are written.
+    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`.
 
     Raises:
-        UserError: the file exists and is made of something else. All methods raise it where they cannot write.
+        UserError: the file exists and depends on something else. All methods raise it where they cannot write.
     """
 
     def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool) -> None:
@@ -39,8 +33,8 @@ class VectorFile:
         self._record = self._path.with_name(f"{self._path.name}.json")
         self._made_of = made_of
         self._vectors: np.ndarray | None = None  # once it is open
-        self.rows: int = made_of["rows"]
-        self.done = 0 if overwrite else self._done_before(path)
+        self.rows: int = made_of["rows"]  # in all
+        self.done: int = 0 if overwrite else self._done_before(path)
 
     def _done_before(self, path: str) -> int:
         record = read_record(
@@ -69,23 +63,20 @@ class VectorFile:
     def open(self) -> None:
         """Map the file into memory; create it if there is nothing to resume."""
         with writing(self._partial):
-            if self.done:
-                self._vectors = self._resumed()
-            else:
+            if not self.done:
                 self._vectors = self._reserved()
-                # From here on the vectors of `--overwrite` are gone; a partial file without a record counts as none.
+                # From here on the vectors of an earlier run are gone; a partial file without a record is ignored.
                 self._record.unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
                 self._write_record()
-
-    def _resumed(self) -> np.ndarray:
-        try:
-            return np.load(self._partial, mmap_mode="r+")
-        except ValueError as error:
-            raise UserError(f"{self._partial}: expected vectors to resume from, got: {error}; remove it") from error
+                return
+            try:
+                self._vectors = np.load(self._partial, mmap_mode="r+")
+            except ValueError as error:
+                raise UserError(f"{self._partial}: expected vectors to resume from, got: {error}; remove it") from error
 
     def _reserved(self) -> np.ndarray:
-        """A new file with its room on the disk: a write to a mapped file that finds none kills the process."""
+        """A new file with its space reserved: a write to a mapped file on a full disk kills the process."""
         shape, dtype = (self.rows, self._made_of["size"]), np.dtype(self._made_of["dtype"])
         vectors = np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -99,7 +90,7 @@ class VectorFile:
         return vectors
 
     def append(self, vectors: np.ndarray) -> None:
-        """Write the next vectors (rows, size) to the disk; the file is open."""
+        """Write the next vectors (rows, size) to the disk; requires `open`."""
         assert isinstance(self._vectors, np.memmap)
         with writing(self._partial):
             self._vectors[self.done : self.done + len(vectors)] = vectors
@@ -108,7 +99,7 @@ class VectorFile:
             self._write_record()
 
     def finish(self) -> None:
-        """Give the complete file its name."""
+        """Give the complete file its final name."""
         self._vectors = None
         with writing(self._partial):
             to_disk(self._partial)

@@ -14,8 +14,8 @@ from bertorch.tasks.base import Task
 from bertorch.training.graphs import CudaCapture
 from bertorch.training.hooks import Hook
 
-# What compilation takes at the start of a run, and then saves in a step on top of CUDA graphs: figures of a prototype
-# of this design with bert-base on an H100, not of this code. So compilation must save twice what it takes.
+# What compilation costs once, and saves per step on top of CUDA graphs: measured with a prototype of this design
+# (bert-base, one H100), not with this code. So compilation must save twice what it costs.
 COMPILATION_SECONDS = 20.0
 SECONDS_SAVED = 1.2e-3
 SECONDS_SAVED_PER_TOKEN = 0.4e-6
@@ -23,28 +23,23 @@ SECONDS_SAVED_PER_TOKEN = 0.4e-6
 
 @contextmanager
 def own_stream() -> Iterator[None]:
-    """Do all work of the GPU in a stream of our own, since the default one cannot be captured."""
+    """Run the GPU's work in a side stream, since the default one cannot be captured."""
     device = distributed.device()
     if device.type != "cuda":
         yield
         return
-    default, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    own.wait_stream(default)
-    with torch.cuda.stream(own):
+    default, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(default)
+    with torch.cuda.stream(side):
         yield
-    default.wait_stream(own)
+    default.wait_stream(side)
 
 
 class ExecutionMode(NamedTuple):
-    """How the steps of a run are executed.
+    """How the steps of a run are executed."""
 
-    Attributes:
-        capture: makes CUDA graphs of them; None where they run eagerly.
-        compiled: whether the encoders are.
-    """
-
-    capture: CudaCapture | None
-    compiled: bool
+    capture: CudaCapture | None  # None: eagerly
+    compiled: bool  # whether the encoders are compiled
 
 
 def choose_mode(
@@ -56,15 +51,9 @@ def choose_mode(
     steps: int,
     tokens: float,
 ) -> ExecutionMode:
-    """Choose CUDA graphs and `torch.compile` where they are possible and pay; the log says what is off, and why.
+    """Use CUDA graphs and `torch.compile` where they are possible and worthwhile; the log says what is off, and why.
 
-    Args:
-        config: the run's options.
-        task: its encoders are compiled if that is the choice.
-        precision: of forward and backward.
-        hooks: of the steps.
-        steps: of the run.
-        tokens: of a step.
+    Compiles the task's encoders if so decided. `steps` are those of the run, `tokens` those of a step.
     """
     obstacle = graph_obstacle(config, task, precision, hooks)
     has_graphs = precision.device_type == "cuda" and obstacle is None
@@ -80,35 +69,27 @@ def choose_mode(
 def graph_obstacle(
     config: TrainingConfig, task: Task[Any], precision: Precision, hooks: Sequence[Hook] = ()
 ) -> str | None:
-    """Why the steps of a run cannot be CUDA graphs; None if they can.
-
-    NCCL's sums can be captured, but a step of several processes also depends on what the others do; accumulation makes
-    a shape of each sequence of batches; the scaler of fp16 asks the device whether to step; recomputation saves and
-    restores the random state, which lives on the host; a hook says itself whether it can be captured.
-    """
+    """Why the steps of a run cannot be CUDA graphs; None if they can."""
     hook = next((type(hook).__name__ for hook in hooks if not hook.capturable), None)
     obstacles = {
         "--cuda_graphs off": config.cuda_graphs == "off",
+        # NCCL's sums can be captured, but the step also depends on what the other processes do.
         f"{distributed.world_size()} processes": distributed.world_size() > 1,
+        # Each sequence of batches would be a shape of its own.
         f"--gradient_accumulation_steps {config.gradient_accumulation_steps}": config.gradient_accumulation_steps > 1,
-        "fp16": precision.name == "fp16",
+        "fp16": precision.name == "fp16",  # its scaler asks the device whether to step
+        # Recomputation saves and restores the random state, which lives on the host.
         "activations are recomputed": task.recomputes or config.gradient_checkpointing,
         f"{hook} cannot be captured": hook is not None,
         "the encoder does not run padding-free": not all(encoder.packed for encoder in task.model.encoders),
     }
-    return next((reason for reason, stands in obstacles.items() if stands), None)
+    return next((reason for reason, applies in obstacles.items() if applies), None)
 
 
 def compiles(config: TrainingConfig, *, has_graphs: bool, steps: int, tokens: float) -> bool:
-    """Whether a run goes through `torch.compile`.
+    """Whether a run of `steps` steps of `tokens` tokens is compiled.
 
-    `auto` decides by the size of the run alone, not by the clock, so that the same command does the same again.
-
-    Args:
-        config: the run's options.
-        has_graphs: whether its steps are CUDA graphs.
-        steps: of the run.
-        tokens: of a step.
+    `auto` depends on the size of the run only, not on timings, so that the same command does the same again.
     """
     if config.compile != "auto":
         return config.compile == "on"

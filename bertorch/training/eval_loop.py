@@ -1,4 +1,4 @@
-"""The one evaluation loop, of dev metrics in training and of `bertorch.evaluate`."""
+"""The evaluation loop, for dev metrics in training and for `bertorch.evaluate`."""
 
 from contextlib import closing
 from typing import Any
@@ -16,32 +16,23 @@ from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.tasks.metrics import Metric
 
-GPU_TOKENS = 16384  # of a batch on a GPU: enough work for its kernels to outlast their launches
+GPU_TOKENS = 16384  # tokens that a batch on a GPU may grow to: its kernels then outlast their launches
 
 
 def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Precision) -> Metric[Any]:
-    """Evaluate on all processes, each example on one of them; returns the metric of all examples.
+    """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
-    Args:
-        task: model and metric.
-        examples: the same on every process.
-        batch_size: examples of a batch on one process, more on a GPU; it does not change the result.
-        precision: of the forward pass.
+    `batch_size` is per process, and larger on a GPU; it does not change the result.
     """
-    device = distributed.device()
+    device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
     metric = task.metric(device)
-    shares = evaluation_batches(
-        examples.lengths,
-        batch_size,
-        distributed.rank(),
-        distributed.world_size(),
-        tokens=GPU_TOKENS if device.type == "cuda" else 0,
-    )
+    tokens = GPU_TOKENS if device.type == "cuda" else 0
+    shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=tokens)
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
         return indices, examples.batch(indices).ready_for(device)
 
-    # A compiled model would be compiled again for inference, which takes longer than evaluations do.
+    # A compiled model would be compiled again for inference, which takes longer than the evaluation.
     with (
         eval_mode(task.model),
         torch.inference_mode(),

@@ -1,15 +1,16 @@
-"""Where tricks enter a training step: around the forward pass, before and after the update, around an evaluation.
+"""Where techniques enter a training step: around the forward pass, before and after the update, around an evaluation.
 
-A trick is a subclass of `Hook` in a file of its own. A point that no hook uses costs nothing. Clipping and the checks
-for gradients that are not finite, or that come late, are hooks themselves.
+A technique is a subclass of `Hook` in a file of its own. A point that no hook uses costs nothing. Clipping and the
+checks for gradients that are not finite, or that come late, are hooks themselves.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
@@ -20,25 +21,22 @@ from bertorch.training.state import State
 
 
 class Hook:
-    """A trick that does nothing yet.
+    """A technique that does nothing yet."""
 
-    Attributes:
-        capturable: whether its work may be part of a CUDA graph. It then does the same at every step on static memory:
-            it changes parameters in place, never waits for the device, and takes no decision on the host.
-        reports: names of scalars that `before_update` returns, for `inspect` and `metrics.jsonl`.
-    """
-
+    # Whether its work may be part of a CUDA graph. It then does the same at every step on static memory: it changes
+    # parameters in place, never waits for the device, and takes no decision on the host.
     capturable = True
+    # Names of the scalars that `before_update` returns, for `inspect`.
     reports: tuple[str, ...] = ()
 
     def around_loss(self, compute: Callable[[], Losses], batch: PackedBatch) -> Losses:
-        """Around the forward pass of a batch, such as to run it twice and compare; `compute` gives its losses."""
+        """Around the forward pass of a batch, such as to run it twice and compare; `compute` returns its losses."""
         return compute()
 
     def around_backward(self, compute: Callable[[], Losses], batch: PackedBatch) -> Losses:
         """Around forward and backward of a batch, such as to run both again on changed weights.
 
-        `compute` adds to the gradients and gives the losses that it did so with.
+        `compute` returns the losses of a forward pass, and adds their gradients to those of the parameters.
         """
         return compute()
 
@@ -50,7 +48,7 @@ class Hook:
             norm: scalar, the global norm of these gradients.
 
         Returns:
-            A scalar for each name of `reports`, the same on every process.
+            A scalar for each name of `reports`; `inspect` gets its mean over the processes.
         """
         return {}
 
@@ -58,20 +56,20 @@ class Hook:
         """After the optimiser's step, unless fp16 overflowed."""
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
-        """Around an evaluation and a save of the weights for use: the model has the weights that these should see."""
+        """Around an evaluation and a save of the weights for use, such as to put averaged weights into the model."""
         return nullcontext()
 
     def inspect(self, step: ScheduledStep, numbers: Mapping[str, float], rate: float) -> None:
-        """Look at a step's losses and reports, once they are on the host, on every process; may be some steps later.
+        """Look at a step's losses and reports on every process, once they are on the host: perhaps some steps later.
 
         Args:
             step: the one that was taken.
-            numbers: means over the labels of the step and all processes, and reports.
-            rate: its learning rate.
+            numbers: by name, the losses as means over all labels of the step, and the reports.
+            rate: the step's learning rate.
         """
 
     def state(self) -> State:
-        """What a checkpoint holds of it; a hook with a state is one of the parts of `bertorch.training.state`."""
+        """What a checkpoint holds of it, see `bertorch.training.state`; a hook without one does not override this."""
         return State({})
 
     def restore(self, state: State) -> None:
@@ -79,7 +77,7 @@ class Hook:
 
 
 def using(hooks: Sequence[Hook], point: str) -> list[Hook]:
-    """The hooks that do something at a point, a method of `Hook`."""
+    """The hooks that override `point`, a method of `Hook`."""
     return [hook for hook in hooks if getattr(type(hook), point) is not getattr(Hook, point)]
 
 
@@ -89,34 +87,26 @@ class ClipGradients(Hook):
     def __init__(self, max_norm: float) -> None:
         self._max_norm = max_norm
 
+    @override
     def before_update(self, parameters: Sequence[nn.Parameter], norm: Tensor) -> Mapping[str, Tensor]:
-        """Scale it."""
         nn.utils.clip_grads_with_norm_(parameters, self._max_norm, norm)
         return {}
 
 
 class StopIfNotFinite(Hook):
-    """Ends a run whose loss or gradient is not finite, before anything of it is saved.
-
-    Args:
-        saved_dir: for the error.
-    """
+    """Ends the run with a `UserError` if loss or gradient is not finite, before the step is saved."""
 
     reports = ("gradient_norm",)
 
     def __init__(self, saved_dir: str) -> None:
         self._saved_dir = saved_dir
 
+    @override
     def before_update(self, parameters: Sequence[nn.Parameter], norm: Tensor) -> Mapping[str, Tensor]:
-        """Report the norm."""
         return {"gradient_norm": norm}
 
+    @override
     def inspect(self, step: ScheduledStep, numbers: Mapping[str, float], rate: float) -> None:
-        """Check loss and norm.
-
-        Raises:
-            UserError: one of them is not finite; on every process.
-        """
         loss, norm = numbers["loss"], numbers["gradient_norm"]
         if not math.isfinite(loss + norm):
             raise UserError(
@@ -130,11 +120,8 @@ class StopIfNotFinite(Hook):
 class UsedParameters(Hook):
     """Which parameters the loss depends on, the same on every process: only these are reduced and updated.
 
-    A process without an example in a step has no gradients at all. So the processes agree in the first step; a
-    parameter that gets its first gradient later joins the others on a single process, and ends a run of several.
-
-    Args:
-        named: the parameters that take gradients, by name.
+    A process without an example in a step has no gradients at all. So the processes agree in the first step. A
+    parameter that gets its first gradient later joins on a single process; several end the run with a `UserError`.
     """
 
     reports = ("late_gradients",)
@@ -146,15 +133,13 @@ class UsedParameters(Hook):
         self._late: dict[str, nn.Parameter] = {}
 
     def select(self) -> list[nn.Parameter]:
-        """The parameters in use, after the backward pass; every process must call it at each step."""
+        """The parameters in use; every process must call it after the backward pass of each step."""
         if self._used is None:
-            self._agree()
-        assert self._used is not None
+            self._used = self._agree()
         late = {name: parameter for name, parameter in self._unused.items() if parameter.grad is not None}
         if late and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"the first gradient of {', '.join(late)} came in a capture"
-            )  # the step then runs eagerly
+            # The step then runs eagerly.
+            raise RuntimeError(f"the first gradient of {', '.join(late)} came in a capture")
         if late and distributed.world_size() == 1:
             self._used += late.values()
             self._unused = {name: each for name, each in self._unused.items() if name not in late}
@@ -164,31 +149,29 @@ class UsedParameters(Hook):
                 parameter.grad = None
         return self._used
 
+    @override
     def before_update(self, parameters: Sequence[nn.Parameter], norm: Tensor) -> Mapping[str, Tensor]:
-        """Report how many gradients came late on this process."""
         return {"late_gradients": norm.new_tensor(len(self._late)) if self._late else torch.zeros_like(norm)}
 
+    @override
     def inspect(self, step: ScheduledStep, numbers: Mapping[str, float], rate: float) -> None:
-        """Check that none came late.
-
-        Raises:
-            UserError: one did; on every process, with its name.
-        """
         if not numbers["late_gradients"]:
             return
-        flags = torch.tensor([name in self._late for name in self._named], device=distributed.device()).int()
-        late = [
-            name for name, flag in zip(self._named, distributed.all_reduce_sum(flags).tolist(), strict=True) if flag
-        ]
+        late = [name for name, flag in self._reduced(name in self._late for name in self._named).items() if flag]
         raise UserError(
             f"step {step.number}: expected every parameter to get a gradient in the first step or in none, since "
             f"several processes agree on them there, got the first gradient later for {', '.join(late)}; train on one "
             "process, or freeze these parameters"
         )
 
-    def _agree(self) -> None:
-        flags = torch.tensor([each.grad is not None for each in self._named.values()], dtype=torch.int32)
+    def _agree(self) -> list[nn.Parameter]:
+        """The parameters that have a gradient on any process; the others are noted as unused."""
+        uses = self._reduced(parameter.grad is not None for parameter in self._named.values())
+        self._unused = {name: parameter for name, parameter in self._named.items() if not uses[name]}
+        return [parameter for name, parameter in self._named.items() if uses[name]]
+
+    def _reduced(self, flags: Iterable[bool]) -> dict[str, int]:
+        """Of a flag for each parameter, the number of processes on which it is set."""
         device = next(iter(self._named.values())).device
-        uses = distributed.all_reduce_sum(flags.to(device)).tolist()
-        self._used = [each for each, flag in zip(self._named.values(), uses, strict=True) if flag]
-        self._unused = {name: each for (name, each), flag in zip(self._named.items(), uses, strict=True) if not flag}
+        counts = torch.tensor(list(flags), dtype=torch.int32, device=device)  # (parameters,)
+        return dict(zip(self._named, distributed.all_reduce_sum(counts).tolist(), strict=True))

@@ -1,25 +1,24 @@
-"""SIGTERM and Ctrl-C: stop after the step, not in the middle of it."""
+"""SIGTERM and Ctrl-C stop a run after the step, not in the middle of it."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 from loguru import logger
 
 from bertorch import distributed
 
-# Asking the other processes on GPUs waits for the device, so it is done every so many steps only.
-STEPS_BETWEEN_QUESTIONS_ON_GPUS = 10
+STEPS_BETWEEN_CHECKS_ON_GPUS = 10  # since asking the other processes synchronises the device
 
 
 class Interruption:
-    """Catches the first SIGTERM or Ctrl-C in its context; the second one ends the process as it would without."""
+    """Catches the first SIGTERM or Ctrl-C in its context; the second one ends the process as usual."""
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self._came = False
         on_gpus = distributed.world_size() > 1 and distributed.device().type == "cuda"
-        self._interval = STEPS_BETWEEN_QUESTIONS_ON_GPUS if on_gpus else 1
+        self._interval = STEPS_BETWEEN_CHECKS_ON_GPUS if on_gpus else 1
 
     def __enter__(self) -> "Interruption":
         self._handlers = {number: signal.getsignal(number) for number in self._SIGNALS}
@@ -27,13 +26,11 @@ class Interruption:
             signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def requested(self, global_step: int) -> bool:
-        """Whether any process was asked to stop; all processes must ask after the same steps."""
+        """Whether any process was asked to stop; all processes must call it after the same steps."""
         return global_step % self._interval == 0 and distributed.any_process(self._came)
 
     def _note(self, number: int, _: FrameType | None) -> None:

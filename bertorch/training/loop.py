@@ -1,4 +1,4 @@
-"""The one train loop; it knows a `Task`, never a task's name."""
+"""The training loop; it knows a `Task`, never a task's name."""
 
 import sys
 from collections.abc import Iterator
@@ -32,15 +32,11 @@ from bertorch.training.training_log import TrainingLog
 def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     """Train a task's model; evaluate it every `--eval_steps`, save it every `--save_steps` steps, and after the last.
 
-    Args:
-        config: the run's options.
-        task: model, loss, metric.
-        train: training examples, the same on every process.
-        dev: dev examples, the same on every process; None does not evaluate.
+    The examples are the same on every process; without dev examples nothing is evaluated.
 
     Raises:
         UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` is not possible, a
-            loss is not finite, or the memory is not enough.
+            loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     world_size, device = distributed.world_size(), distributed.device()
@@ -88,23 +84,19 @@ def _run(
     scheduled: Iterator[ScheduledStep],
     keeper: RunKeeper,
 ) -> None:
-    """Take the scheduled steps, or fewer if the keeper ends the run early."""
+    """Take the scheduled steps, or fewer if `--patience` ends the run early."""
     rank, world_size = distributed.rank(), distributed.world_size()
 
     def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, list[PackedBatch]]:
         shares = [share(indices, rank, world_size) for indices in now.batches]
-        # A loss that joins the processes is computed by all of them, also by one without examples.
+        # A loss with negatives from all processes is computed by all of them, even by one without examples.
         local_batches = [indices for indices in shares if len(indices) or task.negatives is Negatives.GLOBAL]
         label_count = sum(map(train.label_count, now.batches))
         return now, label_count, [step.prepared(train.batch(indices)) for indices in local_batches]
 
     task.model.train()
     training_log = TrainingLog(
-        config.logging_steps,
-        loss_parts=task.loss_parts,
-        reports=step.reports,
-        hooks=step.hooks,
-        record=keeper.record,
+        config.logging_steps, loss_parts=task.loss_parts, reports=step.reports, hooks=step.hooks, record=keeper.record
     )
     with (
         Interruption() as interruption,
@@ -137,13 +129,13 @@ def build_hooks(config: TrainingConfig) -> list[Hook]:
 
 
 def _rates(step: OptimizationStep, task: Task[Any]) -> dict[str, float]:
-    """The learning rates of the next step, by the names that they have in `metrics.jsonl`."""
+    """The learning rates of the next step, by their names in `metrics.jsonl`."""
     rates = {"rate": step.rates[0]}
     return rates if task.head_learning_rate is None else rates | {"head_rate": step.rates[-1]}
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Dropout differs between steps and processes; seeded for each step, it is the same in a resumed run."""
+    """The seed of a step's dropout, which differs between processes and is the same in a resumed run."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 

@@ -1,4 +1,4 @@
-"""How much memory a run takes, and the error when it runs out of it."""
+"""The peak memory of a process, and the error when memory runs out."""
 
 import resource
 import sys
@@ -19,7 +19,7 @@ IN_EVALUATION = "lower --batch_size or --max_seq_length, or free some memory"
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most that this process has held so far, in bytes: on its GPU, or of the machine where it has none."""
+    """The peak of this process so far in bytes: of its GPU's memory, or of the machine's where it has no GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)  # the allocator's own count, without waiting for the GPU
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -28,24 +28,17 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def explain_out_of_memory(where: str, remedy: str, tokens: int | None = None) -> Iterator[None]:
-    """Around work on the device.
+    """Raise a UserError if memory runs out in the block.
 
-    Args:
-        where: what it is, such as `step 7`.
-        remedy: what to do.
-        tokens: of the batch, if that is known.
-
-    Raises:
-        UserError: the memory is not enough for the block.
+    It says where (such as `step 7`), the tokens of the batch if they are known, and the remedy.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
-        own_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not own_class and not any(sign in reason for sign in _SIGNS):
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(sign in reason for sign in _SIGNS):
             raise
-        # The remedy stands in the first line, which is all that processes other than the first log.
+        # The remedy is in the first line, since processes other than the first log no more.
         batch = "" if tokens is None else f" for a batch of {tokens} tokens"
         raise UserError(
             f"{where}: expected enough memory{batch}, got too little; {remedy}\n{reason or type(error).__name__}"

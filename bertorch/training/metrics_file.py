@@ -1,15 +1,15 @@
-"""`metrics.jsonl` in `--saved_dir`: the numbers of a run, a JSON object a line, for other programs to draw and compare.
+"""The numbers of a run: `metrics.jsonl` in `--saved_dir`, a JSON object per line, and TensorBoard.
 
-A training line is written with each log line, and one of each evaluation:
+There is a line for each line of the training log, and one for each evaluation:
 
     {"step": 20, "epoch": 1, "loss": 0.68, "accuracy": 0.56, "rate": 4.2e-05, "speed": 2.4, "tokens_per_second": 2300.1,
      "memory": 913612800}
     {"step": 100, "epoch": 2, "metric": "dev_accuracy", "dev_accuracy": 0.61, "dev_loss": 0.66}
 
-`loss` and `accuracy` are those of the step's batch. `rate` is the learning rate that the step was taken with,
-`head_rate` that of a head with its own. `speed` is in steps a second, and `tokens_per_second` counts the real tokens of
-all processes. `memory` is the most that the first process has held so far, in bytes: on its GPU, or of the machine
-where it has none. `metric` names the number by which the best weights are chosen.
+`loss` and `accuracy` are those of the step's batch. `rate` is the learning rate of the step, `head_rate` that of a head
+with its own. `speed` is in steps per second; `tokens_per_second` counts the real tokens of all processes. `memory` is
+the first process's peak in bytes: of its GPU's memory, or of the machine's where it has no GPU. `metric` names the
+number by which the best weights are chosen.
 """
 
 import json
@@ -27,27 +27,19 @@ Line = Mapping[str, Any]
 
 
 class MetricsFile:
-    """Writes the file of one run. Only the first process uses it.
-
-    Args:
-        folder: `--saved_dir`.
-    """
+    """Writes `metrics.jsonl` of a run into `folder`. Only the first process uses it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / METRICS
-        self._held: list[Line] | None = []
+        self._held: list[Line] | None = []  # lines until the file is ours, then None
 
     def start(self) -> None:
-        """Begin a new file, in place of one that may be there."""
+        """Begin a new file and remove an older one."""
         self._path.unlink(missing_ok=True)
         self._held = None
 
     def resume(self, step: int) -> None:
-        """Keep the lines up to a step: a run that was killed has written lines of steps that are now taken again.
-
-        Raises:
-            UserError: the file has something else in it.
-        """
+        """Keep the lines up to a step: a killed run has written lines of steps that are now taken again."""
         lines = read_metrics(self._path) if self._path.exists() else []
         self._replace([line for line in lines if line["step"] <= step])
         self._held = None
@@ -61,13 +53,13 @@ class MetricsFile:
             file.write(_text([line]))
 
     def release(self) -> None:
-        """Put a file with the lines held back in the place of the earlier run's."""
+        """Replace the file of an earlier run with the lines held back."""
         if self._held is not None:
             self._replace(self._held)
             self._held = None
 
     def to_disk(self) -> None:
-        """Wait until the lines are on the disk, as far as there are any."""
+        """Wait until the lines, if any, are on the disk."""
         if self._held is None and self._path.exists():
             to_disk(self._path)
 
@@ -77,7 +69,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file. The last one is left out if it was not written to its end: its run goes on, or was killed.
+    """The lines of a `metrics.jsonl`, without an unfinished last one.
 
     Raises:
         UserError: there is no such file, or a line has another form.
@@ -106,3 +98,35 @@ def _is_line(line: Any) -> bool:
 
 def _text(lines: list[Line]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+class TensorBoardFolder:
+    """Writes the numbers of `metrics.jsonl` for TensorBoard, an extra. Only the first process uses it.
+
+    The run continues after the step `after`; TensorBoard hides later ones that the folder already has.
+
+    Raises:
+        UserError: the package is missing, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: str, *, after: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+
+            self._writer = SummaryWriter(folder, purge_step=after + 1)
+        except ImportError as error:
+            raise UserError(
+                f"--tensorboard_dir {folder}: expected the package tensorboard, got: {error}; install it with "
+                "`pip install tensorboard`, or leave the option out: metrics.jsonl has the same numbers"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"--tensorboard_dir {folder}: expected a folder that can be written to, got: {error.strerror or error}"
+            ) from error
+
+    def write(self, line: Line) -> None:
+        """Write the numbers of a line, visible at once."""
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name.replace("dev_", "dev/"), value, line["step"])
+        self._writer.flush()

@@ -1,4 +1,4 @@
-"""The model card: a `README.md` in the saved folder that says what the model is, how it came about, how to load it.
+"""The model card: a `README.md` in the saved folder that says what the model is, how it was trained, how to load it.
 
 References:
     Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
@@ -10,98 +10,84 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from loguru import logger
+from typing_extensions import override
 
 import bertorch
 from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.precision import Precision
-from bertorch.tasks.base import Task
+from bertorch.tasks.base import Savable, Task
 
 CARD = "README.md"
 # Only a file with this line is replaced.
 MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
 
 
-class ModelCard:
-    """The card of a run's weights, written beside them.
+@dataclass(frozen=True)
+class ModelCard(Savable):
+    """The card of a run's weights, written beside them."""
 
-    Args:
-        config: the run's options.
-        task: what the model is for, and how it is used.
-        step: the training step of the weights.
-        history: of each evaluation its step and its numbers.
-        precision: of the arithmetic.
-    """
+    config: TrainingConfig
+    task: Task[Any]
+    step: int  # of the weights
+    history: Sequence[Mapping[str, Any]]  # step and numbers of each evaluation
+    precision: Precision
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        task: Task[Any],
-        *,
-        step: int,
-        history: Sequence[Mapping[str, Any]],
-        precision: Precision,
-    ) -> None:
-        self._config, self._task = config, task
-        self._step, self._history = step, history
-        self._precision = precision
-
+    @override
     def save_pretrained(self, save_directory: Any) -> None:
-        """Write the card, unless the folder that the weights go to has a `README.md` of somebody else."""
-        there = Path(self._config.saved_dir) / CARD
-        if is_foreign(there):
-            logger.info("{}: is not ours, so there is no model card", there)
+        """Write the card, unless `--saved_dir` has a `README.md` that bertorch did not write."""
+        existing = Path(self.config.saved_dir) / CARD
+        if is_foreign(existing):
+            logger.info("{}: is not ours, so there is no model card", existing)
             return
         (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8")
 
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
-        base = self._config.pretrained_model_name_or_path
+        base = self.config.pretrained_model_name_or_path
         parts = [
             "---",
-            f"library_name: {self._task.library}",
-            f"pipeline_tag: {self._task.pipeline_tag}",
+            f"library_name: {self.task.library}",
+            f"pipeline_tag: {self.task.pipeline_tag}",
             *([] if Path(base).exists() else [f"base_model: {base}"]),  # a model of the hub
             f"tags:\n- bertorch\n---\n\n{MARK}",
-            f"\n# {Path(base).name}, fine-tuned\n\nThese are the weights after step {self._step} of the run below.",
+            f"\n# {Path(base).name}, fine-tuned\n\nThese are the weights after step {self.step} of the run below.",
             *(f"\n{section}" for section in (self._use(), self._training(), self._metrics(), _versions()) if section),
         ]
         return "\n".join(parts) + "\n"
 
     def _use(self) -> str:
-        folder = json.dumps(self._config.saved_dir, ensure_ascii=False)  # with its quotes, also as Python has them
-        here, elsewhere = self._task.usage()
-        elsewhere = elsewhere.replace("{folder}", folder)
+        folder = json.dumps(self.config.saved_dir, ensure_ascii=False)  # also a literal of Python
+        call, without_bertorch = self.task.usage()
         return (
-            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{here})\n```\n"
-            f"Without bertorch:\n```python\n{elsewhere}\n```"
+            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{call})\n```\n"
+            f"Without bertorch:\n```python\n{without_bertorch.replace('{folder}', folder)}\n```"
         )
 
     def _training(self) -> str:
-        config = self._config
+        config = self.config
         data = f"Training data: `{config.train_data_file}`"
         if config.dev_data_file:
             data += f", dev data: `{config.dev_data_file}`"
-        how = f"{config.batch_size} examples a batch each, {self._precision.name}, seed {config.seed}"
+        how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"
         command = shlex.join(["python", *sys.argv])
         return f"## Training\n```bash\n{command}\n```\n{distributed.world_size()} process(es), {how}. {data}."
 
     def _metrics(self) -> str:
-        if not self._history:
+        if not self.history:
             return ""
-        names = [name for name in self._history[0] if name != "step"]
-        rows = ["| step | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        rows += [
-            f"| {numbers['step']} | " + " | ".join(f"{numbers[name]:.5f}" for name in names) + " |"
-            for numbers in self._history
-        ]
-        return "## Dev metrics\n" + "\n".join(rows)
+        names = [name for name in self.history[0] if name != "step"]
+        rows = [["step", *names]]
+        rows += [[str(line["step"]), *(f"{line[name]:.5f}" for name in names)] for line in self.history]
+        header, *lines = (f"| {' | '.join(row)} |" for row in rows)
+        return "\n".join(["## Dev metrics", header, "|---" * len(rows[0]) + "|", *lines])
 
 
 def is_foreign(path: Path) -> bool:

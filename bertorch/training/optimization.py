@@ -1,14 +1,16 @@
 """AdamW with its parameter groups, and the learning-rate schedules of transformers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
+from typing_extensions import override
 
-from bertorch.training.state import State
+from bertorch.training.state import State, Stateful
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
@@ -28,17 +30,16 @@ def build_optimizer(
 
     Args:
         model: its parameters that take gradients are optimised.
-        learning_rate: peak rate.
-        weight_decay: decay a step, times the rate.
-        head_parameters: those of the model with a peak rate of their own.
-        head_learning_rate: that rate; None is `learning_rate`.
+        learning_rate: peak rate, reached after the warm-up.
+        weight_decay: decay per step, times the rate.
+        head_parameters: those of the model with the peak rate `head_learning_rate`, None for `learning_rate`.
     """
-    own = set(head_parameters)
+    head = set(head_parameters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = []
     for in_head, rate in ((False, learning_rate), (True, head_learning_rate)):
         for is_matrix, decay in ((True, weight_decay), (False, 0.0)):
-            parameters = [p for p in trained if (p in own) == in_head and (p.ndim >= 2) == is_matrix]
+            parameters = [p for p in trained if (p in head) == in_head and (p.ndim >= 2) == is_matrix]
             groups.append({"params": parameters, "weight_decay": decay, "lr": learning_rate if rate is None else rate})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS, eps=EPSILON, fused=True
@@ -46,47 +47,35 @@ def build_optimizer(
 
 
 def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LRScheduler:
-    """A schedule of `bertorch.config.SCHEDULERS`.
+    """The schedule `name` of `bertorch.config.SCHEDULERS`; the rates in the optimizer are the peak rates.
 
-    Args:
-        name: one of them.
-        optimizer: its rates are the peak rates.
-        warmup_proportion: share of `total_steps` in which the rate climbs linearly from 0; rounded down to whole steps.
-        total_steps: optimisation steps of the run.
+    The warm-up is linear from 0; its share of `total_steps` is rounded down to whole steps.
     """
-    return get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=int(warmup_proportion * total_steps),
-        num_training_steps=total_steps,
-    )
+    warmup_steps = int(warmup_proportion * total_steps)
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
 
 
-class OptimizerState:
-    """The optimiser's tensors, named after the parameters, and its rates; a part of a checkpoint.
+@dataclass(frozen=True)
+class OptimizerState(Stateful):
+    """The optimiser's tensors, named `parameter.key`, and the rates of its groups; a part of a checkpoint."""
 
-    Args:
-        optimizer: whose state it is.
-        named: its parameters by name.
-    """
+    optimizer: Optimizer
+    named: Mapping[str, nn.Parameter]
 
-    def __init__(self, optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
-        self._optimizer, self._named = optimizer, named
-
+    @override
     def state(self) -> State:
-        """Tensors `parameter.key`, and the rate of each group."""
         tensors = {
             f"{name}.{key}": tensor
-            for name, parameter in self._named.items()
-            for key, tensor in self._optimizer.state[parameter].items()
+            for name, parameter in self.named.items()
+            for key, tensor in self.optimizer.state[parameter].items()
         }
-        return State(tensors, {"rates": [group["lr"] for group in self._optimizer.param_groups]})
+        return State(tensors, {"rates": [group["lr"] for group in self.optimizer.param_groups]})
 
+    @override
     def restore(self, state: State) -> None:
-        """Take them up again."""
         for name, tensor in state.tensors.items():
             parameter_name, _, key = name.rpartition(".")
-            parameter = self._named[parameter_name]
-            self._optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
-        for group, rate in zip(self._optimizer.param_groups, state.values["rates"], strict=True):
+            parameter = self.named[parameter_name]
+            self.optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+        for group, rate in zip(self.optimizer.param_groups, state.values["rates"], strict=True):
             group["lr"] = rate

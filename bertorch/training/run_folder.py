@@ -1,22 +1,22 @@
-"""`--saved_dir`: whose run it holds, the weights for use, the checkpoints to resume from.
+"""`--saved_dir`: the run that it belongs to, the weights for use, the checkpoints to resume from.
 
     saved_dir/
         pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
         metrics.jsonl                       the numbers of its log, see bertorch.training.metrics_file
-        run.json                            the run that they are of: its options and the content of its files
-        checkpoint-200/                     everything that the run needs to go on after step 200
+        run.json                            the run: a random id, its options, the digests of its data, its files
+        checkpoint-200/                     everything that the run needs to continue after step 200
             model.safetensors, config.json, …, optimizer.safetensors, training_state.json
 
-A checkpoint takes its place whole: the tensors of each part of `bertorch.training.state` in a file of its own, the rest
-in `training_state.json`. `run.json` has a random id, which its checkpoints have too, so that those of an earlier run in
-the same folder are never taken for its own.
+A checkpoint is moved into place complete: the tensors of each part of `bertorch.training.state` in a file of its own,
+the rest in `training_state.json`. It has the id of its run, so that those of an earlier run in the same folder are
+never taken for its own.
 """
 
-import contextlib
 import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from bertorch.training.state import State
 from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
 RECORD = "run.json"
-PROGRESS = "progress"  # the part that says how far a run is: `step` of `last_step`
+PROGRESS = "progress"  # the part with the `step` that a run has reached, and its `last_step`
 _STATE = "training_state.json"
 _CHECKPOINT = "checkpoint-"
 
@@ -46,13 +46,10 @@ Options = Mapping[str, Any]
 
 
 def describe_run(config: TrainingConfig, *, precision: str, processes: int, negatives: Negatives) -> dict[str, Any]:
-    """What the result of a run depends on, by option, to tell whether another run is the same.
+    """What the result of a run depends on, by option, to recognise the same run.
 
-    Args:
-        config: its options; of files the content counts, not the name.
-        precision: the one that `auto` stands for.
-        processes: W; the examples of a step over all of them count, not how they are shared out.
-        negatives: where those of the loss come from.
+    Of files the content counts, not the name; of batch size and processes the product, unless the loss takes its
+    negatives from the process's own batch. `precision` is a resolved one, not `auto`.
     """
     described: dict[str, Any] = {"script": type(config).__name__}
     for declared in fields(config):
@@ -65,49 +62,41 @@ def describe_run(config: TrainingConfig, *, precision: str, processes: int, nega
     described["--batch_size times processes"] = described.pop("--batch_size") * processes
     if negatives is Negatives.LOCAL:
         described["processes, without --gather_negatives"] = processes
-    if config.patience is not None or config.save_best_model:  # which choose among the evaluations
+    if config.patience is not None or config.save_best_model:  # the result then depends on the evaluations
         described["steps between evaluations"] = config.evaluation_steps
     return described
 
 
 class RunFolder:
-    """The folder of a run. Only the first process uses it.
+    """The `--saved_dir` of a run with the options of `describe_run`, which only the first process uses.
 
-    Args:
-        folder: `--saved_dir`.
-        options: of `describe_run`.
-        keep: how many checkpoints are kept.
+    Keeps `keep` checkpoints. Raises a UserError where it cannot write; the previous save is then unchanged.
     """
 
     def __init__(self, folder: str, options: Options, *, keep: int) -> None:
-        self._name = folder
-        self._path = Path(folder)
-        self._options = dict(options)
-        self._keep = keep
+        self._name, self._path = folder, Path(folder)
+        self._options, self._keep = dict(options), keep
         self._id = secrets.token_hex(8)
-        self._files: set[str] = set()  # that this run, or one before it, put there
-        self._is_known = False  # whether the folder already says that it is this run's
+        self._files: set[str] = set()  # in the folder, from this run or one before it
+        self._is_claimed = False  # whether RECORD names this run
         self._metrics = MetricsFile(self._path)
 
     def open(self, *, resume: bool, overwrite: bool) -> dict[str, State] | None:
-        """Look at what is there before training; returns the parts to resume from, None to start from the beginning.
+        """Check the folder before training; returns the parts to resume from, None to start from the beginning.
 
-        An interrupted run of the same options goes on, with or without `resume`; a finished one starts again unless
-        `resume` is set, and then has nothing left to do.
-
-        Args:
-            resume: `--resume`.
-            overwrite: `--overwrite`: start again, whatever is there.
+        An interrupted run of the same options continues, with or without `resume`; a finished one starts again unless
+        `resume` is set, and then has nothing left to do. With `overwrite` a run starts again in any case.
 
         Raises:
-            UserError: the folder cannot be written to, or holds what is not this run's and `overwrite` is not set.
+            UserError: the folder holds another run's results and `overwrite` is not set.
         """
         with staged(self._name, make=True):
-            pass  # a folder that cannot be written to is better known before training
+            pass  # a folder that cannot be written to should be reported before training
         record = self._record()
         if not overwrite:
             self._require_own(record)
-        self._files = set(record["files"]) if record is not None else {SAFE_WEIGHTS}  # which would hide our weights
+        # transformers would load SAFE_WEIGHTS of another program instead of our weights.
+        self._files = set(record["files"]) if record is not None else {SAFE_WEIGHTS}
         saved = None if overwrite or record is None else self._newest_checkpoint(record["id"])
         if record is not None and saved is not None:
             step, last_step = (saved[PROGRESS].values[name] for name in ("step", "last_step"))
@@ -118,7 +107,7 @@ class RunFolder:
             logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
         if (self._path / WEIGHTS).exists():
             logger.warning("{} is from an earlier run; the first save of this one replaces it", self._path / WEIGHTS)
-        elif record is None:  # else the numbers are those of the results that are still there
+        elif record is None:  # else the numbers belong to results that are still there
             if (self._path / METRICS).exists():
                 logger.warning("{} is from a run that saved nothing; this one replaces it", self._path / METRICS)
             with written_to(self._name):
@@ -126,36 +115,24 @@ class RunFolder:
         return None
 
     def write_metrics(self, line: Line) -> None:
-        """Add a line to `metrics.jsonl`, which replaces an earlier run's with the first save.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Add a line to `metrics.jsonl`, which replaces an earlier run's file at the first save."""
         with written_to(self._name):
             self._metrics.append(line)
 
     def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
-        """Put weights for use in their place; the run's first save also clears away what is not its own.
-
-        Raises:
-            UserError: they cannot be written; those of the save before are still there.
-        """
+        """Save weights for use; the first save of a run also removes the files of an earlier one."""
         written = publish(self._name, weights, savables, before=self._claim) | {METRICS}
         for path in (self._path / name for name in self._files - written):
             if not is_foreign(path):
-                _remove(path)
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # other files are in it
+                    path.parent.rmdir()
         self._files = written
 
     def save_checkpoint(self, step: int, parts: Mapping[str, State], savables: Sequence[Savable]) -> None:
-        """Write a checkpoint, and remove those beyond the newest `keep`.
+        """Write the checkpoint after a step, and remove those beyond the newest `keep`.
 
-        Args:
-            step: the last one taken.
-            parts: by name; `model` holds the weights, as transformers reads them, and `progress` how far the run is.
-            savables: of the task.
-
-        Raises:
-            UserError: it cannot be written; the one before is still there.
+        Of the parts, `model` holds the weights, and PROGRESS `step` and `last_step`.
         """
         if not self._keep:
             return
@@ -182,7 +159,7 @@ class RunFolder:
             shutil.rmtree(old)
 
     def _resume(self, run: str, step: int, *, is_complete: bool) -> None:
-        self._id, self._is_known = run, True
+        self._id, self._is_claimed = run, True
         how = "the run is complete, after step" if is_complete else "goes on after step"
         rest = "" if is_complete else "; --overwrite would start from the beginning"
         logger.info("{}: {} {}{}", self._name, how, step, rest)
@@ -190,36 +167,35 @@ class RunFolder:
             self._metrics.resume(step)
 
     def _claim(self, staging: Path, files: set[str]) -> None:
-        """Before a run's first file takes its place, record whose folder this is; other runs' checkpoints go."""
+        """Before the first file of a run is moved into place, record the run and remove other runs' checkpoints."""
         files = files | {METRICS}
-        if self._is_known and files <= self._files:
+        if self._is_claimed and files <= self._files:
             return
         self._files |= files
         record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
         (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
         to_disk(staging / RECORD)
         (staging / RECORD).replace(self._path / RECORD)
-        for old in [] if self._is_known else self._checkpoints():
+        for old in [] if self._is_claimed else self._checkpoints():
             shutil.rmtree(old)
         self._metrics.release()
-        self._is_known = True
+        self._is_claimed = True
 
     def _record(self) -> dict[str, Any] | None:
         return read_record(
             self._path / RECORD,
             lambda read: {"id": str(read["id"]), "options": dict(read["options"]), "files": list(read["files"])},
             expected="the record of a run",
-            remedy="choose another --saved_dir, or mend or remove that file",
+            remedy="choose another --saved_dir, or repair or remove that file",
         )
 
     def _require_own(self, record: dict[str, Any] | None) -> None:
-        remedy = "choose another --saved_dir, or let --overwrite replace them"
         if record is None:
-            there = [name for name in (WEIGHTS, SAFE_WEIGHTS) if (self._path / name).exists()]
-            if there:
+            found = next((name for name in (WEIGHTS, SAFE_WEIGHTS) if (self._path / name).exists()), None)
+            if found is not None:
                 raise UserError(
-                    f"--saved_dir {self._name}: expected an empty folder or one of this run, got {there[0]} of another "
-                    f"program; {remedy}"
+                    f"--saved_dir {self._name}: expected an empty folder or one of this run, got {found} of another "
+                    "program; choose another --saved_dir, or let --overwrite replace them"
                 )
             return
         differences = [
@@ -240,7 +216,7 @@ class RunFolder:
         return sorted(found, key=lambda path: -int(path.name.removeprefix(_CHECKPOINT)))
 
     def _newest_checkpoint(self, run: str) -> dict[str, State] | None:
-        """The parts in the newest checkpoint of a run that can be read."""
+        """The parts in a run's newest readable checkpoint, None if it has none."""
         for path in self._checkpoints():
             try:
                 content = json.loads((path / _STATE).read_text(encoding="utf-8"))
@@ -250,13 +226,6 @@ class RunFolder:
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 logger.warning("{}: skipped, it cannot be read: {}: {}", path, type(error).__name__, error)
         return None
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, and its folder if it was the last one in it."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty
-        path.parent.rmdir()
 
 
 def _short(options: Options, name: str) -> str:

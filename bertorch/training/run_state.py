@@ -1,11 +1,12 @@
-"""How far a run is and what it leaves behind: dev metrics, weights, checkpoints; and how it is resumed."""
+"""The progress of a run and its results: dev metrics, weights, checkpoints; and how it is resumed."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loguru import logger
+from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
@@ -17,59 +18,39 @@ from bertorch.tasks.base import Task
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.hooks import Hook, using
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
+from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import PROGRESS, RunFolder, describe_run
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
-from bertorch.training.tensorboard import TensorBoardFolder
 from bertorch.weights import WEIGHTS, warm_start
 
 
 @dataclass
-class RunState:
-    """How far a run is; the part `progress` of a checkpoint.
+class RunState(Stateful):
+    """The progress of a run; the part `progress` of a checkpoint."""
 
-    Attributes:
-        last_step: of the run, as far as is known: `--patience` may end it earlier.
-        step: the last one that was finished with an evaluation or a save.
-        processes: W of the process group that took it.
-        weights_step: of the weights for use.
-        best: name, value, step and summary of the best dev metric; None before the first evaluation.
-        evaluations_since_best: in a row without a better dev metric.
-        history: step and numbers of each evaluation.
-    """
-
-    last_step: int
-    step: int = 0
-    processes: int = 1
-    weights_step: int = 0
-    best: dict[str, Any] | None = None
+    last_step: int  # of the run; `--patience` may end it earlier
+    step: int = 0  # the last one that was saved
+    processes: int = 1  # W of the process group that took it
+    weights_step: int = 0  # of the weights for use
+    best: dict[str, Any] | None = None  # name, value, step and summary of the best dev metric so far
     evaluations_since_best: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)  # step and numbers of each evaluation
 
+    @override
     def state(self) -> State:
-        """All of it, as JSON has it."""
         return State({}, asdict(self))
 
+    @override
     def restore(self, state: State) -> None:
-        """Take it up again."""
         vars(self).update(state.values)
 
 
 class RunKeeper:
     """Evaluates and saves; remembers the best dev metric and which step's weights are for use; ends a run early.
 
-    Args:
-        config: the run's options.
-        task: model, metric, savables.
-        dev: dev examples; None does not evaluate.
-        precision: of the evaluation.
-        last_step: of the run, unless `--patience` ends it before.
-
-    Attributes:
-        run: how far it is.
-
-    Raises:
-        UserError: `--saved_dir` cannot be written to or is another run's.
+    Raises a UserError on every process where `--saved_dir` or `--tensorboard_dir` cannot be written to, or
+    `--saved_dir` holds the results of another run.
     """
 
     def __init__(
@@ -81,7 +62,7 @@ class RunKeeper:
         self._is_resumed: bool = distributed.on_main(self._open_folder)
 
     def load_weights(self) -> None:
-        """Warm-start the model unless the run is resumed; put it on this process's device, the same on all."""
+        """Warm-start the model unless the run is resumed; move it to this process's device, the same on all."""
         model, source = self._task.model, self._config.init_from_ckpt
         if source is not None and not self._is_resumed:
             warm_start(model.weights, source, model.encoder_prefix, convert=self._task.convert_legacy_weights)
@@ -89,42 +70,35 @@ class RunKeeper:
         distributed.broadcast_weights(model)
 
     def attach(self, parts: Mapping[str, Stateful], hooks: Sequence[Hook]) -> None:
-        """Save the model and these parts from now on; first restore them, if the run is resumed.
-
-        Raises:
-            UserError: `--tensorboard_dir` cannot be written to.
-        """
+        """Include these parts in checkpoints, beside model and progress; restore all of them if the run is resumed."""
         self._parts: dict[str, Stateful] = {PROGRESS: self.run, "model": ModuleState(self._task.model.weights), **parts}
         self._evaluation_hooks = using(hooks, "evaluation_weights")
         if self._is_resumed:
             restore_parts(self._parts, self._saved)
-            if self.run.processes != distributed.world_size():
+            before, self.run.processes = self.run.processes, distributed.world_size()
+            if before != self.run.processes:
                 logger.info(
-                    "the checkpoint is of {} process(es), this run has {}: the same but for rounding and dropout",
-                    self.run.processes,
-                    distributed.world_size(),
+                    f"the checkpoint is of {before} process(es), this run has {self.run.processes}: the same but for "
+                    "rounding and dropout"
                 )
-            self.run.processes = distributed.world_size()
         self._saved = None
         distributed.on_main(self._open_tensorboard)
 
     def is_due(self, step: int) -> bool:
-        """Whether there is something to do after a step."""
+        """Whether to evaluate or save after a step."""
         return any(self._due(step))
 
     def finish_step(self, step: ScheduledStep, *, stop: bool) -> None:
-        """Evaluate and save what is due, and end the run early if `--patience` or a signal says so.
-
-        Args:
-            step: the last one taken.
-            stop: whether a signal ends the run here; it is saved first.
+        """Evaluate and save what is due, and end the run early if `--patience` says so, or after a signal (`stop`).
 
         Raises:
-            UserError: the folder cannot be written to, on every process; or the memory is not enough to evaluate.
-            InterruptedRunError: `stop`, on every process.
+            UserError: memory runs out in the evaluation.
+            InterruptedRunError: `stop`, on every process, after saving.
         """
         evaluates, saves = self._due(step.number)
-        with self._weights_for_use():
+        with ExitStack() as stack:
+            for hook in self._evaluation_hooks:
+                stack.enter_context(hook.evaluation_weights())
             improved = evaluates and self._evaluate(step)
             if self.run.evaluations_since_best == self._config.patience and step.number < self.run.last_step:
                 logger.info("ends early: evaluations without a better dev metric: {}", self._config.patience)
@@ -141,11 +115,7 @@ class RunKeeper:
             raise InterruptedRunError(step.number, folder)
 
     def record(self, step: ScheduledStep, numbers: Mapping[str, float | str]) -> None:
-        """Write numbers of a step into `metrics.jsonl`, and for TensorBoard.
-
-        Raises:
-            UserError: the folder cannot be written to, on every process.
-        """
+        """Write numbers of a step into `metrics.jsonl`, and for TensorBoard."""
         distributed.on_main(lambda: self._write_numbers({"step": step.number, "epoch": step.epoch, **numbers}))
 
     def log_summary(self) -> None:
@@ -158,15 +128,11 @@ class RunKeeper:
         logger.info(f"weights of step {self.run.weights_step}: {self._config.saved_dir}/{WEIGHTS}")
 
     def _open_folder(self) -> bool:
-        """Whether the run is resumed."""
-        options = describe_run(
-            self._config,
-            precision=self._precision.name,
-            processes=distributed.world_size(),
-            negatives=self._task.negatives,
-        )
-        self._folder = RunFolder(self._config.saved_dir, options, keep=self._config.keep_checkpoints)
-        self._saved = self._folder.open(resume=self._config.resume, overwrite=self._config.overwrite)
+        """Open `--saved_dir`; returns whether the run is resumed."""
+        config, processes, negatives = self._config, distributed.world_size(), self._task.negatives
+        options = describe_run(config, precision=self._precision.name, processes=processes, negatives=negatives)
+        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints)
+        self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None
 
     def _open_tensorboard(self) -> None:
@@ -179,15 +145,8 @@ class RunKeeper:
         evaluates = self._dev is not None and (is_last or step % self._config.evaluation_steps == 0)
         return evaluates, is_last or step % self._config.save_steps == 0
 
-    @contextmanager
-    def _weights_for_use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for hook in self._evaluation_hooks:
-                stack.enter_context(hook.evaluation_weights())
-            yield
-
     def _evaluate(self, step: ScheduledStep) -> bool:
-        """Evaluate; returns whether the dev metric is better than ever, the same on every process."""
+        """Evaluate; returns whether the dev metric is the best so far, the same on every process."""
         assert self._dev is not None
         with explain_out_of_memory(f"evaluation after step {step.number}", IN_TRAINING):
             metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
@@ -195,7 +154,7 @@ class RunKeeper:
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})
         self.run.history.append({"step": step.number, **numbers})
-        # On different machines the last bit of a metric may differ; all must end a run at the same step.
+        # The last bit of a metric may differ between machines, but all processes must end a run at the same step.
         improved: bool = distributed.broadcast_json(self.run.best is None or metric.value > self.run.best["value"])
         if improved:
             summary = list(metric.summary())
@@ -209,9 +168,8 @@ class RunKeeper:
             self._tensorboard.write(line)
 
     def _save_weights(self) -> None:
-        card = ModelCard(
-            self._config, self._task, step=self.run.weights_step, history=self.run.history, precision=self._precision
-        )
+        step, history = self.run.weights_step, self.run.history
+        card = ModelCard(self._config, self._task, step=step, history=history, precision=self._precision)
         self._folder.save_weights(self._task.model.weights.state_dict(), [*self._task.savables, card])
 
     def _save_checkpoint(self) -> None:

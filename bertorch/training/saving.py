@@ -1,4 +1,4 @@
-"""Save weights and what belongs to them so that no reader ever sees half of them."""
+"""Atomic, durable saves into `--saved_dir`."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,28 +14,22 @@ from bertorch.files import to_disk
 from bertorch.tasks.base import Savable
 from bertorch.weights import WEIGHTS
 
-# Files of a save are complete and on the disk here before the first of them takes its place.
-_STAGING = ".saving"
+_STAGING = ".saving"  # where the files of a save are complete and on the disk before the first is moved into place
 
 
 @contextmanager
 def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
-    """An empty folder inside `folder`, in which files are written in full before they are moved to their places.
+    """A temporary folder inside `folder`, to write files in full before they are moved into place.
 
-    Args:
-        folder: exists, unless it is to be made; a folder that vanishes during a run is not made again silently.
-        make: whether to make it.
-
-    Raises:
-        UserError: something in the block could not be written.
+    `folder` must exist unless `make` is set: one that vanishes during a run is not silently made again. Errors are
+    those of `written_to`.
     """
-    path = Path(folder)
-    staging = path / _STAGING
+    staging = Path(folder) / _STAGING
     with written_to(folder):
         try:
             if make:
-                path.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)  # what an interrupted save left
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)  # left by an interrupted save
             staging.mkdir()
             yield staging
         finally:
@@ -44,14 +38,10 @@ def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def written_to(folder: str) -> Iterator[None]:
-    """Around writing into `--saved_dir`.
-
-    Raises:
-        UserError: something in the block could not be written.
-    """
+    """Raise a UserError for an error of writing into `--saved_dir` in the block."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # the latter two from torch.save and safetensors
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "
@@ -65,22 +55,11 @@ def publish(
     savables: Iterable[Savable],
     before: Callable[[Path, set[str]], None] = lambda *_: None,
 ) -> set[str]:
-    """Save weights and what belongs to them so that a reader never sees half a file.
+    """Save weights and, beside them, config, tokenizer, model card, …; returns the names of the files in the folder.
 
-    All files are first written to the disk in full, then moved into their places one by one, the weights last. A crash
-    or a full disk before that leaves the earlier save as it was.
-
-    Args:
-        folder: where.
-        weights: name → tensor, saved from the CPU.
-        savables: what is saved beside them: config, tokenizer, model card, …
-        before: called when all files are written and none is in its place, with where they are and their names.
-
-    Returns:
-        The names of the files within the folder.
-
-    Raises:
-        UserError: they could not be written.
+    All files are first written to the disk in full, then moved into place one by one, the weights last. A crash or a
+    full disk before that leaves the previous save unchanged. `before` is called in between, with the temporary folder
+    and the names of the files. Errors are those of `written_to`.
     """
     path = Path(folder)
     with staged(folder) as staging:
@@ -98,5 +77,5 @@ def publish(
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, none of which shares memory with another, as safetensors wants it."""
+    """Copies on the CPU that share no memory, as safetensors requires."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

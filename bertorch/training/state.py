@@ -1,22 +1,24 @@
-"""What a checkpoint holds: a list of named parts, each with tensors and values as JSON has them.
+"""What a checkpoint holds: a list of named parts, each with tensors and JSON values.
 
-A new stateful part (an average of the weights, say) implements `Stateful` in its own file and is named in
-`bertorch.training.loop.fit`; saving and restoring walk the list.
+A new stateful part (an average of the weights, say) derives from `Stateful` in its own file and is named in
+`OptimizationStep.parts`; a hook overrides `state` and `restore` instead. Saving and restoring walk the list.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bertorch import distributed
 
 
 class State(NamedTuple):
-    """The state of a part: tensors by name, on any device, and the rest as JSON has it."""
+    """The state of a part."""
 
-    tensors: Mapping[str, Tensor]
-    values: Any = None
+    tensors: Mapping[str, Tensor]  # by name, on any device
+    values: Any = None  # the rest, as JSON
 
 
 class Stateful(Protocol):
@@ -31,42 +33,40 @@ class Stateful(Protocol):
         ...
 
 
-class ModuleState:
+@dataclass(frozen=True)
+class ModuleState(Stateful):
     """The parameters and buffers of a module."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    module: nn.Module
 
+    @override
     def state(self) -> State:
-        """The module's `state_dict`."""
-        return State(self._module.state_dict())
+        return State(self.module.state_dict())
 
+    @override
     def restore(self, state: State) -> None:
-        """Load it."""
-        self._module.load_state_dict(dict(state.tensors))
+        self.module.load_state_dict(dict(state.tensors))
 
 
-class ValuesState:
+@dataclass(frozen=True)
+class ValuesState(Stateful):
     """An object whose `state_dict` has no tensors, such as a scheduler or the scaler of fp16."""
 
-    def __init__(self, target: Any) -> None:
-        self._target = target
+    target: Any
 
+    @override
     def state(self) -> State:
-        """The object's `state_dict`."""
-        return State({}, self._target.state_dict())
+        return State({}, self.target.state_dict())
 
+    @override
     def restore(self, state: State) -> None:
-        """Load it."""
-        self._target.load_state_dict(dict(state.values))
+        self.target.load_state_dict(dict(state.values))
 
 
 def restore_parts(parts: Mapping[str, Stateful], saved: Mapping[str, State] | None) -> None:
-    """Bring all parts to the state that the first process has read; every process must call it.
+    """Restore parts, in the same order on every process, from the checkpoint that the first process has read.
 
-    Args:
-        parts: by name, in the same order on every process.
-        saved: of the checkpoint, by the same names; None on all processes but the first.
+    `saved` is None on all other processes.
     """
     values = distributed.broadcast_json({name: state.values for name, state in saved.items()} if saved else None)
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""One optimisation step: forward and backward over its batches, sum over the processes, hooks, update."""
+"""One optimisation step: forward and backward of its batches, sum over the processes, hooks, AdamW, schedule."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
@@ -19,23 +20,17 @@ from bertorch.training.optimization import OptimizerState
 from bertorch.training.state import State, Stateful, ValuesState
 
 
-class OptimizationStep:
-    """Forward, backward, sum over the processes, hooks, AdamW, schedule.
+class OptimizationStep(Stateful):
+    """One optimisation step.
 
     Args:
-        model: whose gradients are summed.
-        losses_of: a task's losses of a batch, see `Losses`.
-        optimizer, scheduler: of `bertorch.training.optimization`.
+        model, optimizer, scheduler: to train.
+        losses_of: from a batch to a task's losses.
         precision: of forward and backward.
-        loss_parts: the names that `losses_of` gives, `loss` among them.
-        hooks: in the order in which they act; of hooks around the same thing, the first is the innermost.
+        loss_parts: the names that `losses_of` returns, `loss` among them.
+        hooks: in the order in which they act; around the forward or backward pass the first is the innermost.
         capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
         compiled: whether the model is.
-
-    Attributes:
-        reports: the names of what a step returns.
-        hooks: those given, and our own.
-        overflows: steps skipped so far because fp16 overflowed.
     """
 
     def __init__(
@@ -62,9 +57,10 @@ class OptimizationStep:
         self.hooks = [*hooks, self._used]
         self._around_loss, self._around_backward = (using(hooks, f"around_{name}") for name in ("loss", "backward"))
         self._before_update, self._after_update = (using(self.hooks, f"{name}_update") for name in ("before", "after"))
+        # The names of the numbers that a step returns.
         self.reports = self._loss_parts + tuple(name for hook in self.hooks for name in hook.reports)
         self._overflowed = False
-        self.overflows = 0
+        self.overflows = 0  # steps skipped so far because fp16 overflowed
         self._graphs = None
         if capture is not None:
             self._graphs = StepGraphs(
@@ -81,7 +77,7 @@ class OptimizationStep:
         return [group["lr"] for group in self._optimizer.param_groups]
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
-        """The batch in the form that the step takes fastest; may be called in another thread."""
+        """The batch in the form that the step takes fastest; any thread may call it."""
         return (batch if self._graphs is None else batch.filled(MULTIPLE)).ready_for(self._device)
 
     def __call__(self, batches: Sequence[PackedBatch], label_count: int) -> Tensor:
@@ -89,7 +85,7 @@ class OptimizationStep:
 
         Args:
             batches: this process's share of the step's batches.
-            label_count: labels of the step over all its batches and processes; the loss is their mean.
+            label_count: labels of the step over all its batches and processes; the loss is the mean over them.
 
         Returns:
             (reports,) fp64: this process's part of each, to be summed over the processes.
@@ -105,8 +101,8 @@ class OptimizationStep:
         return reported
 
     def _compute(self, batches: Sequence[PackedBatch], label_count: int | Tensor) -> Tensor:
-        """All that the device does."""
-        sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)
+        """What the device does, and a CUDA graph holds: gradients of all batches, then the update."""
+        sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)  # (loss_parts,)
         for batch in batches:
             compute = partial(self._forward_backward, batch, label_count)
             for hook in self._around_backward:
@@ -126,11 +122,15 @@ class OptimizationStep:
         return losses
 
     def _update(self) -> Tensor:
-        """Reduce, let the hooks act, update; returns what they report, zeros where fp16 overflowed."""
+        """Sum the gradients over the processes, let the hooks act, update.
+
+        Returns:
+            (reports of the hooks,) fp64, zeros where fp16 overflowed.
+        """
         parameters = self._used.select()
         distributed.sum_gradients(parameters)
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])  # scalar
         reports: dict[str, Tensor] = {}
         for hook in self._before_update:
             reports |= hook.before_update(parameters, norm)
@@ -147,7 +147,7 @@ class OptimizationStep:
         return torch.stack([reports[name].double().to(self._device) for name in names])
 
     def parts(self) -> dict[str, Stateful]:
-        """What the next step depends on, beside the model, for a checkpoint."""
+        """What the next step depends on, beside the model: the parts of a checkpoint, by name."""
         return {
             "optimizer": OptimizerState(self._optimizer, self._named),
             "scheduler": ValuesState(self._scheduler),
@@ -156,10 +156,10 @@ class OptimizationStep:
             **{type(hook).__name__: hook for hook in using(self.hooks, "state")},
         }
 
+    @override
     def state(self) -> State:
-        """The count of skipped steps."""
         return State({}, {"overflows": self.overflows})
 
+    @override
     def restore(self, state: State) -> None:
-        """Take it up again."""
         self.overflows = state.values["overflows"]

@@ -1,4 +1,4 @@
-"""The training line and its numbers, and the hooks' look at each step."""
+"""The training line and its numbers, and the hooks' inspection of each step."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from bertorch.training.memory import peak_memory
 
 
 class _Pending(NamedTuple):
-    """A step that was taken, and whose numbers are still on the device."""
+    """A step whose numbers are still on the device."""
 
     reported: Tensor  # (reports,)
     tokens: int
@@ -26,13 +26,11 @@ class _Pending(NamedTuple):
 class TrainingLog:
     """Writes the training line every `logging_steps`, and lets the hooks inspect each step.
 
-    The numbers of a step stay on the device until a line is due or `check` is called, so that no other step waits.
+    The numbers of a step stay on the device until a line is due or `check` is called: other steps do not synchronise.
 
     Args:
-        logging_steps: steps between lines.
-        loss_parts: the names in a line, in order.
+        logging_steps, loss_parts, hooks: of the run; a line has the loss parts in order.
         reports: the names of what a step reports, `loss_parts` first.
-        hooks: of the steps.
         record: takes the numbers of a line, see `bertorch.training.metrics_file`.
     """
 
@@ -57,17 +55,14 @@ class TrainingLog:
     def step(
         self, reported: Tensor, step: ScheduledStep, *, tokens: int, rates: Mapping[str, float], overflows: int
     ) -> None:
-        """Count a step.
+        """Count a step; at each `logging_steps`, `check` and write a line.
 
         Args:
             reported: (reports,) this process's part of each.
-            step: which one it was.
+            step: the one that was taken.
             tokens: of this process's batches.
-            rates: its learning rate, `rate`, and others by name.
-            overflows: steps so far that were skipped because fp16 overflowed.
-
-        Raises:
-            UserError: as `check`.
+            rates: learning rates of the step by name, `rate` among them.
+            overflows: steps skipped so far because fp16 overflowed.
         """
         self.speedometer.step()
         self._steps += 1
@@ -79,7 +74,6 @@ class TrainingLog:
                 self._overflows = overflows
 
     def _write(self, step: ScheduledStep, numbers: Mapping[str, float], rates: Mapping[str, float]) -> None:
-        """Write the line, and its numbers."""
         speed = self.speedometer.read()
         losses = {name: numbers[name] for name in self._loss_parts}
         logger.info(log.training_line(step.number, step.epoch, step.last_batch, losses, speed))
@@ -88,10 +82,10 @@ class TrainingLog:
         self._steps = self._tokens = 0
 
     def check(self) -> Mapping[str, float]:
-        """Let the hooks inspect the steps since the last check; returns the numbers of the last step.
+        """Let the hooks inspect the steps since the last check; returns the numbers of the last step, NaN without one.
 
         Raises:
-            UserError: a hook ends the run; on every process.
+            UserError: a hook ends the run, on every process.
         """
         numbers: dict[str, float] = dict.fromkeys(self._reports, math.nan)
         if not self._pending:

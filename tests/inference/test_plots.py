@@ -1,6 +1,6 @@
 import pytest
 
-from bertorch.inference.plots import draw_confusion
+from bertorch.figures import draw_confusion
 
 pytest.importorskip("matplotlib")
 

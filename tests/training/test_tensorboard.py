@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from bertorch.errors import UserError
-from bertorch.training.tensorboard import TensorBoardFolder
+from bertorch.training.metrics_file import TensorBoardFolder
 from tests.short_runs import trained
 from tests.small_tasks import classification_data, classification_task
 
