@@ -15,8 +15,8 @@ from transformers import (
 
 from bertorch.data.dataset import Dataset
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.encoder.foreign import load_complete, recognise
+from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.errors import UserError
 from tests.conftest import TINY
 
