@@ -174,7 +174,7 @@ class TokenClassifier(HeadedModel):
         return hidden.index_select(0, batch.word_starts)  # (K, H)
 
     def head_logits(self, hidden: Tensor) -> Tensor:
-        """(K, H) → (K, C), as if all words were one sentence: the head looks at each by itself."""
+        """(K, H) → (K, C); the words go in as one sentence, since the head treats each by itself."""
         return self.head(inputs_embeds=hidden[None]).logits.squeeze(0)
 
     @override

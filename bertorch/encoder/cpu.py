@@ -27,7 +27,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results,
 
 
 def dropped(tensor: Tensor, probability: float) -> Tensor:
-    """Dropout of a tensor on the CPU, with a probability in [0, 1), rounded to 1/65536.
+    """Dropout of a tensor on the CPU with a probability in [0, 1), rounded to a multiple of 1/65536.
 
     A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
     of a training step.
@@ -57,7 +57,7 @@ def use_fast_dropout(model: nn.Module) -> None:
 
 
 class CPUBlockLayout(BlockLayout):
-    """A block whose attention has a fast dropout: PyTorch's fused CPU kernel has none, and its fallback is slow."""
+    """A block with fast attention dropout: PyTorch's fused CPU kernel has none, and its fallback is slow."""
 
     @override
     def _attention(
@@ -65,7 +65,6 @@ class CPUBlockLayout(BlockLayout):
     ) -> Tensor:
         if not dropout:
             return super()._attention(query, key, value, mask=mask, scaling=scaling, dropout=dropout)
-        # SDPA with dropout, which the CPU kernel lacks.
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (N, A, L, D)
@@ -135,10 +134,10 @@ class OneDnnLinear(nn.Module):
 
 
 def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:
-    """Replace the linear layers of an encoder on a CPU if its results stay the same; returns whether it did.
+    """Replace the linear layers of an encoder on a CPU if its results stay the same; return whether it was done.
 
-    PyTorch may be built without oneDNN, or the processor not do so. Afterwards the encoder can be neither trained nor
-    saved. `dtype` is that of autocast, or fp32.
+    It is not where PyTorch is built without oneDNN or the processor lacks it. Afterwards the encoder can be neither
+    trained nor saved. `dtype` is that of autocast, or fp32.
     """
     batch = trial_batch(encoder.model.config)
     children = [(module, dict(module.named_children())) for module in encoder.model.modules()]

@@ -127,10 +127,10 @@ def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
 
 
 def _init_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:
-    """Initialise the fresh linear layers as Glorot and Bengio (2010) do, so that logits are of the features' size.
+    """Initialise fresh linear layers by Glorot and Bengio (2010), so that logits have the scale of the features.
 
-    transformers draws them with a standard deviation of 0.02 whatever their shape, and PyTorch with 1/√(3H). Under a head that
-    starts that small, the encoder moves the logits little at first, and three epochs end before it has caught up.
+    transformers initialises with a standard deviation of 0.02 for every shape, PyTorch with 1/√(3H). With so small a
+    head the encoder changes the logits little at first, and three epochs end before it has caught up.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and f"{name}.weight" in fresh:

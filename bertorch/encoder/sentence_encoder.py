@@ -45,7 +45,7 @@ class SentenceEncoder(EncoderModel):
         features = model.config.hidden_size * len(modes)
         self.size = output_emb_size or features  # E
         self.emb_reduce_linear = None if output_emb_size is None else nn.Linear(features, output_emb_size)
-        self.layers = nn.Sequential()  # of `from_modules`
+        self.layers = nn.Sequential()  # filled by `from_modules`
         self.truncate_dim: int | None = None
 
     @classmethod
