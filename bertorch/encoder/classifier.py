@@ -64,11 +64,6 @@ class HeadedModel(EncoderModel):
     def weights(self) -> nn.Module:
         return self.model
 
-    @property
-    @override
-    def encoder_prefix(self) -> str:
-        return self.model.base_model_prefix
-
     def _reproduces(self, expected: Tensor, batch: PackedBatch) -> bool:
         """Whether encoder and head give the logits expected for a batch."""
         raise NotImplementedError

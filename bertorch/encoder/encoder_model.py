@@ -23,11 +23,11 @@ class EncoderModel(nn.Module):
     @property
     def encoder_prefix(self) -> str:
         """The encoder's name within `weights`, such as `bert`."""
-        raise NotImplementedError
+        return self.encoders[0].model.base_model_prefix
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The encoders inside, most often one."""
+        """The encoders inside, at least one."""
         return [module for module in self.modules() if isinstance(module, Encoder)]
 
     def compile_encoders(self) -> None:

@@ -80,11 +80,6 @@ class SentenceEncoder(EncoderModel):
 
     @property
     @override
-    def encoder_prefix(self) -> str:
-        return self.encoder.model.base_model_prefix
-
-    @property
-    @override
     def weights(self) -> nn.ModuleDict:
         weights = nn.ModuleDict({self.encoder_prefix: self.encoder.model})  # as `AutoModel` loads it
         if self.emb_reduce_linear is not None:
