@@ -18,8 +18,8 @@ from bertorch import distributed, log
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_label_names, read_labelled_texts
+from bertorch.encoder.attention import BlockLayout
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.encoder.layouts import BlockLayout
 from bertorch.encoder.pretrained import load_pretrained, load_tokenizer
 from bertorch.precision import Precision
 

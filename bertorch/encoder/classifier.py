@@ -1,18 +1,103 @@
-"""Classification of texts and text pairs: transformers' own classification model on packed batches."""
+"""Classification of texts and of tokens: transformers' own models, their encoder and head run on packed batches."""
 
+import copy
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import Any
 
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
+from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.encoder import pooling
-from bertorch.encoder.heads import HeadedModel
-from bertorch.encoder.layouts import BlockLayout
+from bertorch.encoder.attention import BlockLayout
+from bertorch.encoder.encoder import Encoder, ModelInputs
+from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, load_pretrained
-from bertorch.encoder.trials import matches
+from bertorch.encoder.trials import eval_mode, matches, supported, trial_batch, unsupported
+from bertorch.precision import at_least_fp32
+
+WINDOWS_AT_ONCE = 256  # evaluation encodes all windows of a sentence, however long it is: at most this many at once
+
+
+class HeadedModel(EncoderModel):
+    """A `…For…Classification` of transformers, split into an encoder that runs packed and the head on top of it.
+
+    The weights keep transformers' names; that the logits are those of transformers is checked at construction.
+
+    Raises:
+        UserError: an architecture whose head cannot be run apart from its encoder.
+    """
+
+    head_kind: str
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        expectation = f"an encoder with a {self.head_kind} head over its hidden states"
+        with supported(model, expectation):
+            batch = trial_batch(model.config)
+            with eval_mode(model):  # before the encoder is set to packed attention
+                expected = self._one_by_one(batch)
+            self.encoder = Encoder(model.base_model)
+            self.head = head_of(model)
+            with eval_mode(self):
+                if not self._reproduces(expected, batch):
+                    raise unsupported(model, expectation, "its logits cannot be had from them")
+
+    @property
+    @override
+    def config(self) -> PretrainedConfig:
+        return self.model.config
+
+    @property
+    @override
+    def weights(self) -> nn.Module:
+        return self.model
+
+    def _reproduces(self, expected: Tensor, batch: PackedBatch) -> bool:
+        """Whether encoder and head give the logits expected for a batch."""
+        raise NotImplementedError
+
+    def _one_by_one(self, batch: PackedBatch) -> Tensor:
+        """The model's own logits for each sentence alone, (N, C), or (T, C) of tokens."""
+        inputs = ModelInputs.of(self.model.base_model)
+        sentences = [inputs.padded(sentence)[0] for sentence in batch.split(1)]  # (1, L) each
+        return torch.cat([self.model(**sentence).logits.flatten(0, -2) for sentence in sentences])
+
+
+class _Output(BaseModelOutputWithPooling):  # type: ignore[misc] # transformers is untyped
+    def __getattr__(self, name: str) -> None:  # None for what only some encoders give: LUKE's `entity_hidden_states`
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+class _EncoderOutput(nn.Module):
+    """Stands in for an encoder under its head: returns the hidden states that it is given as `inputs_embeds`."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.pooler = pooling.PretrainedPooler(encoder) if getattr(encoder, "pooler", None) is not None else None
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _Output:
+        pooled = None if self.pooler is None else self.pooler(inputs_embeds[:, 0])  # (N, H)
+        return _Output(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its encoder, on hidden states (N, L, H) as `inputs_embeds`; it shares the model's weights."""
+    head = copy.copy(model)
+    head._modules = model._modules | {model.base_model_prefix: _EncoderOutput(model.base_model)}
+    return head
 
 
 class HeadInput(Enum):
@@ -24,32 +109,21 @@ class HeadInput(Enum):
 
 
 class SequenceClassifier(HeadedModel):
-    """A `…ForSequenceClassification` of transformers that takes packed batches.
+    """A `…ForSequenceClassification` of transformers on packed batches.
 
-    The encoder runs packed; then the architecture's own head runs on what the encoder gave. What the head reads is
-    found out at construction, by comparing with the model's own logits.
+    What the architecture's head reads is found at construction, by comparing with the model's own logits.
     """
 
     head_kind = "classification"
 
     @classmethod
     def from_pretrained(cls, name: str, label_names: Sequence[str]) -> "SequenceClassifier":
-        """Load a hub model or local folder with a head for these labels, which go into the config as `id2label`.
-
-        Raises:
-            UserError: it cannot be loaded, or is no encoder with a classification head.
-        """
-        model = load_pretrained(
-            AutoModelForSequenceClassification,
-            name,
-            problem_type="single_label_classification",
-            **label_settings(label_names),
-        )
-        model.config.architectures = [type(model).__name__]
-        return cls(model)
+        """Load a hub model or local folder with a head for these labels; raises as `load_pretrained` does."""
+        settings = {"problem_type": "single_label_classification"} | label_settings(label_names)
+        return cls(load_pretrained(AutoModelForSequenceClassification, name, **settings))
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Logits (N, C) of a packed batch."""
+        """Logits (N, C)."""
         if self.head_input is HeadInput.TEXT:
             inputs, _ = self.encoder.inputs.padded(batch)  # (N, L) each
             return self.model(**inputs).logits[: batch.size]  # (N, C), filler is no sentence
@@ -70,3 +144,34 @@ class SequenceClassifier(HeadedModel):
         self.head_input = HeadInput.TEXT
         batch = self.encoder.long_trial()
         return matches(self._one_by_one(batch), lambda: self(batch))
+
+
+class TokenClassifier(HeadedModel):
+    """A `…ForTokenClassification` of transformers; its logits at the first piece of a word are the word's emissions."""
+
+    head_kind = "token classification"
+
+    @staticmethod
+    def pretrained(name: str, label_names: Sequence[str]) -> PreTrainedModel:
+        """Load a hub model or local folder with a head for these labels; raises as `load_pretrained` does."""
+        return load_pretrained(AutoModelForTokenClassification, name, **label_settings(label_names))
+
+    def forward(self, batch: TaggedBatch) -> Tensor:
+        """Emissions (K, C), at least in fp32."""
+        return at_least_fp32(self.head_logits(self.word_states(batch)))
+
+    def word_states(self, batch: TaggedBatch) -> Tensor:
+        """Hidden states (K, H) of the first pieces of the words."""
+        if self.training or batch.size <= WINDOWS_AT_ONCE:
+            hidden = self.encoder(batch)  # (T, H)
+        else:
+            hidden = torch.cat([self.encoder(part) for part in batch.split(WINDOWS_AT_ONCE)])  # (T, H)
+        return hidden.index_select(0, batch.word_starts)  # (K, H)
+
+    def head_logits(self, hidden: Tensor) -> Tensor:
+        """(K, H) → (K, C); the words go in as one sentence, since the head treats each by itself."""
+        return self.head(inputs_embeds=hidden[None]).logits.squeeze(0)
+
+    @override
+    def _reproduces(self, expected: Tensor, batch: PackedBatch) -> bool:
+        return matches(expected, lambda: self.head_logits(self.encoder(batch)))

@@ -1,47 +1,36 @@
 """Faster on the CPU: dropout, attention with little padding, and linear layers by oneDNN.
 
-Everything works without this file, only slower.
-
-References:
-    https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_guide_attributes_post_ops.html
+Everything works without this file, only slower. oneDNN's layers:
+https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_guide_attributes_post_ops.html
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from loguru import logger
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.layouts import BlockLayout, Layout
+from bertorch.encoder.attention import BlockLayout, Layout
 from bertorch.encoder.trials import eval_mode, matches, trial_batch
 
 if TYPE_CHECKING:
     from bertorch.encoder.encoder import Encoder
 
 _DRAWS = 2**16
-# A block of fewer attention scores than this is not split into blocks of similar lengths; in each of those, a sentence
-# takes at least this share of the slots that it has.
-SMALL_BLOCK = 2**17
-_FULLNESS = 0.75
-# The weights of a oneDNN layer are laid out best for a product with so many rows; any other number gives the same.
-_ROWS = 2048
-# How near results must be to those of PyTorch's own layers, as a share of the largest: in bf16 each has its rounding.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+SMALL_BLOCK = 2**17  # a block of no more attention scores is not split into blocks of similar lengths
+_FULLNESS = 0.75  # the least share of tokens in a row of these blocks
+_ROWS = 2048  # the weights of a oneDNN layer are laid out for a product with this many rows; others give the same
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results, as a share of the largest
 
 
 def dropped(tensor: Tensor, probability: float) -> Tensor:
-    """Zero each element with this probability, to the next 1/65536, and scale the others so that the mean stays.
+    """Dropout of a tensor on the CPU with a probability in [0, 1), rounded to a multiple of 1/65536.
 
     A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
     of a training step.
-
-    Args:
-        tensor: on the CPU.
-        probability: in [0, 1).
     """
     drop = round(probability * _DRAWS)
     words = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -68,7 +57,7 @@ def use_fast_dropout(model: nn.Module) -> None:
 
 
 class CPUBlockLayout(BlockLayout):
-    """A block whose attention has a fast dropout: PyTorch's fused CPU kernel has none, and its fallback is slow."""
+    """A block with fast attention dropout: PyTorch's fused CPU kernel has none, and its fallback is slow."""
 
     @override
     def _attention(
@@ -76,7 +65,6 @@ class CPUBlockLayout(BlockLayout):
     ) -> Tensor:
         if not dropout:
             return super()._attention(query, key, value, mask=mask, scaling=scaling, dropout=dropout)
-        # SDPA with dropout, which the CPU kernel lacks.
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (N, A, L, D)
@@ -86,27 +74,20 @@ class CPUBlockLayout(BlockLayout):
 
 
 @dataclass(frozen=True)
-class GroupedLayout:
-    """Several blocks, of sentences of similar length each, so that little in them is padding.
-
-    Attributes:
-        blocks: their layouts.
-        order: (T,) int64, the tokens of the batch in the order of the blocks.
-        inverse: (T,) int64, the index of each token of the batch in that order.
-        sizes: tokens of each block.
-    """
+class GroupedLayout(Layout):
+    """Several blocks, of sentences of similar length each, so that little in them is padding."""
 
     blocks: tuple[CPUBlockLayout, ...]
-    order: Tensor
-    inverse: Tensor
-    sizes: tuple[int, ...]
+    order: Tensor  # (T,) int64, the tokens of the batch in the order of the blocks
+    inverse: Tensor  # (T,) int64, the index of each token of the batch in that order
+    sizes: tuple[int, ...]  # tokens of each block
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "GroupedLayout":
         """The layout of a batch on the CPU."""
         lengths, sentences = batch.bounds.diff().sort(descending=True)  # (N,), longest first
         longest = lengths.tolist()
-        borders = [0]
+        borders = [0]  # the first sentence of each block
         for index, length in enumerate(longest):
             if length < _FULLNESS * longest[borders[-1]]:
                 borders.append(index)
@@ -120,15 +101,10 @@ class GroupedLayout:
         order = torch.arange(sum(sizes)) + shifts.repeat_interleave(lengths)  # (T,)
         return cls(tuple(blocks), order, order.argsort(), tuple(sizes))
 
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float, window: int | None
-    ) -> Tensor:
-        """See `Layout.attend`."""
+    @override
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         parts = (tensor.index_select(0, self.order).split(self.sizes) for tensor in (query, key, value))
-        attended = [
-            block.attend(*rows, scaling=scaling, dropout=dropout, window=window)
-            for block, *rows in zip(self.blocks, *parts, strict=True)
-        ]
+        attended = [block.attend(*rows, **options) for block, *rows in zip(self.blocks, *parts, strict=True)]
         return torch.cat(attended).index_select(0, self.inverse)  # (T, A, D)
 
 
@@ -142,12 +118,7 @@ class OneDnnLinear(nn.Module):
     """Inference-only linear layer on oneDNN, optional fused GELU.
 
     PyTorch multiplies matrices of fp32 by MKL, which is slower on processors that are not Intel's, and lays weights of
-    bf16 out anew for every product. `torch.compile` replaces linear layers likewise, but takes a minute to do so.
-
-    Args:
-        linear: the layer.
-        dtype: of the product, fp32 or bf16.
-        gelu: whether GELU follows, the exact one.
+    bf16 out again for every product. `torch.compile` replaces linear layers likewise, but takes a minute to do so.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, gelu: bool) -> None:
@@ -163,26 +134,21 @@ class OneDnnLinear(nn.Module):
 
 
 def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:
-    """Replace the linear layers of an encoder on a CPU, for good, if its results stay what they are.
+    """Replace the linear layers of an encoder on a CPU if its results stay the same; return whether it was done.
 
-    Args:
-        encoder: it cannot be trained or saved afterwards.
-        dtype: that autocast has, or fp32.
-
-    Returns:
-        Whether they are replaced. They are not where PyTorch is built without oneDNN, or the processor cannot do so.
+    It is not where PyTorch is built without oneDNN or the processor lacks it. Afterwards the encoder can be neither
+    trained nor saved. `dtype` is that of autocast, or fp32.
     """
     batch = trial_batch(encoder.model.config)
     children = [(module, dict(module.named_children())) for module in encoder.model.modules()]
+
+    def with_onednn() -> Tensor:
+        for module, named in children:
+            _replace_linear(module, named, dtype)
+        return encoder(batch).float()  # (T, H)
+
     with eval_mode(encoder):
-        expected = encoder(batch).float()  # (T, H)
-        try:
-            for module, named in children:
-                _replace_linear(module, named, dtype)
-            replaced = matches(expected, lambda: encoder(batch).float(), tolerance=_TOLERANCE[dtype])
-        except (AttributeError, RuntimeError) as error:  # no such operator, or not on this processor
-            logger.debug("oneDNN: {}: {}", type(error).__name__, error)
-            replaced = False
+        replaced = matches(encoder(batch).float(), with_onednn, tolerance=_TOLERANCE[dtype])
     if not replaced:
         for module, named in children:
             for name, child in named.items():
@@ -192,13 +158,11 @@ def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:
 
 def _replace_linear(module: nn.Module, children: dict[str, nn.Module], dtype: torch.dtype) -> None:
     # BERT and its relatives have a module for the first half of their feed-forward layer.
-    gelu = children.keys() == {"dense", "intermediate_act_fn"} and _is_gelu(children["intermediate_act_fn"])
+    activation = children.get("intermediate_act_fn")
+    exact = isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
+    gelu = exact and children.keys() == {"dense", "intermediate_act_fn"}
     for name, child in children.items():
         if type(child) is nn.Linear:
             setattr(module, name, OneDnnLinear(child, dtype, gelu=gelu))
     if gelu:
         module.intermediate_act_fn = nn.Identity()
-
-
-def _is_gelu(module: nn.Module) -> bool:
-    return isinstance(module, GELUActivation) and module.act is nn.functional.gelu

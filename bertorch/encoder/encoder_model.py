@@ -1,7 +1,7 @@
 """What every model that is trained here has in common."""
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from bertorch.encoder.encoder import Encoder
 from bertorch.errors import UserError
@@ -12,7 +12,7 @@ class EncoderModel(nn.Module):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The config that is saved with the weights; it also holds the metadata of `bertorch.tasks`."""
+        """Saved with the weights; it also holds the metadata of `bertorch.tasks`."""
         raise NotImplementedError
 
     @property
@@ -23,11 +23,11 @@ class EncoderModel(nn.Module):
     @property
     def encoder_prefix(self) -> str:
         """The encoder's name within `weights`, such as `bert`."""
-        raise NotImplementedError
+        return self.encoders[0].model.base_model_prefix
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The encoders inside, most often one."""
+        """The encoders inside, at least one."""
         return [module for module in self.modules() if isinstance(module, Encoder)]
 
     def compile_encoders(self) -> None:
@@ -38,23 +38,18 @@ class EncoderModel(nn.Module):
     def recompute_activations(self) -> None:
         """Keep only the input of each layer in training; the backward pass runs the layer again, with the same dropout.
 
-        References:
-            Chen, Xu, Zhang and Guestrin, Training Deep Nets with Sublinear Memory Cost, 2016.
+        Chen, Xu, Zhang and Guestrin, Training Deep Nets with Sublinear Memory Cost, 2016.
 
         Raises:
             UserError: transformers cannot do so with this architecture.
         """
-        for encoder in self.encoders:
-            _recompute_layers(encoder.model)
-
-
-def _recompute_layers(model: PreTrainedModel) -> None:
-    # Its name depends on the version of transformers.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise UserError(
-            f"--gradient_checkpointing: expected a model whose layers transformers can run again, got "
-            f"{type(model).__name__}; leave the option out, or choose another --pretrained_model_name_or_path"
-        ) from error
+        for model in (encoder.model for encoder in self.encoders):
+            # Its name depends on the version of transformers.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                raise UserError(
+                    f"--gradient_checkpointing: expected a model whose layers transformers can run again, got "
+                    f"{type(model).__name__}; leave the option out, or choose another --pretrained_model_name_or_path"
+                ) from error

@@ -12,7 +12,6 @@ from bertorch.encoder.sentence_modules import SentenceModules
 from bertorch.errors import UserError
 
 _MAX_SEQ_LENGTH = 512  # of classifiers and taggers, whose folders do not say what they were trained with
-_UNLIMITED = 2**20
 
 
 def recognise(
@@ -20,10 +19,7 @@ def recognise(
 ) -> dict[str, Any]:
     """What a folder without the metadata of bertorch is, by its modules.json or the architecture in its config.json.
 
-    Args:
-        folder: as the user named it, for errors.
-        modules: of `read_modules`.
-        config, tokenizer: of `modules.transformer_folder`, else of the folder.
+    Config and tokenizer are those of `modules.transformer_folder`, if there is one.
 
     Returns:
         `task` (`embedding`, `classification` or `tagging`), `max_seq_length`, and for tagging `tag_scheme`.
@@ -32,12 +28,17 @@ def recognise(
         UserError: it is something else; the message says what, and what can be opened.
     """
     if modules is not None:
-        limit = _token_limit(config, modules.max_seq_length or tokenizer.model_max_length, _UNLIMITED)
+        limit = _token_limit(config, modules.max_seq_length or tokenizer.model_max_length, 2**20)
         return {"task": "embedding", "max_seq_length": limit}
     limit = _token_limit(config, tokenizer.model_max_length, _MAX_SEQ_LENGTH)
     architecture = (config.architectures or ["a config.json without architectures"])[0]
     if architecture.endswith("ForSequenceClassification"):
-        _require_single_label(folder, config)
+        problem = config.problem_type or "single_label_classification"
+        if problem != "single_label_classification" or config.num_labels == 1:
+            raise UserError(
+                f"{folder}/config.json: expected a classifier that gives a text one of several labels, got "
+                f"problem_type {config.problem_type} and num_labels {config.num_labels}"
+            )
         return {"task": "classification", "max_seq_length": limit}
     if architecture.endswith("ForTokenClassification"):
         return {"task": "tagging", "max_seq_length": limit, "tag_scheme": _tag_scheme(folder, config)}
@@ -49,27 +50,20 @@ def recognise(
 
 
 def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
-    """Load a model of transformers from a local folder that has all its weights, but for a bare encoder's pooler.
-
-    Args:
-        auto_class: such as `AutoModel`; the weights become fp32.
-        folder: with weights in any form of transformers, also in several files.
+    """Load a model, in fp32, from a local folder that transformers or sentence-transformers saved.
 
     Raises:
-        UserError: it cannot be read, or lacks weights.
+        UserError: it cannot be read, or lacks weights other than those of a bare encoder's pooler.
     """
     if (Path(folder) / "adapter_config.json").exists():  # without peft, transformers would leave the adapter out
         raise UserError(f"{folder}: expected a whole model, got one with a PEFT adapter; merge the adapter into it")
     with loading(folder, "the model's folder"):
-        model, report = auto_class.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        options = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+        model, report = auto_class.from_pretrained(folder, **options)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
-        raise UserError(
-            f"{folder}: expected all weights of {type(model).__name__}, got {len(missing)} too few: "
-            f"{', '.join(missing[:3])} …"
-        )
+        got = f"{len(missing)} too few: {', '.join(missing[:3])} …"
+        raise UserError(f"{folder}: expected all weights of {type(model).__name__}, got {got}")
     return model
 
 
@@ -78,22 +72,12 @@ def _token_limit(config: PretrainedConfig, own: int, most: int) -> int:
     return min(limit for limit in (own, positions, most) if limit > 0)
 
 
-def _require_single_label(folder: str, config: PretrainedConfig) -> None:
-    problem = config.problem_type or "single_label_classification"
-    if problem != "single_label_classification" or config.num_labels == 1:
-        raise UserError(
-            f"{folder}/config.json: expected a classifier that gives a text one of several labels, got problem_type "
-            f"{config.problem_type} and num_labels {config.num_labels}"
-        )
-
-
 def _tag_scheme(folder: str, config: PretrainedConfig) -> str:
     """The scheme of the label names; in all of them an entity of several tokens begins with B-."""
     tags = saved_label_names(config, folder)
+    inside = [tag for tag in tags if tag[:2] in ("I-", "M-", "E-")]
     errors = [f"{tag!r}, which is none" for tag in tags if not is_tag(tag)]
-    errors += [
-        f"{tag} without B-{tag[2:]}" for tag in tags if tag[:2] in ("I-", "M-", "E-") and f"B-{tag[2:]}" not in tags
-    ]
+    errors += [f"{tag} without B-{tag[2:]}" for tag in inside if f"B-{tag[2:]}" not in tags]
     errors += ["no O"] if "O" not in tags else []
     if errors:
         got = ", ".join(errors[:3])

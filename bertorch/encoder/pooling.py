@@ -13,53 +13,52 @@ Pooling = Callable[[Tensor, PackedBatch], Tensor]
 
 
 def cls(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The hidden state of each sentence's first token, [CLS]: (T, H) → (N, H)."""
+    """The hidden state of each sentence's first token, [CLS]."""
     return hidden.index_select(0, batch.cu_seqlens[:-1])  # (N, H)
 
 
 def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The mean over each sentence's tokens, [CLS] and [SEP] included: (T, H) → (N, H), at least in fp32."""
-    lengths = batch.cu_seqlens.diff()  # (N,)
-    return _sums(at_least_fp32(hidden), batch) / lengths[:, None]
+    """The mean over each sentence's tokens, [CLS] and [SEP] included."""
+    return _sums(hidden, batch) / batch.cu_seqlens.diff()[:, None]  # (N, H)
 
 
 def mean_sqrt_len(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The sum over each sentence's tokens by the root of their number, (T, H) → (N, H)."""
-    sums = _sums(at_least_fp32(hidden), batch)  # (N, H)
+    """The sum over each sentence's tokens divided by the square root of their count."""
+    sums = _sums(hidden, batch)  # (N, H)
     return sums / batch.cu_seqlens.diff().to(sums.dtype).sqrt()[:, None]
 
 
 def weighted_mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The mean over each sentence's tokens with weights 1, 2, 3, …, (T, H) → (N, H); SGPT, Muennighoff, 2022."""
+    """The mean over each sentence's tokens with weights 1, 2, 3, …; SGPT, Muennighoff, 2022."""
     lengths = batch.cu_seqlens.diff()  # (N,)
     weights = batch.position_ids + 1  # (T,)
-    return _sums(at_least_fp32(hidden) * weights[:, None], batch) / (lengths * (lengths + 1) / 2)[:, None]
+    return _sums(at_least_fp32(hidden) * weights[:, None], batch) / (lengths * (lengths + 1) / 2)[:, None]  # (N, H)
 
 
 def maximum(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The largest value of each dimension over each sentence's tokens, (T, H) → (N, H)."""
+    """The largest value of each dimension over each sentence's tokens."""
     sentences = batch.sentence_ids[:, None].expand_as(hidden)  # (T, H)
-    lowest = hidden.new_full((len(batch.bounds) - 1, hidden.shape[1]), -torch.inf)
-    return lowest.scatter_reduce(0, sentences, hidden, "amax")[: batch.size]
+    lowest = hidden.new_full((len(batch.bounds) - 1, hidden.shape[1]), -torch.inf)  # (N, H), a row more for filler
+    return lowest.scatter_reduce(0, sentences, hidden, "amax")[: batch.size]  # (N, H)
 
 
 def last(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """The hidden state of each sentence's last token, (T, H) → (N, H)."""
-    return hidden.index_select(0, batch.cu_seqlens[1:] - 1)
+    """The hidden state of each sentence's last token."""
+    return hidden.index_select(0, batch.cu_seqlens[1:] - 1)  # (N, H)
 
 
 def _sums(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Sums over each sentence's tokens, (T, H) → (N, H); a sum over 512 tokens in bf16 would lose most digits."""
-    sums = hidden.new_zeros(len(batch.bounds) - 1, hidden.shape[1])  # filler, if any, is one more row
+    """Sums over each sentence's tokens, (N, H), at least in fp32: 512 tokens in bf16 would lose most digits."""
+    hidden = at_least_fp32(hidden)  # (T, H)
+    sums = hidden.new_zeros(len(batch.bounds) - 1, hidden.shape[1])  # (N, H), a row more for filler
     return sums.index_add(0, batch.sentence_ids, hidden)[: batch.size]
 
 
 class PretrainedPooler(nn.Module):
     """The pooler that came with an encoder: a dense layer and an activation over the first token.
 
-    Args:
-        model: an encoder with a `pooler`, most often one that expects (N, L, H). Those of ALBERT and BigBird are bare
-            linear layers, whose activation stands beside them.
+    Most poolers expect (N, L, H). Those of ALBERT and BigBird are bare linear layers, whose activation stands beside
+    them in the encoder.
 
     Raises:
         ValueError: the encoder has no pooler.
@@ -81,11 +80,7 @@ class PretrainedPooler(nn.Module):
 
 
 def linear(model: Any) -> Pooling:
-    """Pooling by the pooler that came with an encoder.
-
-    Raises:
-        ValueError: the encoder has no pooler.
-    """
+    """Pooling by the pooler that came with an encoder; a `ValueError` if it has none."""
     pooler = PretrainedPooler(model)
     return lambda hidden, batch: pooler(cls(hidden, batch))
 

@@ -1,6 +1,6 @@
 """Load tokenizers, configs and models by transformers; one that is missing or broken is an error that names it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
 PRETRAINED = "--pretrained_model_name_or_path"
-# A tokenizer may know fewer tokens than the model has embeddings for: published tables are rounded up by a few percent.
-_WARN_BELOW = 0.9
-_REFUSE_BELOW = 0.5
+# Tokens of a tokenizer by the model's embeddings: published tables of embeddings are rounded up by a few percent.
+_WARN_BELOW, _REFUSE_BELOW = 0.9, 0.5
 _PAIR_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 # What configs call the dropout of hidden states and of attention weights; other dropouts belong to heads.
 ENCODER_DROPOUTS = (
@@ -31,7 +30,7 @@ ENCODER_DROPOUTS = (
 
 
 def load_tokenizer(name: str, option: str = PRETRAINED) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a hub model or local folder; `option` named it, for errors.
+    """Load the tokenizer of a hub model or local folder that `option` named.
 
     Raises:
         UserError: it cannot be found or read, or knows less than half of the tokens of the model.
@@ -41,55 +40,52 @@ def load_tokenizer(name: str, option: str = PRETRAINED) -> PreTrainedTokenizerBa
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         has_types = (getattr(config, "type_vocab_size", None) or 0) > 1
         if has_types and "token_type_ids" not in tokenizer.model_input_names:
-            # transformers leaves them out for ALBERT, RemBERT and BigBird, though the models tell the texts of a pair
-            # apart. Only names that are given here are saved: a pipeline on the saved folder then passes the types too.
+            # transformers leaves them out for ALBERT, RemBERT and BigBird. Only names that are given here are saved: a
+            # pipeline on the saved folder then passes the types too.
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, model_input_names=_PAIR_INPUTS)
-    _require_vocabulary(name, len(tokenizer), getattr(config, "vocab_size", None) or 0, option)
+    # Where vocab.txt is missing or cut off, transformers makes a tokenizer of what is left without a warning.
+    got, expected = len(tokenizer), getattr(config, "vocab_size", None) or 0
+    counts = f"expected a tokenizer of about {expected} tokens, as config.json has it, got one of {got}"
+    if got < expected * _REFUSE_BELOW:
+        raise UserError(f"{option} {name}: {counts}; are vocab.txt and the tokenizer's other files there and complete?")
+    if got < expected * _WARN_BELOW:
+        logger.warning("{}: {}", name, counts)
     return tokenizer
 
 
 def load_config(name: str, option: str = PRETRAINED) -> PretrainedConfig:
-    """Load the config of a hub model or local folder; `option` named it, for errors.
-
-    Raises:
-        UserError: it cannot be found or read.
-    """
+    """Load the config of a hub model or local folder that `option` named; a `UserError` if it cannot be read."""
     with distributed.main_first(), loading(name, option):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None, **settings: Any) -> PreTrainedModel:
-    """Load a model through one of transformers' Auto classes, in fp32 whatever the stored type.
+    """Load a model by an Auto class, in fp32 whatever the stored type; the log names the weights that start fresh.
 
-    The log names the weights that the checkpoint does not hold and that start fresh.
-
-    Args:
-        auto_class: such as `AutoModelForSequenceClassification`.
-        name: hub name or local folder.
-        dropout: hidden and attention dropout of the encoder; None keeps those of its config.
-        settings: fields of the model's config to set, such as `id2label`.
+    `dropout` is that of the encoder's hidden states and attention weights, `settings` are fields of the config, such as
+    `id2label`.
 
     Raises:
         UserError: the model cannot be found or read, has no dropout to set, or takes none of the weights.
-        ShapeMismatchError: its weights do not fit `settings`, such as another number of labels.
+        ShapeMismatchError: the weights do not fit `settings`, such as another number of labels.
     """
     with distributed.main_first(), loading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
         if dropout is not None:
             _set_dropout(config, dropout)
-        model, report = auto_class.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-    if report["mismatched_keys"]:  # transformers would draw them anew
+        options = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+        model, report = auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True, **options)
+    if report["mismatched_keys"]:  # transformers would initialise them afresh
         mismatched = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
         raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched)
+    model.config.architectures = [type(model).__name__]  # of a checkpoint for another task, it names that one
     fresh = sorted(report["missing_keys"])
-    _require_weights(name, model, fresh)
+    weights = [weight for weight, _ in model.named_parameters()]
+    if set(weights) <= set(fresh):
+        raise UserError(
+            f"{PRETRAINED} {name}: expected weights such as {weights[0]}, got not one that fits "
+            f"{type(model).__name__}; are they inside another object?"
+        )
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _init_fresh_layers(model, fresh)
@@ -97,11 +93,7 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
 
 
 def empty_model(auto_class: Any, config: PretrainedConfig, folder: str) -> PreTrainedModel:
-    """A model of a saved config, in fp32, whose weights are still to be loaded.
-
-    Raises:
-        UserError: the config is not that of a model of this class.
-    """
+    """A model of a saved config, in fp32, with random weights; a `UserError` if the config is of no such model."""
     try:
         return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # a broken config may fail anywhere
@@ -109,25 +101,18 @@ def empty_model(auto_class: Any, config: PretrainedConfig, folder: str) -> PreTr
 
 
 def saved_label_names(config: PretrainedConfig, folder: str) -> list[str]:
-    """The label names in a saved config, in the order of their ids.
-
-    Raises:
-        UserError: ids that are not the integers from 0 on, or a name that comes twice.
-    """
+    """The label names in a saved config by id; a `UserError` if ids are not 0 to C-1 or a name comes twice."""
     names = config.id2label
-    if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
-        raise UserError(
-            f"{folder}/config.json: id2label: expected each number from 0 on with a label of its own, got {names!r}"
-        )
-    return [str(names[index]) for index in range(len(names))]
+    ids = list(range(len(names)))
+    if sorted(names) != ids or len(set(names.values())) != len(ids):
+        expected = "each number from 0 on with a label of its own"
+        raise UserError(f"{folder}/config.json: id2label: expected {expected}, got {names!r}")
+    return [str(names[index]) for index in ids]
 
 
 def label_settings(label_names: Sequence[str]) -> dict[str, Any]:
     """The fields of a model's config that name the classes, for label names in the order of their ids."""
-    return {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }
+    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
 
 
 def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
@@ -142,10 +127,10 @@ def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
 
 
 def _init_fresh_layers(model: PreTrainedModel, fresh: list[str]) -> None:
-    """Draw the fresh linear layers anew as Glorot and Bengio (2010) do, so that logits are of the features' size.
+    """Initialise fresh linear layers by Glorot and Bengio (2010), so that logits have the scale of the features.
 
-    transformers draws them with a deviation of 0.02 whatever their shape, and PyTorch with 1/√(3H). Under a head that
-    starts that small, the encoder moves the logits little at first, and three epochs end before it has caught up.
+    transformers initialises with a standard deviation of 0.02 for every shape, PyTorch with 1/√(3H). With so small a
+    head the encoder changes the logits little at first, and three epochs end before it has caught up.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and f"{name}.weight" in fresh:
@@ -169,7 +154,7 @@ def loading(name: str, option: str = PRETRAINED) -> Iterator[None]:
 
 
 def _check_folder(path: Path, expected: str) -> None:
-    """Make sure that a local model is a folder without pipes and devices, and that its archives are whole."""
+    """Check that a local model is a folder without pipes and devices, and that its archives are whole."""
     if not path.exists():
         return  # a name of the hub
     if not path.is_dir():
@@ -179,26 +164,3 @@ def _check_folder(path: Path, expected: str) -> None:
             require_file(file, "a regular file in the model's folder")
             if file.suffix == ".bin":
                 check_sums(file)
-
-
-def _require_vocabulary(name: str, got: int, expected: int, option: str) -> None:
-    """Refuse a tokenizer that knows less than half of the tokens that the model has embeddings for.
-
-    Where vocab.txt is missing or cut off, transformers makes a tokenizer of what is left without a warning, and nearly
-    every token of a text is unknown. `expected` is 0 where the config does not say.
-    """
-    counts = f"expected a tokenizer of about {expected} tokens, as config.json has it, got one of {got}"
-    if got < expected * _REFUSE_BELOW:
-        raise UserError(f"{option} {name}: {counts}; are vocab.txt and the tokenizer's other files there and complete?")
-    if got < expected * _WARN_BELOW:
-        logger.warning("{}: {}", name, counts)
-
-
-def _require_weights(name: str, model: nn.Module, fresh: Collection[str]) -> None:
-    """Refuse a checkpoint that holds none of a model's weights: training would begin from nothing."""
-    weights = [weight for weight, _ in model.named_parameters()]
-    if set(weights) <= set(fresh):
-        raise UserError(
-            f"{PRETRAINED} {name}: expected weights such as {weights[0]}, got not one that fits "
-            f"{type(model).__name__}; are they inside another object?"
-        )

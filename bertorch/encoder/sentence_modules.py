@@ -58,60 +58,34 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _HARMLESS_ARGUMENTS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
 
 
-class Normalize(nn.Module):
-    """Embeddings of length 1, (N, E)."""
-
+class _Normalize(nn.Module):
     @override
     def forward(self, embeddings: Tensor) -> Tensor:
-        return F.normalize(at_least_fp32(embeddings))
-
-
-class Truncate(nn.Module):
-    """The first dimensions of embeddings, (N, E) → (N, size)."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    @override
-    def forward(self, embeddings: Tensor) -> Tensor:
-        return embeddings[:, : self.size]
+        return F.normalize(at_least_fp32(embeddings))  # (N, E)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceModules:
-    """What a folder of sentence-transformers does with a text.
+    """What a folder of sentence-transformers does with a text."""
 
-    Attributes:
-        transformer_folder: has the encoder's config.json and weights, and the tokenizer.
-        pooling_modes: names of `bertorch.encoder.pooling.POOLING`; several are concatenated.
-        layers: what follows pooling, with weights.
-        max_seq_length: tokens of a text; None where tokenizer and encoder set the limit.
-        lowercase: whether texts are lowercased before the tokenizer's own normalisation.
-        prompt: stands before every text; "" for none.
-    """
-
-    transformer_folder: str
-    pooling_modes: tuple[str, ...]
-    layers: nn.Sequential
-    max_seq_length: int | None
-    lowercase: bool
-    prompt: str
+    transformer_folder: str  # has the encoder's config.json and weights, and the tokenizer
+    pooling_modes: tuple[str, ...]  # names of `bertorch.encoder.pooling.POOLING`; several are concatenated
+    layers: nn.Sequential  # what follows pooling, with weights
+    truncate_dim: int | None  # dimensions kept of what the layers give; None keeps all
+    max_seq_length: int | None  # tokens of a text; None where tokenizer and encoder set the limit
+    lowercase: bool  # whether texts are lowercased before the tokenizer's own normalisation
+    prompt: str  # stands before every text; "" for none
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Make the folder's tokenizer lowercase if the folder says so.
-
-        Raises:
-            UserError: a tokenizer written in Python, where this cannot be set.
-        """
-        if self.lowercase:
-            backend = getattr(tokenizer, "backend_tokenizer", None)
-            if backend is None:
-                raise UserError(
-                    f"{self.transformer_folder}: do_lower_case: expected a fast tokenizer, got {type(tokenizer)}"
-                )
-            own = [backend.normalizer] if backend.normalizer is not None else []
-            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        """Make the folder's tokenizer lowercase if the folder says so; a `UserError` if it is written in Python."""
+        if not self.lowercase:
+            return
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            expected = f"{self.transformer_folder}: do_lower_case: expected a fast tokenizer"
+            raise UserError(f"{expected}, got {type(tokenizer)}")
+        own = [backend.normalizer] if backend.normalizer is not None else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
 
 
 def read_modules(folder: str) -> SentenceModules | None:
@@ -123,14 +97,14 @@ def read_modules(folder: str) -> SentenceModules | None:
     if not (Path(folder) / "modules.json").exists():
         return None
     prompt, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
-    (_, transformer), (_, pooling), *others = _listed(Path(folder))
+    (_, transformer), (_, pooling), *layers = _listed(Path(folder))
     files = sorted(transformer.glob("sentence_*_config.json"))  # bert, roberta or another, by release
     settings = _settings("Transformer", files[0]) if files else {}
-    layers = [_layer(kind, path) for kind, path in others]
     return SentenceModules(
         transformer_folder=str(transformer),
         pooling_modes=_pooling_modes(pooling, prompt),
-        layers=nn.Sequential(*layers, *([Truncate(truncate_dim)] if truncate_dim else [])),
+        layers=nn.Sequential(*(_layer(kind, path) for kind, path in layers)),
+        truncate_dim=truncate_dim,
         max_seq_length=settings.get("max_seq_length"),
         lowercase=bool(settings.get("do_lower_case")),
         prompt=prompt,
@@ -138,22 +112,20 @@ def read_modules(folder: str) -> SentenceModules | None:
 
 
 def _read(path: Path, parse: Callable[[Any], Any]) -> Any:
-    remedy = "save the model anew, or download the file again"
+    remedy = "save the model again, or download the file again"
     return read_record(path, parse, expected="settings of sentence-transformers", remedy=remedy)
 
 
 def _listed(folder: Path) -> list[tuple[str, Path]]:
     """The kind and folder of each module."""
     path = folder / "modules.json"
-    types = _read(path, lambda modules: [(str(module["type"]), folder / module["path"]) for module in modules])
-    for index, (type_, _) in enumerate(types + [("an end", folder)] * (2 - len(types))):
+    modules = _read(path, lambda listed: [(str(module["type"]), folder / module["path"]) for module in listed])
+    for index, (type_, _) in enumerate(modules + [("an end", folder)] * (2 - len(modules))):
         known = ("Transformer", "Pooling")[index : index + 1] or ("Dense", "Normalize")
-        if not type_.startswith("sentence_transformers.") or not type_.endswith(tuple(f".{kind}" for kind in known)):
-            raise UserError(
-                f"{path}: expected sentence-transformers' Transformer, Pooling, then any of Dense and Normalize, got "
-                f"{type_} as module {index}"
-            )
-    return [(type_.rpartition(".")[2], path) for type_, path in types]
+        if not type_.startswith("sentence_transformers.") or type_.rpartition(".")[2] not in known:
+            expected = "sentence-transformers' Transformer, Pooling, then any of Dense and Normalize"
+            raise UserError(f"{path}: expected {expected}, got {type_} as module {index}")
+    return [(type_.rpartition(".")[2], module_folder) for type_, module_folder in modules]
 
 
 def _settings(kind: str, path: Path) -> dict[str, Any]:
@@ -161,9 +133,8 @@ def _settings(kind: str, path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = _read(path, dict) or {}
     for name, value in settings.items():
         accepted = _SETTINGS[kind].get(name, ())
-        harmless = (
-            name.endswith(("_args", "_kwargs")) and isinstance(value, dict) and value.keys() <= _HARMLESS_ARGUMENTS
-        )
+        has_arguments = name.endswith(("_args", "_kwargs")) and isinstance(value, dict)
+        harmless = has_arguments and value.keys() <= _HARMLESS_ARGUMENTS
         if not harmless and None not in (value, accepted) and value not in accepted:
             raise UserError(f"{path}: expected settings of a {kind} that can be opened, got {name}: {value!r}")
     return settings
@@ -178,10 +149,9 @@ def _model_settings(path: Path) -> tuple[str, int | None]:
     name = settings.get("default_prompt_name")
     prompts = {None: "", "query": "", "document": ""} | (settings.get("prompts") or {})
     if name not in prompts:
-        raise UserError(
-            f"{path}: default_prompt_name: expected one of {', '.join(filter(None, prompts))}, got {name!r}"
-        )
-    return prompts[name] or "", settings.get("truncate_dim")
+        known = ", ".join(filter(None, prompts))
+        raise UserError(f"{path}: default_prompt_name: expected one of {known}, got {name!r}")
+    return prompts[name] or "", settings.get("truncate_dim") or None
 
 
 def _pooling_modes(folder: Path, prompt: str) -> tuple[str, ...]:
@@ -202,7 +172,7 @@ def _layer(kind: str, folder: Path) -> nn.Module:
     """A Dense, which is a linear layer and its activation, or a Normalize."""
     settings = _settings(kind, folder / "config.json")
     if kind == "Normalize":
-        return Normalize()
+        return _Normalize()
     name = settings.get("activation_function", "torch.nn.Tanh")
     if name not in _ACTIVATIONS:
         known = ", ".join(activation for activation in _ACTIVATIONS if activation.count(".") == 2)

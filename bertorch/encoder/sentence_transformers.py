@@ -17,42 +17,45 @@ from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.trials import eval_mode
 
-_ACTIVATIONS = (nn.Tanh(), nn.Identity())
-
 
 class SentenceTransformerFiles:
     """Saved beside the weights of a sentence encoder.
 
-    `linear` pooling becomes pooling of [CLS] and a dense layer. sentence-transformers has no module for a pooler that
-    is anything else than a dense layer with tanh or without activation; then a warning is logged and nothing written.
-
-    Args:
-        embedder: the sentence encoder.
-        max_seq_length: tokens that it was trained with.
+    `linear` pooling becomes pooling of [CLS] and a dense layer. sentence-transformers has no module for a pooler other
+    than a dense layer with tanh or without activation; for such a pooler a warning is logged and nothing written.
     """
 
     def __init__(self, embedder: SentenceEncoder, max_seq_length: int) -> None:
         self._embedder = embedder
         self._max_seq_length = max_seq_length
-        self._pooler = _pooler_layer(embedder) if embedder.pooling_mode == "linear" else None
-        self._possible = self._pooler is not None or embedder.pooling_mode != "linear"
-        if not self._possible:
+        self._dense: list[tuple[nn.Linear, nn.Module]] | None = []  # with their activations, None if not possible
+        if embedder.pooling_mode == "linear":
+            pooler = _pooler_layer(embedder)
+            self._dense = None if pooler is None else [pooler]
+        if self._dense is None:
             logger.warning(
                 "sentence-transformers knows no pooler like that of {}; the saved folder loads in transformers only",
                 type(embedder.encoder.model).__name__,
             )
+        elif embedder.emb_reduce_linear is not None:
+            self._dense.append((embedder.emb_reduce_linear, nn.Identity()))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the files into a folder."""
-        if not self._possible:
+        if self._dense is None:
             return
         folder = Path(save_directory)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-        _write(folder / "1_Pooling" / "config.json", self._pooling_config())
-        dense_layers = [self._pooler] if self._pooler is not None else []
-        if self._embedder.emb_reduce_linear is not None:
-            dense_layers.append((self._embedder.emb_reduce_linear, nn.Identity()))
-        for index, (layer, activation) in enumerate(dense_layers, start=2):
+        mean = self._embedder.pooling_mode == "mean"
+        pooling = {
+            "word_embedding_dimension": self._embedder.config.hidden_size,
+            "pooling_mode_cls_token": not mean,
+            "pooling_mode_mean_tokens": mean,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        }
+        _write(folder / "1_Pooling" / "config.json", pooling)
+        for index, (layer, activation) in enumerate(self._dense, start=2):
             modules.append((f"{index}_Dense", "Dense"))
             _write_dense(folder / f"{index}_Dense", layer, activation)
         listed = [
@@ -62,29 +65,18 @@ class SentenceTransformerFiles:
         _write(folder / "modules.json", listed)
         _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
 
-    def _pooling_config(self) -> dict[str, Any]:
-        mean = self._embedder.pooling_mode == "mean"
-        return {
-            "word_embedding_dimension": self._embedder.config.hidden_size,
-            "pooling_mode_cls_token": not mean,
-            "pooling_mode_mean_tokens": mean,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        }
-
 
 def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:
-    """The pooler as a dense layer and its activation, None if it is something else; found out by trying."""
+    """The pooler as a dense layer and its activation, None if its results differ from one."""
     pooler = PretrainedPooler(embedder.encoder.model)
     layers = [module for module in pooler.modules() if isinstance(module, nn.Linear)]
-    if len(layers) != 1:
-        return None
-    layer = layers[0]
-    states = torch.linspace(-2, 2, 4 * layer.in_features, dtype=layer.weight.dtype).view(4, -1)  # (4, H)
-    with eval_mode(pooler):
-        for activation in _ACTIVATIONS:
-            if torch.equal(pooler(states), activation(layer(states))):
-                return layer, activation
+    if len(layers) == 1:
+        layer = layers[0]
+        states = torch.linspace(-2, 2, 4 * layer.in_features, dtype=layer.weight.dtype).view(4, -1)  # (4, H)
+        with eval_mode(pooler):
+            for activation in (nn.Tanh(), nn.Identity()):
+                if torch.equal(pooler(states), activation(layer(states))):
+                    return layer, activation
     return None
 
 

@@ -1,4 +1,4 @@
-"""Trial runs: what a model can do is not looked up by its name, but seen in its results for a few short sentences."""
+"""Trial runs: what a model can do is not looked up by its name, but found from its results for a few sentences."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from bertorch.files import reason
 # Packed and padded results of one fp32 model differ by rounding, about 1e-6 of their size; a model that mixes the
 # sentences of a batch is off by more than 1e-3 of it, even with small random weights.
 TOLERANCE = 1e-4
-# The longest sentence of a short trial, and of one that models with attention in chunks of 64 tokens must cut up.
+# The longest sentence of a short trial, and of one that models with attention in chunks of 64 tokens must split.
 SHORT, LONG = 9, 141
 
 
@@ -26,8 +26,7 @@ def trial_batch(config: PretrainedConfig, longest: int = SHORT) -> PackedBatch:
     """
     config = config.get_text_config()
     vocabulary = getattr(config, "vocab_size", None) or 128  # CANINE has code points instead
-    lengths = [5, longest]
-    total = sum(lengths)
+    lengths, total = [5, longest], 5 + longest
     tokens = torch.arange(total) * 7 % (vocabulary - 5) + 5  # (T,), clear of most special tokens
     for index, special in ((-2, "pad_token_id"), (-4, "mask_token_id")):
         token = getattr(config, special, None)
@@ -64,11 +63,7 @@ def unsupported(model: nn.Module, expected: str, why: str) -> UserError:
 
 @contextmanager
 def supported(model: nn.Module, expected: str) -> Iterator[None]:
-    """Around the construction and the trial of a model: an exception becomes one that names the architecture.
-
-    Raises:
-        UserError: instead of any other exception of the block.
-    """
+    """Around the construction and the trial of a model: any exception becomes `unsupported`."""
     try:
         yield
     except UserError:

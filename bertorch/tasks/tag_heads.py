@@ -16,9 +16,9 @@ from bertorch.crf import CRF, Constraints
 from bertorch.data.spans import SpanBatch, SpanFinder
 from bertorch.data.tagged_dataset import FILLER_TAG, TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
+from bertorch.encoder.classifier import TokenClassifier
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model, saved_label_names
-from bertorch.encoder.tagger import TokenClassifier
 from bertorch.errors import UserError
 from bertorch.tasks.base import LoadedFolder
 from bertorch.weights import load_into

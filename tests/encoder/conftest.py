@@ -1,6 +1,6 @@
 import pytest
 
-from bertorch.encoder import attention, cpu
+from bertorch.encoder import cpu, encoder
 from tests.encoder import flash_stand_in
 
 
@@ -8,7 +8,7 @@ from tests.encoder import flash_stand_in
 def flash(monkeypatch):
     """Attention goes through PyTorch's flash attention, whose kernel has a stand-in on the CPU."""
     library = flash_stand_in.register()
-    monkeypatch.setattr(attention, "runs_flash", lambda *_: True)
+    monkeypatch.setattr(encoder, "runs_flash", lambda *_: True)
     yield
     library._destroy()
 

@@ -12,9 +12,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.classifier import SequenceClassifier, TokenClassifier
 from bertorch.encoder.encoder import Encoder
-from bertorch.encoder.tagger import TokenClassifier
 from bertorch.errors import UserError
 from tests.architectures import PAD, padded_inputs, random_batch, tiny_config
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertorch.encoder.attention import layout_of, packed_attention
+from bertorch.encoder.attention import BlockLayout, FlashLayout, packed_attention, runs_flash
 from bertorch.encoder.cpu import CPUBlockLayout, GroupedLayout
-from bertorch.encoder.layouts import BlockLayout, FlashLayout, runs_flash
+from bertorch.encoder.encoder import layout_of
 from tests.architectures import random_batch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from bertorch.encoder.encoder import Encoder
-from bertorch.encoder.inputs import ModelInputs
+from bertorch.encoder.encoder import Encoder, ModelInputs
 from bertorch.encoder.pretrained import load_pretrained, load_tokenizer
 from bertorch.errors import UserError
 from tests.architectures import (

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.classifier import SequenceClassifier, TokenClassifier
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import ENCODER_DROPOUTS
 from bertorch.encoder.sentence_encoder import SentenceEncoder
-from bertorch.encoder.tagger import TokenClassifier
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.contrastive import encode_in_chunks

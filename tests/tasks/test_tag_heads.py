@@ -115,7 +115,7 @@ def test_a_long_sentence_is_tagged_by_the_windows_of_its_words(monkeypatch):
             window = slice(data.word_offsets[number], data.word_offsets[number + 1])
             expected.append(logits[torch.from_numpy(data.word_starts[window])])
         emissions = tagger(batch)
-        monkeypatch.setattr("bertorch.encoder.tagger.WINDOWS_AT_ONCE", 2)
+        monkeypatch.setattr("bertorch.encoder.classifier.WINDOWS_AT_ONCE", 2)
         in_parts = tagger(batch)
     assert len(emissions) == len(words)
     torch.testing.assert_close(emissions, torch.cat(expected), rtol=0, atol=1e-5)
