@@ -119,9 +119,13 @@ class Task(ABC, Generic[B]):
         """What loss and metric take, such as logits (N, C)."""
         return self.model(batch)
 
-    @abstractmethod
     def losses(self, batch: B) -> Losses:
         """The parts of the loss of a training batch, each summed over its labels."""
+        return self.losses_of(self.outputs(batch), batch)
+
+    @abstractmethod
+    def losses_of(self, outputs: Tensor, batch: B) -> Losses:
+        """The parts of the loss, from the outputs of a batch."""
 
     @abstractmethod
     def metric(self, device: torch.device) -> Metric[B]:

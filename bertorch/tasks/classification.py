@@ -97,8 +97,8 @@ class ClassificationTask(ScoringTask):
         return {"text_pair": self._text_pair}
 
     @override
-    def losses(self, batch: PackedBatch) -> Losses:
-        return classification_losses(self.outputs(batch), batch)
+    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
+        return classification_losses(outputs, batch)
 
     @override
     def metric(self, device: torch.device) -> ClassificationMetric:

@@ -116,13 +116,17 @@ class ContrastiveTask(EmbeddingTask):
         return cls(model, **loaded.inputs)
 
     @override
-    def losses(self, batch: PackedBatch) -> Losses:
+    def outputs(self, batch: PackedBatch) -> Tensor:
+        if self._micro_batch_size is None or batch.text_ids is None:  # the batches of an evaluation are small
+            return self.model(batch)  # (N, E)
+        return encode_in_chunks(self.model, batch, self._micro_batch_size * batch.text_ids.shape[1])  # (N, E)
+
+    @override
+    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
         assert self._loss is not None
         assert batch.text_ids is not None
         texts, local_rows = batch.text_ids, slice(None)  # (rows, S)
-        rows_at_once, sentences = self._micro_batch_size, texts.shape[1]
-        embeddings = encode_in_chunks(self.model, batch, rows_at_once and rows_at_once * sentences)  # (N, E)
-        rows = embeddings.view(*texts.shape, embeddings.shape[-1])  # (rows, S, E)
+        rows = outputs.view(*texts.shape, outputs.shape[-1])  # (rows, S, E)
         if self.negatives is Negatives.GLOBAL:
             rows, local_rows = distributed.gather_rows(rows)  # (rows of all processes, S, E)
             texts, _ = distributed.gather_rows(texts)

@@ -137,8 +137,8 @@ class SentenceBertTask(EmbeddingTask):
         return {**super().settings(), "concat_multiply": self.siamese.concat_multiply}
 
     @override
-    def losses(self, batch: PackedBatch) -> Losses:
-        return classification_losses(self.siamese.classify(self.outputs(batch)), batch)
+    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
+        return classification_losses(self.siamese.classify(outputs), batch)
 
     @override
     def metric(self, device: torch.device) -> "SentenceBertMetric":

@@ -91,8 +91,8 @@ class TaggingTask(Task[TaggedBatch]):
         return cls(model, head, **loaded.inputs)
 
     @override
-    def losses(self, batch: TaggedBatch) -> Losses:
-        return {"loss": self.span_model.loss(self.outputs(batch), batch)}
+    def losses_of(self, outputs: Tensor, batch: TaggedBatch) -> Losses:
+        return {"loss": self.span_model.loss(outputs, batch)}
 
     @override
     def metric(self, device: torch.device) -> SpanMetric:

@@ -49,7 +49,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     total_steps = min(schedule.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
     keeper = RunKeeper(config, task, dev, precision, total_steps)
     keeper.load_weights()
-    hooks = build_hooks(config)
+    hooks = build_hooks(config, task)
     tokens = float(train.lengths.mean()) * config.batch_size
     mode = choose_mode(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
     optimizer, scheduler = _build_optimizer(config, task, total_steps)
@@ -120,7 +120,7 @@ def _run(
                 break
 
 
-def build_hooks(config: TrainingConfig) -> list[Hook]:
+def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:  # noqa: ARG001 - what tricks need
     """The hooks that the options ask for, in the order in which they act."""
     hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
     if config.max_grad_norm > 0:
