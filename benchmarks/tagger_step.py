@@ -19,7 +19,8 @@ from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.precision import Precision
-from bertorch.tasks.tag_heads import HEADS, SpanModel
+from bertorch.tasks.tag_heads import SpanModel
+from bertorch.tasks.tagging import HEADS
 
 
 def main() -> None:

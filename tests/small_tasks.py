@@ -15,8 +15,7 @@ from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
-from bertorch.tasks.tag_heads import HEADS
-from bertorch.tasks.tagging import TaggingTask
+from bertorch.tasks.tagging import HEADS, TaggingTask
 from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
 from tests.conftest import TINY
 

@@ -117,9 +117,14 @@ class SequenceClassifier(HeadedModel):
     head_kind = "classification"
 
     @classmethod
-    def from_pretrained(cls, name: str, label_names: Sequence[str]) -> "SequenceClassifier":
-        """Load a hub model or local folder with a head for these labels; raises as `load_pretrained` does."""
-        settings = {"problem_type": "single_label_classification"} | label_settings(label_names)
+    def from_pretrained(
+        cls, name: str, label_names: Sequence[str], problem_type: str = "single_label_classification"
+    ) -> "SequenceClassifier":
+        """Load a hub model or local folder with a head for these labels; raises as `load_pretrained` does.
+
+        `problem_type` is that of transformers, which a pipeline goes by.
+        """
+        settings = {"problem_type": problem_type} | label_settings(label_names)
         return cls(load_pretrained(AutoModelForSequenceClassification, name, **settings))
 
     def forward(self, batch: PackedBatch) -> Tensor:

@@ -1,10 +1,11 @@
 """Heads of sequence labelling that give every word a tag: a linear layer, alone or under a CRF.
 
-Another kind of head is another `SpanModel` in a file of its own, and an entry in `HEADS`.
+Another kind of head is another `SpanModel` in a file of its own, and an entry in `HEADS` of
+`bertorch.tasks.tagging`.
 """
 
 from abc import abstractmethod
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,16 @@ class SpanModel(EncoderModel):
     """An encoder with a head that finds the entities of packed batches."""
 
     tags: TagSet  # of the data, with their scheme; the types of entities are theirs
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, name: str, tags: TagSet, **options: Any) -> Self:
+        """Load a hub model or local folder with a fresh head; `options` are those of the head."""
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        """Build the model of a saved folder."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
@@ -74,13 +85,14 @@ class LinearTagger(TokenClassifier, SpanModel):
         self.find_spans = SpanFinder(tags)
 
     @classmethod
-    def from_pretrained(cls, name: str, tags: TagSet, *, constrain_training: bool = False) -> Self:
-        """Load a hub model or local folder with a fresh head; labels and scheme go into its config."""
+    @override
+    def from_pretrained(cls, name: str, tags: TagSet, **options: Any) -> Self:
         model = cls.pretrained(name, tags.tags)
         model.config.tag_scheme = tags.scheme_name
-        return cls(model, tags, constrain_training=constrain_training)
+        return cls(model, tags, **options)
 
     @classmethod
+    @override
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         """Build the model of a saved folder; a `UserError` if config or weights are not of one."""
         folder, scheme = loaded.folder, getattr(loaded.config, "tag_scheme", None)
@@ -140,7 +152,3 @@ class CrfTagger(LinearTagger):
         """Of the CRF and of the layers between it and the encoder."""
         encoder = set(self.encoder.parameters())
         return [parameter for parameter in self.parameters() if parameter not in encoder]
-
-
-# What `head` in config.json names.
-HEADS: dict[str, type[LinearTagger]] = {"linear": LinearTagger, "crf": CrfTagger}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.span_metric import Extent, SpanMetric
-from bertorch.tasks.tag_heads import HEADS, SpanModel
+from bertorch.tasks.tag_heads import CrfTagger, LinearTagger, SpanModel
 from bertorch.tasks.text_tokens import TaggedText, TextTokens, joined
+
+# The heads by the names that config.json has for them.
+HEADS: dict[str, type[SpanModel]] = {"linear": LinearTagger, "crf": CrfTagger}
 
 
 def tagged_sentences(
@@ -66,17 +69,18 @@ class TaggingTask(Task[TaggedBatch]):
         tags: TagSet,
         *,
         head: str,
-        constrain_training: bool,
         head_learning_rate: float,
         max_seq_length: int,
+        **head_options: Any,
     ) -> Self:
-        """Load a hub model or local folder with a fresh head for these tags.
+        """Load a hub model or local folder with a fresh head for these tags; `head_options` are those of the head.
 
         Raises:
             UserError: it cannot be loaded, cannot have such a head, or has fewer positions than `max_seq_length`.
         """
-        model = HEADS[head].from_pretrained(name, tags, constrain_training=constrain_training)
-        model.encoder.require_positions(max_seq_length)
+        model = HEADS[head].from_pretrained(name, tags, **head_options)
+        for encoder in model.encoders:
+            encoder.require_positions(max_seq_length)
         return cls(
             model, head, head_learning_rate=head_learning_rate, tokenizer=tokenizer, max_seq_length=max_seq_length
         )

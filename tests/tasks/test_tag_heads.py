@@ -12,7 +12,8 @@ from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
-from bertorch.tasks.tag_heads import HEADS, CrfTagger, LinearTagger
+from bertorch.tasks.tag_heads import CrfTagger, LinearTagger
+from bertorch.tasks.tagging import HEADS
 from tests.architectures import (
     PACKED,
     PADDED,
