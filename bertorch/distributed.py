@@ -182,13 +182,10 @@ def broadcast_json(value: Any) -> Any:
 
 
 def broadcast_tensors(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return the first process's named tensors on every process, on `device()`; what the others pass is ignored.
-
-    Without a process group, they are returned as they are.
-    """
+    """Return the first process's named tensors on every process, on `device()`; what the others pass is ignored."""
     local = dict(tensors or {})
     if world_size() == 1:
-        return local
+        return {name: tensor.to(device()) for name, tensor in local.items()}
     headers = broadcast_json([[name, str(value.dtype)[len("torch.") :], *value.shape] for name, value in local.items()])
     received = {}
     for name, dtype, *shape in headers:

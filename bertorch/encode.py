@@ -11,7 +11,6 @@ command again resumes an interrupted one, and leaves a finished one as it is. `-
 
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from bertorch.data.fingerprint import file_digest
 from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, whole_output
-from bertorch.inference.load import InferenceConfig
+from bertorch.inference.load import InferenceConfig, model_digests
 from bertorch.inference.model import Model
 from bertorch.inference.vectors import VectorFile
 
@@ -89,10 +88,6 @@ def _encode(model: Model, config: EncodeConfig, path: str) -> None:
 
 def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
     """What the vectors depend on."""
-    folder = Path(config.model_dir)
-    # A run has one file of weights; other libraries may have several, also in the folders of modules.json.
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("[0-9]_*/*.safetensors")]
-    weights = {str(file.relative_to(folder)): file_digest(str(file)) for file in sorted(files)}
     return {
         "rows": sum(1 for _ in _sentences(config.input_file)),
         "size": model.size,
@@ -101,8 +96,7 @@ def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
-        "weights": weights,
-        "config.json": file_digest(str(folder / "config.json")),
+        **model_digests(config.model_dir),
     }
 
 

@@ -31,6 +31,7 @@ from bertorch.files import refuse_existing, whole_output
 from bertorch.inference.load import InferenceConfig
 from bertorch.tasks.base import Errors
 from bertorch.training.eval_loop import evaluate
+from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
 REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 
@@ -56,7 +57,8 @@ def run(config: EvaluateConfig) -> None:
     if config.plot and not task.has_confusion_matrix:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
     source, examples = task.read_labelled(config.input_file, config.on_bad_line)
-    metric = evaluate(task, examples, config.batch_size, model.engine.precision)
+    with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
+        metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
         header = {"model": config.model_dir, "task": task.name, "data": config.input_file}
         _write(header | metric.report(), task.errors(metric, source), task.label_names, config)

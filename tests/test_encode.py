@@ -46,6 +46,19 @@ def test_vectors(name, dtype, tolerance, folders, source):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
 
 
+def test_another_librarys_folder_is_identified_by_all_of_its_files(folders, source, tmp_path):
+    peer = SentenceTransformer(str(folders["nli"]), device="cpu")
+    peer.save(str(tmp_path / "model"))
+    settings = {"output_file": str(tmp_path / "out.npy")}
+    run(tmp_path / "model", source, **settings)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected_of(tmp_path / "model"), atol=1e-5)
+    run(tmp_path / "model", source, **settings)  # left as it is
+    pooling = tmp_path / "model" / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace('"cls"', '"max"'))
+    with pytest.raises(UserError, match="holds vectors of another run, which differs in model"):
+        run(tmp_path / "model", source, **settings)
+
+
 def test_an_interrupted_run_goes_on_and_a_finished_one_is_left(folders, source, tmp_path, monkeypatch):
     target = str(tmp_path / "out.npy")
     append, appended = VectorFile.append, []

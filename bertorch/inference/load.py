@@ -1,5 +1,6 @@
 """From a saved folder to the task as it was trained, and to a model for inference."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from bertorch import distributed
 from bertorch.config import PRECISIONS, LaunchedConfig, option
+from bertorch.data.fingerprint import file_digest
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.errors import UserError
@@ -18,7 +20,7 @@ from bertorch.precision import Precision
 from bertorch.tasks.base import LoadedFolder, Task
 from bertorch.tasks.metadata import KEY, ModelMetadata
 from bertorch.tasks.registry import foreign_task, task_of
-from bertorch.weights import load_weights
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, load_weights
 
 _OPTION = "the model's folder"
 
@@ -37,25 +39,53 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
     name = str(folder)
     if not Path(name).is_dir():
         raise UserError(f"{name}: expected the folder that a run saved, got no folder")
-    task = _own_task(name, max_seq_length) or foreign_task(name, max_seq_length)
+    owned = is_own(name)
+    task = _own_task(name, max_seq_length) if owned else foreign_task(name, max_seq_length)
     for encoder in task.model.encoders:
+        if not owned and max_seq_length is None and encoder.max_length is not None:  # others may not say how many
+            task.max_seq_length = min(task.max_seq_length, encoder.max_length)
         encoder.require_positions(task.max_seq_length)
     task.model.eval()
     return task
 
 
-def _own_task(folder: str, max_seq_length: int | None) -> Task[Any] | None:
-    """The task of a folder with our metadata, None without."""
-    if not (Path(folder) / "config.json").exists():  # the encoder of sentence-transformers may lie in a folder below
-        return None
-    config = load_config(folder, _OPTION)
-    if not hasattr(config, KEY):
-        return None
-    weights = load_weights(folder)
+def is_own(folder: str) -> bool:
+    """Whether bertorch saved a folder.
+
+    Other libraries keep our metadata when they save a model that they loaded from such a folder. So it counts only with
+    the architecture of its task, and without the file that sentence-transformers writes beside it.
+    """
+    path = Path(folder)
+    if not (path / "config.json").exists() or (path / "config_sentence_transformers.json").exists():
+        return False
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        metadata, architecture = config.get(KEY), str(next(iter(config.get("architectures") or [""])))
+    except (OSError, ValueError, AttributeError):
+        return True  # damaged: loading it says what is wrong
+    task = metadata.get("task") if isinstance(metadata, dict) else None
+    heads = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
+    if not isinstance(task, str) or task not in heads:
+        return metadata is not None and not architecture.endswith(tuple(heads.values()))
+    return architecture.endswith(heads[task])
+
+
+def _own_task(folder: str, max_seq_length: int | None) -> Task[Any]:
+    config, weights = load_config(folder, _OPTION), load_weights(folder)
     metadata = ModelMetadata.read(config, folder, weights)
     if max_seq_length is not None:
         metadata = replace(metadata, max_seq_length=max_seq_length)
     return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
+
+
+def model_digests(folder: str) -> dict[str, Any]:
+    """What identifies the model in a folder, for records of what was computed with it."""
+    path = Path(folder)
+    if is_own(folder):
+        weights = next(name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).exists())  # as `load_weights` has it
+        return {"weights": file_digest(str(path / weights)), "config.json": file_digest(str(path / "config.json"))}
+    files = sorted((*path.iterdir(), *path.glob("*_*/*")))  # also in the folders that modules.json names
+    return {"model": {str(file.relative_to(path)): file_digest(str(file)) for file in files if file.is_file()}}
 
 
 def load(

@@ -38,6 +38,8 @@ class ModelMetadata:
             raise UserError(f"{where}: expected the fields task, head, max_seq_length, got {values!r}")
         settings = _convert_legacy(values, weight_names)
         task, head, length = settings.pop("task"), settings.pop("head"), settings.pop("max_seq_length")
+        if not isinstance(task, str) or not isinstance(head, str):
+            raise UserError(f"{where}: expected task and head to be names, got {task!r} and {head!r}")
         if not isinstance(length, int) or length < 1:
             raise UserError(f"{where}: expected max_seq_length to be a whole number, got {length!r}")
         return cls(task=task, head=head, max_seq_length=length, settings=settings)
@@ -64,5 +66,5 @@ def _convert_legacy(values: Mapping[str, Any], weight_names: Collection[str]) ->
     heads = {"classification": "linear", "sentence_bert": "siamese", "embedding": "pooling"}
     tagging_head = "crf" if "crf.transitions" in weight_names else "linear"
     return {name: value for name, value in values.items() if value is not None} | {
-        "head": heads.get(values["task"], tagging_head)
+        "head": heads.get(str(values["task"]), tagging_head)
     }

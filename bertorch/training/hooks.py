@@ -25,7 +25,7 @@ class Hook:
 
     # Whether its work may be part of a CUDA graph. It then does the same at every step on static memory: it changes
     # parameters in place, never waits for the device, and takes no decision on the host.
-    capturable = True
+    capturable = False
     # Names of the scalars that `before_update` returns, for `inspect`.
     reports: tuple[str, ...] = ()
 
@@ -84,6 +84,8 @@ def using(hooks: Sequence[Hook], point: str) -> list[Hook]:
 class ClipGradients(Hook):
     """Scales the gradient to a global norm of at most `max_norm`."""
 
+    capturable = True
+
     def __init__(self, max_norm: float) -> None:
         self._max_norm = max_norm
 
@@ -96,6 +98,7 @@ class ClipGradients(Hook):
 class StopIfNotFinite(Hook):
     """Ends the run with a `UserError` if loss or gradient is not finite, before the step is saved."""
 
+    capturable = True
     reports = ("gradient_norm",)
 
     def __init__(self, saved_dir: str) -> None:
@@ -124,6 +127,7 @@ class UsedParameters(Hook):
     parameter that gets its first gradient later joins on a single process; several end the run with a `UserError`.
     """
 
+    capturable = True
     reports = ("late_gradients",)
 
     def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
@@ -135,14 +139,14 @@ class UsedParameters(Hook):
     def select(self) -> list[nn.Parameter]:
         """The parameters in use; every process must call it after the backward pass of each step."""
         if self._used is None:
-            self._used = self._agree()
+            self._use(self._agree())
+        assert self._used is not None
         late = {name: parameter for name, parameter in self._unused.items() if parameter.grad is not None}
         if late and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             # The step then runs eagerly.
             raise RuntimeError(f"the first gradient of {', '.join(late)} came in a capture")
         if late and distributed.world_size() == 1:
-            self._used += late.values()
-            self._unused = {name: each for name, each in self._unused.items() if name not in late}
+            self._use([name for name in self._named if name not in self._unused or name in late])
         elif late:  # the others don't know yet: they must not differ until `inspect` ends the run
             self._late |= late
             for parameter in late.values():
@@ -164,11 +168,24 @@ class UsedParameters(Hook):
             "process, or freeze these parameters"
         )
 
-    def _agree(self) -> list[nn.Parameter]:
-        """The parameters that have a gradient on any process; the others are noted as unused."""
+    @override
+    def state(self) -> State:
+        used = None if self._used is None else [name for name in self._named if name not in self._unused]
+        return State({}, {"used": used})
+
+    @override
+    def restore(self, state: State) -> None:
+        if state.values["used"] is not None:
+            self._use(state.values["used"])
+
+    def _use(self, names: Sequence[str]) -> None:
+        self._used = [self._named[name] for name in names]
+        self._unused = {name: parameter for name, parameter in self._named.items() if name not in set(names)}
+
+    def _agree(self) -> list[str]:
+        """The names of the parameters that have a gradient on any process."""
         uses = self._reduced(parameter.grad is not None for parameter in self._named.values())
-        self._unused = {name: parameter for name, parameter in self._named.items() if not uses[name]}
-        return [parameter for name, parameter in self._named.items() if uses[name]]
+        return [name for name in self._named if uses[name]]
 
     def _reduced(self, flags: Iterable[bool]) -> dict[str, int]:
         """Of a flag for each parameter, the number of processes on which it is set."""

@@ -221,11 +221,27 @@ class RunFolder:
             try:
                 content = json.loads((path / _STATE).read_text(encoding="utf-8"))
                 if content["run"] == run:
+                    content = _convert_legacy(content)
                     tensors = {name: load_file(path / f"{name}.safetensors") for name in content["with_tensors"]}
                     return {name: State(tensors.get(name, {}), values) for name, values in content["parts"].items()}
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 logger.warning("{}: skipped, it cannot be read: {}: {}", path, type(error).__name__, error)
         return None
+
+
+def _convert_legacy(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of `training_state.json` from before a checkpoint was a list of parts."""
+    if "parts" in content:
+        return content
+    optimization, best = content["optimization"], content["best"]
+    names = {"last_step": "steps", "evaluations_since_best": "unimproved"}
+    names |= {name: name for name in ("step", "processes", "weights_step", "history")}
+    progress = {name: content[old] for name, old in names.items()}
+    progress["best"] = best and {name: best[name] for name in ("name", "value", "step")} | {"summary": best["report"]}
+    parts = {"progress": progress, "model": None, "optimizer": {"rates": optimization["rates"]}}
+    parts |= {name: optimization[name] for name in ("scheduler", "scaler")}
+    parts["step"] = {"overflows": optimization["overflows"]}
+    return {"run": content["run"], "with_tensors": ["model", "optimizer"], "parts": parts}
 
 
 def _short(options: Options, name: str) -> str:

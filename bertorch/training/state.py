@@ -70,5 +70,7 @@ def restore_parts(parts: Mapping[str, Stateful], saved: Mapping[str, State] | No
     """
     values = distributed.broadcast_json({name: state.values for name, state in saved.items()} if saved else None)
     for name, part in parts.items():
+        if name not in values:  # a checkpoint from before there was such a part
+            continue
         tensors = distributed.broadcast_tensors(saved[name].tensors if saved else None)
         part.restore(State(tensors, values[name]))

@@ -59,6 +59,9 @@ class OptimizationStep(Stateful):
         self._before_update, self._after_update = (using(self.hooks, f"{name}_update") for name in ("before", "after"))
         # The names of the numbers that a step returns.
         self.reports = self._loss_parts + tuple(name for hook in self.hooks for name in hook.reports)
+        stateful = [type(hook).__name__ for hook in using(self.hooks, "state")]
+        if len(set(stateful)) < len(stateful) or len(set(self.reports)) < len(self.reports):
+            raise ValueError(f"expected hooks with different names and reports, got {stateful}, {self.reports}")
         self._overflowed = False
         self.overflows = 0  # steps skipped so far because fp16 overflowed
         self._graphs = None

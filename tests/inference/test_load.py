@@ -228,6 +228,22 @@ def test_a_folder_from_before_heads_had_names_is_the_same(name, folders, tmp_pat
     assert all(torch.equal(tensor, weights[key]) for key, tensor in earlier.model.weights.state_dict().items())
 
 
+def test_what_another_library_made_of_a_folder_is_its_own(folders, tmp_path):
+    """It keeps our metadata, which no longer says what is there."""
+    peer = SentenceTransformer(str(folders["batchneg"]), device="cpu")
+    with torch.no_grad():
+        peer[-1].linear.weight.mul_(-3.0)
+    peer.save(str(tmp_path / "tuned"))
+    expected = peer.encode(TEXTS[:5], show_progress_bar=False)
+    np.testing.assert_allclose(load(tmp_path / "tuned").encode(TEXTS[:5]), expected, atol=1e-5)
+
+    model = AutoModelForSequenceClassification.from_pretrained(folders["simcse"], num_labels=3)
+    model.save_pretrained(tmp_path / "classifier")
+    AutoTokenizer.from_pretrained(folders["simcse"]).save_pretrained(tmp_path / "classifier")
+    rows = table(load(tmp_path / "classifier", max_seq_length=MAX_LENGTH).predict(TEXTS[:5]))
+    np.testing.assert_allclose(rows, probabilities_of(tmp_path / "classifier", TEXTS[:5]), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["classifier", "simcse", "ner"])
 def test_a_plain_folder_gives_the_same(name, folders, tmp_path):
     plain, own = (
@@ -251,6 +267,11 @@ def test_a_plain_folder_gives_the_same(name, folders, tmp_path):
             "simcse",
             {"config": lambda old: old | {KEY: old[KEY] | {"pooling_mode": "max"}}},
             "pooling_mode: expected one of ('linear', 'cls', 'mean'), got 'max'",
+        ),
+        (
+            "classifier",
+            {"config": lambda old: old | {KEY: old[KEY] | {"head": ["linear"]}}},
+            "expected task and head to be names",
         ),
         ("classifier", {"config": lambda old: old | {"id2label": {"0": "a", "5": "b"}}}, "id2label: expected each"),
         ("classifier", {"weights": without("classifier.weight")}, "got none for classifier.weight (1 missing)"),

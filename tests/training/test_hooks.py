@@ -115,12 +115,15 @@ def test_a_point_that_a_hook_does_not_use_is_not_visited():
 
 
 def test_a_hook_that_cannot_be_captured_turns_graphs_off(tmp_path):
+    class Fixed(Hook):
+        capturable = True
+
     class Asking(Hook):
-        capturable = False
+        pass
 
     settings, task, precision = config(tmp_path), classification_task(), Precision("bf16", "cuda")
-    assert graph_obstacle(settings, task, precision, [Hook()]) is None
-    assert graph_obstacle(settings, task, precision, [Hook(), Asking()]) == "Asking cannot be captured"
+    assert graph_obstacle(settings, task, precision, [Fixed()]) is None
+    assert graph_obstacle(settings, task, precision, [Fixed(), Asking()]) == "Asking cannot be captured"
 
 
 class Average(Hook):
@@ -229,6 +232,32 @@ def test_on_several_processes_it_ends_the_run_with_its_name(tmp_path):
         assert first.startswith("step 2: expected every parameter to get a gradient in the first step or in none")
         assert "later for late;" in first
         assert second.startswith("step 3:")
+
+
+def test_a_resumed_run_keeps_the_parameters_in_use():
+    """Also where the first step after the resumption does not use one of them."""
+    parameters = {name: nn.Parameter(torch.ones(1)) for name in ("a", "b", "c")}
+    used = UsedParameters(parameters)
+    (parameters["a"] + parameters["c"]).sum().backward()
+    assert used.select() == [parameters["a"], parameters["c"]]
+    resumed = UsedParameters(parameters)
+    resumed.restore(used.state())
+    parameters["a"].grad = None
+    assert resumed.select() == [parameters["a"], parameters["c"]]
+    parameters["b"].sum().backward()
+    assert resumed.select() == list(parameters.values())  # in the order of the model, as in a run of one piece
+
+
+def test_hooks_with_the_same_name_are_refused():
+    with pytest.raises(ValueError, match="expected hooks with different names"):
+        OptimizationStep(
+            Linear(),
+            lambda batch: {},
+            torch.optim.SGD(Linear().parameters(), lr=0.1),
+            None,
+            Precision("fp32", "cpu"),
+            hooks=[Average(Linear()), Average(Linear())],
+        )
 
 
 def test_a_process_without_examples_agrees_on_the_parameters_in_use():

@@ -13,6 +13,7 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder, describe_run
+from bertorch.training.run_state import RunState
 from bertorch.training.state import State
 from bertorch.weights import WEIGHTS
 
@@ -148,6 +149,35 @@ def test_a_checkpoint_that_cannot_be_read_is_left_out(tmp_path, log_lines):
     file.write_bytes(file.read_bytes()[:-4])
     assert step_of(opened(tmp_path)[1]) == 3
     assert any("checkpoint-6: skipped, it cannot be read" in line for line in log_lines)
+
+
+def test_a_checkpoint_from_before_the_list_of_parts_is_resumed(tmp_path):
+    save(opened(tmp_path)[0], 3)
+    state = tmp_path / "checkpoint-3" / "training_state.json"
+    content = json.loads(state.read_text())
+    optimization = {
+        "rates": [0.25],
+        "scheduler": {"last_epoch": 3},
+        "scaler": {},
+        "overflows": 1,
+        "tensors": ["a.exp_avg"],
+    }
+    best = {"name": "accuracy", "value": 0.5, "step": 2, "report": ["table"]}
+    earlier = {"step": 3, "steps": 9, "processes": 2, "unimproved": 1, "weights_step": 2, "history": [{"step": 2}]}
+    earlier |= {"run": content["run"], "options": content["options"], "best": best, "optimization": optimization}
+    state.write_text(json.dumps(earlier))
+    parts = opened(tmp_path)[1]
+    run = RunState(0)
+    run.restore(parts["progress"])
+    assert (run.step, run.last_step, run.processes, run.weights_step, run.evaluations_since_best) == (3, 9, 2, 2, 1)
+    assert (run.best["summary"], run.history) == (["table"], [{"step": 2}])
+    assert torch.equal(parts["optimizer"].tensors["a.exp_avg"], torch.full((3,), 1.5))
+    assert [parts[name].values for name in ("optimizer", "scheduler", "scaler", "step")] == [
+        {"rates": [0.25]},
+        {"last_epoch": 3},
+        {},
+        {"overflows": 1},
+    ]
 
 
 def test_a_damaged_record_is_named(tmp_path):
