@@ -187,8 +187,8 @@ class Task(ABC, Generic[B]):
         """Sentence embeddings (E,)."""
         raise self._unsuited("encode", "an embedding")
 
-    def span_finder(self) -> Inference[Any]:
-        """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score."""
+    def span_finder(self, *, with_scores: bool = True) -> Inference[Any]:
+        """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score (or 1)."""
         raise self._unsuited("tag", "a tagging")
 
     def _unsuited(self, use: str, suited: str) -> UserError:

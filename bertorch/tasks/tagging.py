@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -122,19 +123,20 @@ class TaggingTask(Task[TaggedBatch]):
         return converted
 
     @override
-    def span_finder(self) -> Inference[TextTokens]:
+    def span_finder(self, *, with_scores: bool = True) -> Inference[TextTokens]:
         def characters(text: TextTokens) -> int:
             return sum(map(len, text.tokens))
 
-        return Inference(characters, self._examples, self._spans, (5,), torch.float64, is_set=True)
+        spans = partial(self._spans, with_scores=with_scores)
+        return Inference(characters, self._examples, spans, (5,), torch.float64, is_set=True)
 
     def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
         tokens = [text.tokens for text in texts]
         untagged = TaggedSentences(tokens, [np.zeros(len(each), dtype=np.int64) for each in tokens])
         return TaggedDataset.of(self.tokenizer, untagged, max_length=self.max_seq_length)
 
-    def _spans(self, batch: TaggedBatch) -> Tensor:
-        extents, scores = self.span_model.decode(self.outputs(batch), batch, with_scores=True).spans
+    def _spans(self, batch: TaggedBatch, *, with_scores: bool) -> Tensor:
+        extents, scores = self.span_model.decode(self.outputs(batch), batch, with_scores=with_scores).spans
         return torch.cat([extents.double(), scores.double()[:, None]], dim=1)  # (M, 5)
 
     def tagged(self, text: TextTokens, rows: np.ndarray) -> TaggedText:
@@ -150,7 +152,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def predictor(self) -> Inference[TextTokens]:
-        return self.span_finder()
+        return self.span_finder(with_scores=False)  # its lines have none
 
     @override
     def prediction_header(self) -> str | None:
