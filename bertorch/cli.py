@@ -86,6 +86,8 @@ def main(config_class: type[Training], run: Callable[[Training], None], descript
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # required by cuBLAS, before its first use
         torch.use_deterministic_algorithms(mode=True)
+        # Else every new tensor is filled, which finds bugs and costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)  # new weights are the same on every process
     try:
         _run(config, run)

@@ -44,12 +44,14 @@ class Precision:
         """Of matrix products."""
         return _DTYPES[self.name]
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
-        # Weights that were cast while a CUDA graph was captured must not be used outside of it.
-        capturing = self.device_type == "cuda" and torch.cuda.is_current_stream_capturing()
+    def autocast(self, *, keep_cast_weights: bool = True) -> AbstractContextManager[object]:
+        """The context of a forward pass.
+
+        In training the cast weights are not kept: the code of a compiled encoder depends on it, and a CUDA graph must
+        not find weights that were cast outside of it.
+        """
         return torch.autocast(
-            self.device_type, dtype=self.dtype, enabled=self.name != "fp32", cache_enabled=not capturing
+            self.device_type, dtype=self.dtype, enabled=self.name != "fp32", cache_enabled=keep_cast_weights
         )
 
     def scaler(self) -> torch.amp.GradScaler:

@@ -40,6 +40,11 @@ settings.register_profile("fast", settings.get_profile("all"), max_examples=15)
 settings.load_profile("all")
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
 @pytest.fixture
 def log_lines():
     """The messages logged during a test."""

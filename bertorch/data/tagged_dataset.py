@@ -23,6 +23,7 @@ from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tokens import TokenStore, end_to_end, token_pieces
 from bertorch.errors import UserError
 
+WORDS_MULTIPLE = 64  # of words in a filled batch; a CRF's recursion takes as many steps as the longest example
 FILLER_TAG = -100  # the label of words of filler, which `cross_entropy` ignores
 
 
@@ -44,13 +45,13 @@ class TaggedBatch(PackedBatch):
 
     @override
     def filled(self, multiple: int) -> Self:
-        # At least one word of filler brings K to a multiple, as `max_words`.
-        filler = multiple - len(self.labels) % multiple
+        # At least one word of filler brings K to a multiple, as `max_words`, which bounds the filler too.
+        filler = WORDS_MULTIPLE - len(self.labels) % WORDS_MULTIPLE
         return replace(
             super().filled(multiple),
             labels=F.pad(self.labels, (0, filler), value=FILLER_TAG),
             word_starts=F.pad(self.word_starts, (0, filler)),
-            max_words=round_up(self.max_words, multiple),
+            max_words=round_up(self.max_words, WORDS_MULTIPLE),
         )
 
 

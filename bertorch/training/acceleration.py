@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from loguru import logger
@@ -35,14 +35,7 @@ def own_stream() -> Iterator[None]:
     default.wait_stream(side)
 
 
-class ExecutionMode(NamedTuple):
-    """How the steps of a run are executed."""
-
-    capture: CudaCapture | None  # None: eagerly
-    compiled: bool  # whether the encoders are compiled
-
-
-def choose_mode(
+def accelerate(
     config: TrainingConfig,
     task: Task[Any],
     precision: Precision,
@@ -50,20 +43,22 @@ def choose_mode(
     hooks: Sequence[Hook] = (),
     steps: int,
     tokens: float,
-) -> ExecutionMode:
+) -> CudaCapture | None:
     """Use CUDA graphs and `torch.compile` where they are possible and worthwhile; the log says what is off, and why.
 
     Compiles the task's encoders if so decided. `steps` are those of the run, `tokens` those of a step.
+
+    Returns:
+        What captures the steps; None runs them eagerly.
     """
     obstacle = graph_obstacle(config, task, precision, hooks)
     has_graphs = precision.device_type == "cuda" and obstacle is None
     if precision.device_type == "cuda" and obstacle is not None:
         logger.info("CUDA graphs: off, {}; steps run eagerly", obstacle)
-    compiled = compiles(config, has_graphs=has_graphs, steps=steps, tokens=tokens)
-    if compiled:
+    if compiles(config, has_graphs=has_graphs, steps=steps, tokens=tokens):
         logger.info("torch.compile: on; the first steps take longer")
         task.model.compile_encoders()
-    return ExecutionMode(CudaCapture() if has_graphs else None, compiled)
+    return CudaCapture() if has_graphs else None
 
 
 def graph_obstacle(

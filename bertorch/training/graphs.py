@@ -5,7 +5,9 @@ them all, from the embeddings to AdamW, and one call replays them on static memo
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from bertorch.data.batch import PackedBatch
 
 MULTIPLE = 128  # a batch's tokens are rounded up to a multiple, so that a run has about ten shapes
 MOST_GRAPHS = 64
-EAGER_STEPS = 2  # at the start of a run, to set up libraries, optimiser state and memory
 
 Work = Callable[[], Tensor]
 Compute = Callable[[PackedBatch, Tensor], Tensor]
@@ -35,14 +36,22 @@ class CudaCapture:
         graph = torch.cuda.CUDAGraph()
         try:
             # thread_local, since the prefetching thread meanwhile allocates page-locked memory.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            with (
+                _no_garbage_collection(),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+                ),
             ):
                 output = work()
         except Exception:
+            device = torch.cuda.current_device()
             # A failed capture leaves the generator flagged as capturing; a cloned state clears it.
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator = torch.cuda.default_generators[device]
             generator.graphsafe_set_state(generator.clone_state())
+            # If the stream's capture was invalid, its end was never reached: the pool would never be released.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(device, self._pool)
+                torch._C._cuda_releasePool(device, self._pool)
             raise
 
         def replay() -> Tensor:
@@ -55,34 +64,27 @@ class CudaCapture:
 class StepGraphs:
     """Does the device's work of a step by a graph for each shape of batch.
 
-    After a few eager steps, the first batch of each shape is captured and replayed. If a capture fails, it and all new
-    shapes run eagerly from then on, and the log says so once. Each replay reads the learning rates of the optimizer.
+    The first batch of a shape runs eagerly, which sets up libraries, optimiser state and compiled code; the second one
+    is captured and replayed. If a capture fails, all steps run eagerly from then on, and the log says so once: graphs
+    captured before it would replay with a random state that no seed reaches any more. Eager steps and replays read the
+    learning rates from the same fp32 tensors, so that a step is the same either way.
 
     Args:
         compute: from a batch on the device and the label count, a scalar tensor, to what the step reports; it changes
             weights and optimiser, and leaves no gradients.
         optimizer, device: those of `compute`.
         capture: such as `CudaCapture`.
-        each_shape_first_eagerly: capture only the second batch of a shape: compiled code is tuned at the first.
     """
 
     def __init__(
-        self,
-        compute: Compute,
-        optimizer: Optimizer,
-        device: torch.device,
-        capture: Callable[[Work], Work],
-        *,
-        each_shape_first_eagerly: bool = False,
+        self, compute: Compute, optimizer: Optimizer, device: torch.device, capture: Callable[[Work], Work]
     ) -> None:
         self._compute, self._capture = compute, capture
         self._optimizer, self._device = optimizer, device
         self._label_count = torch.zeros((), device=device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
-        self._each_shape_first_eagerly = each_shape_first_eagerly
         self._seen: set[Shape] = set()
         self._replays: dict[Shape, tuple[PackedBatch, Work]] = {}  # of each shape the static batch that a replay reads
-        self._eager_steps = 0
         self._failed = False
 
     def __call__(self, batch: PackedBatch, label_count: int) -> Tensor:
@@ -91,7 +93,7 @@ class StepGraphs:
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         shape = _shape_of(batch)
-        if shape not in self._replays and self._may_capture(shape):
+        if shape in self._seen and shape not in self._replays and self._may_capture():
             self._try_to_capture(shape, batch)
         if shape in self._replays:
             static, replay = self._replays[shape]
@@ -100,33 +102,47 @@ class StepGraphs:
                     value.copy_(getattr(batch, name), non_blocking=True)
             return replay()
         self._seen.add(shape)
-        self._eager_steps += 1
-        return self._compute(batch.to(self._device), self._label_count)
+        with self._rates_from_tensors():
+            return self._compute(batch.to(self._device), self._label_count)
 
-    def _may_capture(self, shape: Shape) -> bool:
-        return (
-            not self._failed
-            and self._eager_steps >= EAGER_STEPS
-            and len(self._replays) < MOST_GRAPHS
-            and (shape in self._seen or not self._each_shape_first_eagerly)
-        )
+    def _may_capture(self) -> bool:
+        return not self._failed and len(self._replays) < MOST_GRAPHS
 
     def _try_to_capture(self, shape: Shape, batch: PackedBatch) -> None:
-        groups = self._optimizer.param_groups
-        eager = [{"lr": group["lr"], "capturable": group.get("capturable")} for group in groups]
-        for group, rate in zip(groups, self._rates, strict=True):
-            group.update(lr=rate, capturable=True)
+        static = batch.to(self._device)
         try:
-            static = batch.to(self._device)
-            self._replays[shape] = static, self._capture(lambda: self._compute(static, self._label_count))
+            with self._rates_from_tensors():
+                self._replays[shape] = static, self._capture(lambda: self._compute(static, self._label_count))
         except Exception as error:  # noqa: BLE001 - whatever cannot be captured runs eagerly
             reason = (str(error).splitlines() or [""])[0]
             logger.info("CUDA graphs: off, capture failed: {}: {}", type(error).__name__, reason)
             self._failed = True
+            self._replays.clear()
             self._optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _rates_from_tensors(self) -> Iterator[None]:
+        groups = self._optimizer.param_groups
+        before = [{"lr": group["lr"], "capturable": group.get("capturable")} for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group.update(lr=rate, capturable=True)
+        try:
+            yield
         finally:
-            for group, values in zip(groups, eager, strict=True):
+            for group, values in zip(groups, before, strict=True):
                 group.update(values)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection might free what belongs to another stream, which a capture forbids."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _shape_of(batch: PackedBatch) -> Shape:

@@ -155,7 +155,7 @@ class UsedParameters(Hook):
 
     @override
     def before_update(self, parameters: Sequence[nn.Parameter], norm: Tensor) -> Mapping[str, Tensor]:
-        return {"late_gradients": norm.new_tensor(len(self._late)) if self._late else torch.zeros_like(norm)}
+        return {"late_gradients": torch.full_like(norm, len(self._late))}
 
     @override
     def inspect(self, step: ScheduledStep, numbers: Mapping[str, float], rate: float) -> None:

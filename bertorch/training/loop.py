@@ -19,7 +19,7 @@ from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
-from bertorch.training.acceleration import choose_mode, own_stream
+from bertorch.training.acceleration import accelerate, own_stream
 from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
@@ -51,7 +51,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     keeper.load_weights()
     hooks = build_hooks(config, task)
     tokens = float(train.lengths.mean()) * config.batch_size
-    mode = choose_mode(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
+    capture = accelerate(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
     optimizer, scheduler = _build_optimizer(config, task, total_steps)
     step = OptimizationStep(
         task.model,
@@ -61,8 +61,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         precision,
         loss_parts=task.loss_parts,
         hooks=hooks,
-        capture=mode.capture,
-        compiled=mode.compiled,
+        capture=capture,
     )
     keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")

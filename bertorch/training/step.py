@@ -30,7 +30,6 @@ class OptimizationStep(Stateful):
         loss_parts: the names that `losses_of` returns, `loss` among them.
         hooks: in the order in which they act; around the forward or backward pass the first is the innermost.
         capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
-        compiled: whether the model is.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class OptimizationStep(Stateful):
         loss_parts: Sequence[str] = ("loss",),
         hooks: Sequence[Hook] = (),
         capture: Callable[[Work], Work] | None = None,
-        compiled: bool = False,
     ) -> None:
         self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._device = next(iter(self._named.values())).device
@@ -52,6 +50,7 @@ class OptimizationStep(Stateful):
         self._optimizer, self._scheduler = optimizer, scheduler
         self.precision = precision
         self._scaler = precision.scaler()
+        self._scale = self._scaler.get_scale()
         self._loss_parts = tuple(loss_parts)
         self._used = UsedParameters(self._named)
         self.hooks = [*hooks, self._used]
@@ -71,7 +70,6 @@ class OptimizationStep(Stateful):
                 optimizer,
                 self._device,
                 capture,
-                each_shape_first_eagerly=compiled,
             )
 
     @property
@@ -119,7 +117,7 @@ class OptimizationStep(Stateful):
         compute: Callable[[], Losses] = partial(self._losses_of, batch)
         for hook in self._around_loss:
             compute = partial(hook.around_loss, compute, batch)
-        with self.precision.autocast():
+        with self.precision.autocast(keep_cast_weights=False):
             losses = compute()
         self._scaler.scale(losses["loss"] / label_count).backward()
         return losses
@@ -138,9 +136,10 @@ class OptimizationStep(Stateful):
         for hook in self._before_update:
             reports |= hook.before_update(parameters, norm)
         self._scaler.step(self._optimizer)
-        scale = self._scaler.get_scale()
         self._scaler.update()
-        self._overflowed = self._scaler.get_scale() < scale  # fp16: the step was skipped
+        scale = self._scaler.get_scale()
+        self._overflowed = scale < self._scale  # fp16: the step was skipped
+        self._scale = scale
         self._optimizer.zero_grad(set_to_none=True)
         names = self.reports[len(self._loss_parts) :]
         if self._overflowed:
@@ -166,3 +165,4 @@ class OptimizationStep(Stateful):
     @override
     def restore(self, state: State) -> None:
         self.overflows = state.values["overflows"]
+        self._scale = self._scaler.get_scale()  # restored before

@@ -8,8 +8,6 @@ from bertorch.encoder.cpu import CPUBlockLayout, GroupedLayout
 from bertorch.encoder.encoder import layout_of
 from tests.architectures import random_batch
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
 LENGTHS = [3, 1, 7]
 HEADS, SIZE = 4, 6
 
@@ -153,7 +151,7 @@ def test_the_cpu_has_no_flash_attention():
     assert not runs_flash(torch.device("cpu"), torch.bfloat16, 64)
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("window", [None, 20])
 def test_flash_attention_and_its_gradient_are_those_of_the_block(dtype, window):
@@ -180,7 +178,7 @@ def test_flash_attention_and_its_gradient_are_those_of_the_block(dtype, window):
         assert (got - expected).abs().max() <= 2 * (half - expected).abs().max()
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_flash_attention_drops_weights_with_the_probability_asked_for():
     """All values are 1 and all weights equal: what remains of a row is the share of weights kept, times 1 / (1 - p)."""
     batch = random_batch([128] * 8).to(torch.device("cuda"))

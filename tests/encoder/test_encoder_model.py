@@ -23,7 +23,6 @@ from tests.architectures import (
     tagged_batch,
 )
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 UNSUPPORTED = ("albert", "mpnet")
 SUPPORTED = [name for name in PACKED + PADDED if name not in UNSUPPORTED]
 BATCH = random_batch([3, 17, 1, 9], token_types=1)
@@ -80,7 +79,7 @@ def test_the_same_gradients_with_dropout_in_less_memory(architecture, precision)
     assert any(not torch.equal(other[name], gradient) for name, gradient in got.items())
 
 
-@NEEDS_CUDA
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_the_same_dropout_on_a_gpu(architecture, precision):

@@ -15,8 +15,6 @@ from tests.architectures import random_store
 from tests.short_runs import assert_same_as_one_process
 from tests.small_tasks import CONTRASTIVE_LOSS, NO_DROPOUT, contrastive_data, contrastive_task, own_positives
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "train", "settings"),
@@ -72,7 +70,7 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(micro_batch_siz
         torch.testing.assert_close(got[name], gradient, rtol=0, atol=tolerance, msg=name)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_gradient_caching_draws_the_same_dropout_in_both_passes(device):
     """As if the activations of all chunks had been kept, which is what plain concatenation does."""
     task = contrastive_task(micro_batch_size=3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bertorch.precision import Precision
-from bertorch.training.acceleration import choose_mode, compiles, graph_obstacle
+from bertorch.training.acceleration import accelerate, compiles, graph_obstacle
 from bertorch.training.loop import fit
 from bertorch.weights import load_weights
 from tests.short_runs import config
@@ -35,15 +35,15 @@ def test_chunks_of_a_batch_stand_in_the_way_of_graphs(tmp_path):
 
 
 def test_the_cpu_has_no_graphs_and_says_nothing(log_lines, tmp_path):
-    chosen = choose_mode(config(tmp_path), classification_task(), Precision("fp32", "cpu"), steps=10**6, tokens=1)
-    assert chosen == (None, False)
+    chosen = accelerate(config(tmp_path), classification_task(), Precision("fp32", "cpu"), steps=10**6, tokens=1)
+    assert chosen is None
     assert log_lines == []
 
 
 def test_the_log_says_why_there_are_no_graphs(log_lines, tmp_path):
     options = config(tmp_path, cuda_graphs="off")
-    chosen = choose_mode(options, classification_task(), BF16_ON_A_GPU, steps=10**6, tokens=1)
-    assert chosen == (None, False)
+    chosen = accelerate(options, classification_task(), BF16_ON_A_GPU, steps=10**6, tokens=1)
+    assert chosen is None
     assert log_lines == ["CUDA graphs: off, --cuda_graphs off; steps run eagerly"]
 
 

@@ -1,5 +1,7 @@
 """Steps as graphs, with a pretended capture on the CPU, whose replay runs the work again on its static memory."""
 
+import gc
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -27,7 +29,6 @@ from tests.small_tasks import (
     tagging_task,
 )
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SIZE = 40
 TASKS = {
     "classifier": (classification_task, classification_data),
@@ -43,7 +44,7 @@ TASKS = {
 }
 
 
-def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False, learning_rate=1e-3):
+def make_step(task, capture, *, precision="fp32", device="cpu", learning_rate=1e-3):
     task.model.to(device).train()
     optimizer = build_optimizer(
         task.model,
@@ -63,7 +64,6 @@ def make_step(task, capture, *, precision="fp32", device="cpu", compiled=False, 
         loss_parts=task.loss_parts,
         hooks=[StopIfNotFinite("folder"), ClipGradients(0.5)],
         capture=capture,
-        compiled=compiled,
     )
 
 
@@ -115,11 +115,10 @@ def test_graphs_train_as_eager_steps_do(name):
     assert_same_training(task, reference, sums, expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_each_shape_is_captured_once(compiled, monkeypatch):
+def test_each_shape_is_captured_once_after_an_eager_step(monkeypatch):
     monkeypatch.setattr("bertorch.training.step.MULTIPLE", 32)
     capture, shapes = PretendedCapture(), []
-    step = make_step(classification_task(), capture, compiled=compiled)
+    step = make_step(classification_task(), capture)
     dataset = classification_data(SIZE)
     schedule = TrainingSchedule(SIZE, 8, accumulation=1, seed=0)
     for now in schedule.all_steps(4 * schedule.steps_per_epoch):
@@ -127,10 +126,8 @@ def test_each_shape_is_captured_once(compiled, monkeypatch):
         assert len(batch.input_ids) % 32 == 0
         shapes.append((len(batch.input_ids), batch.max_seqlen))
         step([batch], label_count=8)
-    later = shapes[graphs.EAGER_STEPS :]
+    later = [shape for place, shape in enumerate(shapes) if shape in shapes[:place]]
     assert len(set(later)) > 1
-    if compiled:  # what was seen once; a shape of the first steps is captured when it comes back
-        later = [shape for place, shape in enumerate(shapes) if place >= 2 and shape in shapes[:place]]
     assert capture.captured == len(set(later))
     assert capture.replayed == len(later)
 
@@ -163,7 +160,7 @@ def test_batches_of_an_accumulated_step_run_eagerly():
     assert capture.captured == 0
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("name", TASKS)
 def test_cuda_graphs_train_as_eager_steps_do(name, precision):
@@ -179,7 +176,7 @@ def test_cuda_graphs_train_as_eager_steps_do(name, precision):
     assert_same_training(task, reference, sums, expected, rtol=tolerance, atol=tolerance)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
     task = classification_task(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     dataset, losses = classification_data(SIZE), []
@@ -196,16 +193,129 @@ def test_replays_of_one_batch_draw_new_dropout_and_the_seed_decides_which():
     assert losses[5] not in losses[:5]
 
 
-@needs_cuda
-def test_a_failed_capture_leaves_dropout_as_it_was():
-    def fails(work):
-        def in_vain():
-            work().item()  # waits for the device, which capture forbids
+class FailsOnTheSecondShape:
+    """Captures the first shape, and lets the capture of the second fail."""
 
-        return CudaCapture()(in_vain)
+    def __init__(self, capture):
+        self._capture = capture
+        self.called = 0
 
-    with torch.cuda.stream(torch.cuda.Stream()):
-        step = make_step(classification_task(), fails, precision="bf16", device="cuda")
-        sums = train(step, classification_data(SIZE))
+    def __call__(self, work):
+        self.called += 1
+        return self._capture(work if self.called == 1 else self._in_vain(work))
+
+    def _in_vain(self, work):
+        def waits():
+            reported = work()
+            if not reported.is_cuda:
+                raise RuntimeError("not permitted")
+            reported.item()  # waits for the device, which capture forbids
+            return reported
+
+        return waits
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_after_a_failed_capture_all_shapes_run_eagerly_with_the_dropout_of_their_seeds(device):
+    """Also the shape whose graph was captured before."""
+    dataset, losses = classification_data(SIZE), {}
+    for kind in ("failing", "eager"):
+        failing = FailsOnTheSecondShape(CudaCapture() if device == "cuda" else _runs_at_once)
+        with on_a_side_stream(device):
+            precision = "bf16" if device == "cuda" else "fp32"
+            task = classification_task(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+            capture = failing if kind == "failing" else None
+            step = make_step(task, capture, precision=precision, device=device, learning_rate=0.0)
+            sizes = [8, 8, 8, 4, 4, 8, 8, 4]  # the first capture at the second step, the second one at the fifth
+            losses[kind] = []
+            for seed, size in enumerate(sizes):
+                torch.manual_seed(seed)
+                batch = step.prepared(dataset.batch(np.arange(size)))
+                losses[kind].append(step([batch], label_count=size)[0].item())
+        if kind == "failing":
+            assert failing.called == 2
+            assert step._graphs._failed
+            assert not step._graphs._replays
+    # A batch with filler draws other dropout than one without; those of the same seed and shape agree.
+    assert np.isfinite(losses["failing"]).all()
+    assert len(set(losses["failing"])) == len(sizes)
+
+
+def _runs_at_once(work):
+    """A pretended capture that, unlike a real one, runs the work."""
+    work()
+    return work
+
+
+def on_a_side_stream(device):
+    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
+
+
+@pytest.mark.cuda
+def test_the_memory_of_failed_graphs_comes_back():
+    with on_a_side_stream("cuda"):
+        step = make_step(classification_task(), FailsOnTheSecondShape(CudaCapture()), precision="bf16", device="cuda")
+        dataset = classification_data(SIZE)
+        for size in (8, 8, 4, 4, 4):
+            step([step.prepared(dataset.batch(np.arange(size)))], label_count=size)
     assert step._graphs._failed
-    assert np.isfinite(sums).all()
+    del step
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    kept = [segment for segment in torch.cuda.memory_snapshot() if segment["segment_pool_id"] != (0, 0)]
+    assert kept == []
+
+
+def test_eager_steps_and_replays_read_their_rates_from_the_same_tensors(monkeypatch):
+    """A double from Python and an fp32 tensor differ in the last bits."""
+    rates = []
+    update = torch.optim.AdamW.step
+
+    def noting(optimizer, *args, **options):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        return update(optimizer, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+
+    def capture(work):
+        reported = work()  # with the rates that a graph would read
+        return lambda: reported
+
+    step = make_step(classification_task(), capture)
+    train(step, classification_data(SIZE))
+    assert len(rates) >= 4  # eager steps and captures of both shapes
+    assert all(one is other for of_step in rates for one, other in zip(of_step, rates[0], strict=True))
+    assert all(isinstance(rate, torch.Tensor) for rate in rates[0])
+    assert all(isinstance(rate, float) for rate in step.rates)  # what the schedule changes, and the log shows
+
+
+def test_eager_steps_and_captures_run_under_the_same_state_of_autocast():
+    """`torch.compile` would compile again where it differs, in the middle of a capture."""
+    states = []
+    task = classification_task()
+    task.model.register_forward_pre_hook(lambda *_: states.append(torch.is_autocast_cache_enabled()))
+    train(make_step(task, PretendedCapture(), precision="bf16"), classification_data(SIZE))
+    assert set(states) == {False}
+
+
+def test_no_garbage_is_collected_during_a_capture():
+    with graphs._no_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["classifier", "classifier that reads all tokens", "tagger with a CRF"])
+def test_compiled_encoders_are_captured_too(name):
+    make_task, make_dataset = TASKS[name]
+    dataset = make_dataset(SIZE)
+    task, reference = (make_task(**NO_DROPOUT) for _ in range(2))
+    with on_a_side_stream("cuda"):
+        task.model.to("cuda").compile_encoders()
+        step = make_step(task, CudaCapture(), precision="bf16", device="cuda")
+        sums = train(step, dataset, epochs=4)
+        expected = train(make_step(reference, None, precision="bf16", device="cuda"), dataset, epochs=4)
+    assert not step._graphs._failed
+    assert len(step._graphs._replays) >= 1
+    assert_same_training(task, reference, sums, expected, rtol=5e-2, atol=5e-2)
