@@ -40,7 +40,7 @@ def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluatio
         keep_checkpoints=0,
         **options,
     )
-    with _watched(watch):
+    with watched(watch):
         fit(config, task, examples, None)
     if job.dev_data_file is None:
         return None
@@ -58,7 +58,7 @@ def read(job: Job, path: str) -> TextRows:
 
 
 @contextmanager
-def _watched(watch: Stopwatch) -> Iterator[None]:
+def watched(watch: Stopwatch) -> Iterator[None]:
     """The watch sees each step of `fit` in the block, after the train loop has handed it to the training log.
 
     The loop does so once a step, whether the step ran from Python or was replayed on the device.

@@ -1,0 +1,226 @@
+"""The checks, each in a process of its own; a check returns its rows of the table and raises if something is wrong."""
+
+import gc
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from loguru import logger
+
+import run_classifier
+import run_ner
+from benchmarks.gpu_check.material import LINES, Material
+from benchmarks.measuring import DATA, timed
+from benchmarks.peers.ours import watched
+from benchmarks.peers.watching import Stopwatch
+from bertorch import cli, distributed, load
+from bertorch.encoder.pretrained import load_tokenizer
+from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.inference import engine
+from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.training.saving import publish
+from bertorch.weights import WEIGHTS
+
+ROOT = DATA.parent
+MODES = {
+    "eager": ("--cuda_graphs", "off", "--compile", "off"),
+    "graphs": ("--compile", "off"),
+    "compiled, graphs": ("--compile", "on"),
+}
+SCRIPTS: dict[str, tuple[Any, Callable[[Any], None]]] = {
+    "run_classifier.py": (run_classifier.ClassifierConfig, run_classifier.run),
+    "run_ner.py": (run_ner.NERConfig, run_ner.run),
+}
+
+
+class Row(NamedTuple):
+    """A measured number."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def tests(_: Material) -> list[Row]:
+    """The tests that wait for CUDA."""
+    # Others may need packages that are not installed.
+    files = [str(file) for file in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.cuda" in file.read_text()]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--tb=short", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout[-6000:], done.stderr[-2000:])
+    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    if done.returncode:
+        raise RuntimeError(
+            "; ".join(re.findall(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE)) or "no tests ran"
+        )
+    return [Row(f"tests {kind}", number, "") for kind, number in counts.items()]
+
+
+def resume(material: Material) -> list[Row]:
+    """Interrupted and resumed runs against uninterrupted ones, bit for bit with `--deterministic`."""
+    with ThreadPoolExecutor() as pool:
+        deterministic, other = pool.map(lambda options: _resumed_equals(material, options), [["--deterministic"], []])
+    rows = [Row("resumed = uninterrupted, --deterministic", deterministic, ""), Row("…, as usual", other, "")]
+    if not deterministic:
+        raise RuntimeError("with --deterministic, the resumed run differs from the uninterrupted one")
+    return rows
+
+
+def steps(material: Material) -> Iterator[Row]:
+    """Training steps of a classifier of texts and pairs, eager, as graphs, and compiled."""
+    for size in (32, 128):
+        for data, options in (("texts", []), ("pairs", ["--is_text_pair"])):
+            arguments = ["--train_data_file", material.file(f"{data}.tsv"), "--label_file", material.file("labels.txt")]
+            arguments += ["--batch_size", str(size), *options]
+            yield from _speeds(material, "run_classifier.py", "bert", arguments, f"{data}, batch {size}")
+
+
+def architectures(material: Material) -> Iterator[Row]:
+    """ModernBERT and the CRF, eager, as graphs, and compiled."""
+    texts = ["--train_data_file", material.file("texts.tsv"), "--label_file", material.file("labels.txt")]
+    entities = ["--train_data_file", material.file("entities.json"), "--label_file", material.file("tags.txt")]
+    entities += ["--tag", "bio", "--use_crf"]
+    yield from _speeds(material, "run_classifier.py", "modernbert", texts, "ModernBERT, texts, batch 32")
+    yield from _speeds(material, "run_ner.py", "bert", entities, "CRF, batch 32")
+
+
+def saving(material: Material) -> Iterator[Row]:
+    """Whole commands of 300 steps, with the default saving and with one save after the last step."""
+    most = 12 if material.pretend else 300
+    for name, options in (("default saving", []), ("saved at the end only", ["--save_steps", str(10**6)])):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            arguments = _arguments(material, material.encoder("bert"), folder)
+            run_command([*arguments, "--max_steps", str(most), "--epochs", "9", *options])
+            yield Row(f"command of {most} steps, {name}", time.perf_counter() - began, "s")
+
+
+def inference(material: Material) -> Iterator[Row]:
+    """Encoding texts, with batches of either size."""
+    texts = [line.split("\t")[0] for line in Path(material.file("texts.tsv")).read_text(encoding="utf-8").splitlines()]
+    folder = material.folder / "embedder"
+    folder.mkdir()
+    model = SentenceEncoder.from_pretrained(material.encoder("bert"), "mean")
+    task = ContrastiveTask(model, tokenizer=load_tokenizer(material.encoder("bert")), max_seq_length=128)
+    publish(str(folder), model.weights.state_dict(), task.savables)
+    encoder = load(str(folder))
+    for tokens in (16384, 65536):
+        with patch.object(engine, "GPU_TOKENS", tokens):
+            encoder.encode(texts)
+            seconds = min(timed(lambda: encoder.encode(texts), distributed.device()) for _ in range(3))
+        yield Row(f"encode, batches of {tokens} tokens", len(texts) / seconds, "texts/s")
+
+
+CHECKS: dict[str, Callable[[Material], Any]] = {
+    each.__name__: each for each in (tests, resume, steps, architectures, saving, inference)
+}
+
+
+def _speeds(material: Material, script: str, architecture: str, arguments: list[str], name: str) -> Iterator[Row]:
+    """Steps a second and memory in each mode.
+
+    Raises:
+        RuntimeError: graphs were off; after all modes.
+    """
+    off = []
+    argv = [*arguments, "--pretrained_model_name_or_path", material.encoder(architecture), "--max_seq_length", "128"]
+    modes = {mode: options for mode, options in MODES.items() if not (material.pretend and "compiled" in mode)}
+    for mode, options in modes.items():
+        watch, obstacles = _timed_steps(material, script, [*argv, *options])
+        yield Row(f"{name}, {mode}", 1 / watch.seconds_per_step, "steps/s")
+        yield Row(f"{name}, {mode}, until the first step", watch.first_step, "s")
+        if watch.peak_allocated is not None and watch.peak_reserved is not None:
+            yield Row(f"{name}, {mode}, used", watch.peak_allocated / 2**30, "GiB")
+            yield Row(f"{name}, {mode}, held", watch.peak_reserved / 2**30, "GiB")
+        if mode != "eager":
+            off += [f"{name}, {mode}: {obstacle}" for obstacle in obstacles]
+    if off:
+        raise RuntimeError("; ".join(off))
+
+
+def _timed_steps(material: Material, script: str, argv: list[str]) -> tuple[Stopwatch, list[str]]:
+    """Run a script, and say what its log has against CUDA graphs."""
+    warmup, measured = (1, 2) if material.pretend else (60, 60)
+    config_class, run = SCRIPTS[script]
+    device = distributed.device()
+    gc.collect()
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    watch = Stopwatch(warmup, measured, device)
+    with tempfile.TemporaryDirectory() as folder, _obstacles() as obstacles, watched(watch):
+        argv = [*argv, "--max_steps", str(warmup + measured), "--epochs", "9", "--saved_dir", folder]
+        run(cli.parse(config_class, [*argv, "--save_steps", str(10**6), "--keep_checkpoints", "0"]))
+    watch.require_all(script)
+    return watch, obstacles
+
+
+@contextmanager
+def _obstacles() -> Iterator[list[str]]:
+    """What the log says of graphs that are off."""
+    lines: list[str] = []
+    handler = logger.add(
+        lambda message: lines.append(message.record["message"]),
+        filter=lambda record: "CUDA graphs: off" in record["message"],
+    )
+    try:
+        yield lines
+    finally:
+        logger.remove(handler)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run a command of this project.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it logged.
+    """
+    done = subprocess.run(arguments, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
+
+
+def _arguments(material: Material, encoder: str, saved_dir: Path | str) -> list[str]:
+    files = ["--train_data_file", material.file("texts.tsv"), "--label_file", material.file("labels.txt")]
+    options = ["--pretrained_model_name_or_path", encoder, "--max_seq_length", "128", "--saved_dir", str(saved_dir)]
+    return [sys.executable, "run_classifier.py", *files, *options]
+
+
+def _resumed_equals(material: Material, options: list[str]) -> bool:
+    """Whether a run that is stopped by a signal and resumed ends with the weights of one that is not."""
+    epochs = 1 if material.pretend else max(1, 1500 * 32 // LINES)
+    results = []
+    with tempfile.TemporaryDirectory() as parent:
+        for name in ("whole", "interrupted"):
+            folder = Path(parent) / name
+            arguments = _arguments(material, str(DATA / "bert-tiny-zh"), folder)
+            arguments += ["--epochs", str(epochs), "--save_steps", "4" if material.pretend else "100", *options]
+            if name == "interrupted":
+                _interrupt(arguments, folder)
+                arguments.append("--resume")
+            run_command(arguments)
+            results.append(torch.load(folder / WEIGHTS, weights_only=True))
+    whole, interrupted = results
+    return all(torch.equal(tensor, interrupted[name]) for name, tensor in whole.items())
+
+
+def _interrupt(arguments: list[str], folder: Path) -> None:
+    """Start a run, and stop it after its first checkpoint."""
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(folder.glob("checkpoint-*")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, logged = process.communicate()
+        if process.returncode != cli.INTERRUPTED:
+            raise RuntimeError(f"expected exit code {cli.INTERRUPTED}, got {process.returncode}: {logged[-2000:]}")
