@@ -11,10 +11,13 @@ into `--minutes` is said. `--pretend` walks through all of it with tiny encoders
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +76,25 @@ def _run(name: str, folder: str, options: argparse.Namespace, seconds: float) ->
     if options.pretend:
         command.append("--pretend")
     began = time.monotonic()
-    failure, output = "", ""
-    try:
-        done = subprocess.run(
-            command, timeout=seconds, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        if done.returncode:
-            output = done.stdout
-            failure = (output.strip().splitlines() or ["no output"])[-1]
-    except subprocess.TimeoutExpired as expired:
-        output = (expired.stdout or b"").decode(errors="replace")
-        failure = f"not done after {seconds:.0f} s"
+    output_file = Path(folder) / "output.txt"
+    with (
+        output_file.open("w") as output,
+        # A session of its own, so that what it has started (pytest, compilers) ends with it.
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
+        try:
+            code = process.wait(seconds)
+            failure = ""
+        except subprocess.TimeoutExpired:
+            code, failure = -signal.SIGKILL, f"not done after {seconds:.0f} s"
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    logged = output_file.read_text(errors="replace")
+    if code and not failure:
+        failure = (logged.strip().splitlines() or ["no output"])[-1]
     rows = [Row(*row)._asdict() for row in json.loads(rows_file.read_text())]
     taken = {"seconds": time.monotonic() - began, "rows": rows, "failure": failure}
-    return taken | ({"output": output[-8000:]} if failure else {})
+    return taken | ({"output": logged} if failure else {})
 
 
 def _run_one(options: argparse.Namespace) -> None:
@@ -103,7 +111,7 @@ def _print(name: str, check: dict[str, Any]) -> None:
     for row in check["rows"]:
         print(f"  {row['what']:60} {row['value']:10.4g} {row['unit']}")
     if check["failure"]:
-        print(f"  {check['failure']}\n{check.get('output', '')[-3000:]}", flush=True)
+        print(f"  {check['failure']}\n{check.get('output', '')[-4000:]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,10 @@ def tests(_: Material) -> list[Row]:
     """The tests that wait for CUDA."""
     # Others may need packages that are not installed.
     files = [str(file) for file in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.cuda" in file.read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--tb=short", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
+    command += ["--tb=short", "--show-capture=no"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout[-6000:], done.stderr[-2000:])
+    print(done.stdout, done.stderr)
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
     if done.returncode:
         raise RuntimeError(

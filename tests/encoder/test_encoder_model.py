@@ -87,8 +87,11 @@ def test_the_same_dropout_on_a_gpu(architecture, precision):
     expected, _ = gradients(model, precision=precision)
     model.recompute_activations()
     got, _ = gradients(model, precision=precision)
+    # The bias of keys has no gradient but rounding errors, since softmax takes no notice of it.
+    noise = 1e-9 * max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(got[name], gradient, rtol=1e-2, atol=1e-3 * gradient.abs().max().item(), msg=name)
+        atol = noise + 1e-3 * gradient.abs().max().item()
+        torch.testing.assert_close(got[name], gradient, rtol=1e-2, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "roformer"])
