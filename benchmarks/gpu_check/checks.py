@@ -116,7 +116,7 @@ def inference(material: Material) -> Iterator[Row]:
     publish(str(folder), model.weights.state_dict(), task.savables)
     encoder = load(str(folder))
     for tokens in (16384, 65536):
-        with patch.object(engine, "GPU_TOKENS", tokens):
+        with patch.object(engine, "batch_tokens", lambda _, tokens=tokens: tokens):
             encoder.encode(texts)
             seconds = min(timed(lambda: encoder.encode(texts), distributed.device()) for _ in range(3))
         yield Row(f"encode, batches of {tokens} tokens", len(texts) / seconds, "texts/s")

@@ -25,6 +25,7 @@ class PackedBatch:
     labels: Tensor  # a row an example: classes (examples,) int64, or scores (examples,) float64
     text_ids: Tensor | None = None  # (examples, S) int64, equal for equal texts, where the loss must know them
     has_filler: bool = False  # whether tokens that belong to no sentence follow the last one, see `filled`
+    offsets: tuple[int, ...] | None = None  # `cu_seqlens` on the host, if known: asking a GPU for them waits for it
 
     @property
     def size(self) -> int:
@@ -72,7 +73,7 @@ class PackedBatch:
 
     def split(self, sentences: int) -> "Iterator[PackedBatch]":
         """Cut the batch into batches of at most this many sentences, in order and without labels."""
-        offsets = self.cu_seqlens.tolist()
+        offsets = self.cu_seqlens.tolist() if self.offsets is None else self.offsets
         for start in range(0, self.size, sentences):
             bounds = offsets[start : start + sentences + 1]
             tokens = slice(bounds[0], bounds[-1])
@@ -99,14 +100,22 @@ class PackedBatch:
         """Gather the sentences with these indices, (N,) int64, in this order on the CPU; `others` are attributes."""
         lengths = store.lengths_of(sentences)  # (N,)
         tokens = end_to_end(store.offsets[sentences], lengths)  # (T,)
+        cu_seqlens = np.concatenate([[0], lengths]).cumsum().astype(np.int32)  # (N+1,)
         return cls(
             input_ids=torch.from_numpy(store.input_ids[tokens].astype(np.int64)),
             token_type_ids=torch.from_numpy(store.token_type_ids[tokens].astype(np.int64)),
             position_ids=torch.from_numpy(end_to_end(np.zeros_like(lengths), lengths)),
-            cu_seqlens=torch.from_numpy(np.concatenate([[0], lengths]).cumsum().astype(np.int32)),
+            cu_seqlens=torch.from_numpy(cu_seqlens),
+            offsets=tuple(cu_seqlens.tolist()),
             max_seqlen=int(lengths.max(initial=0)),
             **others,
         )
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on a device, to which it is copied without waiting for the work before it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from bertorch import distributed
-from bertorch.data.batch import PackedBatch
+from bertorch.data.batch import PackedBatch, on_device
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches, share
 from bertorch.precision import Precision
 from bertorch.tasks.base import Inference
-from bertorch.training.eval_loop import GPU_TOKENS
+from bertorch.training.eval_loop import batch_tokens
 from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
 # Inputs and characters of a window on each process: enough for batches of similar length, few enough for the memory.
@@ -74,7 +74,7 @@ class Engine:
         if not len(local):
             return _Window(inputs, 0, [], [])
         examples = inference.examples_of([inputs[index] for index in local])
-        tokens = GPU_TOKENS if self.device.type == "cuda" else 0
+        tokens = batch_tokens(self.device)
         indices = list(evaluation_batches(examples.lengths, self._batch_size, 0, 1, tokens=tokens))
         return _Window(
             inputs, int(local[0]), [examples.batch(each).ready_for(self.device) for each in indices], indices
@@ -83,7 +83,7 @@ class Engine:
     def _launch(self, inference: Inference[Input], window: _Window[Input]) -> Tensor:
         """The rows of all processes (rows, …) on the device, in the order of the inputs or led by their indices."""
         parts = [torch.zeros(0, *inference.shape, dtype=inference.dtype, device=self.device)]
-        indices = [torch.from_numpy(each).to(self.device) for each in window.indices]  # (inputs of the batch,) each
+        indices = [on_device(each, self.device) for each in window.indices]  # (inputs of the batch,) each
         with torch.inference_mode(), self.precision.autocast():
             for batch, of_batch in zip(window.batches, indices, strict=True):
                 with explain_out_of_memory(str(self.device), IN_EVALUATION, len(batch.input_ids)):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from bertorch import distributed
-from bertorch.data.batch import PackedBatch
+from bertorch.data.batch import PackedBatch, on_device
 
 B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
 
@@ -53,7 +53,7 @@ class ExampleRows:
 
     def add(self, indices: np.ndarray, *columns: Tensor) -> None:
         """Add the columns (examples,) of the examples with these indices."""
-        row_ids = torch.from_numpy(indices).to(columns[0].device)  # (examples,)
+        row_ids = on_device(indices, columns[0].device)  # (examples,)
         self._rows.append(torch.stack([column.double() for column in (row_ids, *columns)], dim=1))
 
     def gather(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from bertorch import distributed
+from bertorch.data.batch import on_device
 from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.tasks.metrics import Metric, f1_scores
 from bertorch.tasks.tag_heads import SpanModel
@@ -41,7 +42,7 @@ class SpanMetric(Metric[TaggedBatch]):
         if decoded.tags is not None:
             self._has_tags = True
             self._sums[2] += (decoded.tags == batch.labels).sum()
-        example_ids = torch.from_numpy(indices).to(outputs.device)  # (examples,)
+        example_ids = on_device(indices, outputs.device)  # (examples,)
         for is_gold, extents in enumerate([decoded.spans.extents, self._model.gold_extents(batch)]):
             rows = F.pad(extents, (0, 1), value=is_gold)  # (M, 5)
             rows[:, 0] = example_ids[rows[:, 0]]  # from the index in the batch

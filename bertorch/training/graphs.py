@@ -146,5 +146,6 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _shape_of(batch: PackedBatch) -> Shape:
-    """What a graph has fixed: the shapes of the tensors, and the numbers."""
-    return tuple(tuple(value.shape) if isinstance(value, Tensor) else value for value in vars(batch).values())
+    """What a graph has fixed: the shapes of the tensors, and the numbers, but no `offsets`."""
+    values = (value for name, value in vars(batch).items() if name != "offsets")
+    return tuple(tuple(value.shape) if isinstance(value, Tensor) else value for value in values)
