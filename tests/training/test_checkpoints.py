@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.checkpoints import STATE, checkpoints
-from tests.short_runs import assert_equal, stop_after, trained
+from tests.short_runs import stop_after, trained
 from tests.small_tasks import classification_data, classification_task
 from tests.training.test_run_folder import opened, save, step_of
 
@@ -91,11 +90,6 @@ def test_a_part_without_a_value_is_an_error_that_names_it(keys, tmp_path, monkey
         trained(tmp_path, classification_task(), classification_data(29))
     monkeypatch.undo()
     file = tmp_path / "checkpoint-2" / STATE
-    whole = file.read_text()
-    file.write_text(json.dumps(without("parts", *keys)(json.loads(whole))))
+    file.write_text(json.dumps(without("parts", *keys)(json.loads(file.read_text()))))
     with pytest.raises(UserError, match=f"expected a newest checkpoint as a run leaves it, got KeyError: '{keys[1]}'"):
         trained(tmp_path, classification_task(), classification_data(29))
-    file.write_text(whole)
-    weights = trained(tmp_path, classification_task(), classification_data(29))
-    torch.manual_seed(1000)
-    assert_equal(trained(tmp_path, classification_task(), classification_data(29), overwrite=True), weights)
