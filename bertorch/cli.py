@@ -187,9 +187,11 @@ def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: 
 
 
 def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callable[[str], Any]:
-    """An argparse type that converts and checks the bounds."""
+    """An argparse type that converts and checks the bounds; no option takes an empty text."""
 
     def convert(text: str) -> Any:
+        if not text:  # as the name of a folder it would be the current one
+            raise argparse.ArgumentTypeError("expected a value, got an empty text")
         value = kind(text)
         if minimum is not None and not value >= minimum:  # also rejects nan
             raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {text}")

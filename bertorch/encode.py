@@ -9,8 +9,10 @@ command again resumes an interrupted one, and leaves a finished one as it is. `-
 `line of the sentence⇥rank⇥cosine⇥line of the neighbour⇥neighbour`, lines counted from 1; the search is exact.
 """
 
+import os
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from bertorch.files import STANDARD, whole_output
 from bertorch.inference.load import InferenceConfig, model_digests
 from bertorch.inference.model import Model
 from bertorch.inference.vectors import VectorFile
+from bertorch.writer_lock import only_writer
 
 QUERIES_AT_ONCE = 4096
 
@@ -67,6 +70,12 @@ def _sentences(path: str, start: int = 0) -> "islice[str]":
 
 
 def _encode(model: Model, config: EncodeConfig, path: str) -> None:
+    target = Path(os.path.realpath(path))
+    with only_writer(target.with_name(f".{target.name}.lock"), f"--output_file {path}"):
+        _encode_into(path, model, config)
+
+
+def _encode_into(path: str, model: Model, config: EncodeConfig) -> None:
     file = None  # only the first process has one
 
     def begin() -> int:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.files import replacing, writing
+from bertorch.files import replacing_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,8 +66,8 @@ def _font_with(characters: set[str]) -> str | None:
 
 def write_png(figure: "Figure", path: str) -> None:
     """Write a figure, replacing the file; if that fails, a UserError, and the file is unchanged."""
-    with writing(path), replacing(Path(path)) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=150)
+    with replacing_output(path) as new:
+        figure.savefig(new, format="png", dpi=150)
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks before files are read, and atomic, durable writing."""
+"""Checks before files are read and written, and how errors are told."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from bertorch.atomic import replacing
 from bertorch.errors import UserError
 
 # What is not a regular file, and what to do instead. Opening a pipe waits for its writer, and a device may never end.
@@ -73,25 +74,6 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file atomically: yields a temporary path in its folder, which replaces it at the end.
-
-    Of a link, the file that it leads to is replaced.
-
-    Raises:
-        OSError: it cannot be written; an older one is still there.
-    """
-    final = Path(os.path.realpath(path))
-    unfinished = final.with_name(f".{final.name}.unfinished-{os.getpid()}")
-    try:
-        yield unfinished
-        to_disk(unfinished)
-        unfinished.replace(final)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Report errors of writing a file.
 
@@ -107,8 +89,19 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def replacing_output(path: str) -> Iterator[Path]:
+    """As `replacing`, for a file that the user has named: of a link, the file that it leads to is replaced.
+
+    Raises:
+        UserError: as `writing`.
+    """
+    with writing(path), replacing(Path(os.path.realpath(path))) as new:
+        yield new
+
+
+@contextmanager
 def _replacing_text(path: str) -> Iterator[TextIO]:
-    with writing(path), replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with replacing_output(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 
@@ -141,18 +134,6 @@ def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
         yield file
 
 
-def to_disk(path: Path, *, deep: bool = True) -> None:
-    """Wait until a file, or a folder with all that is in it, is on the disk."""
-    if deep and path.is_dir():
-        for inside in path.iterdir():
-            to_disk(inside)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
     """Check the outputs of a command before it starts its work.
 
@@ -180,5 +161,5 @@ def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, re
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: expected {expected}, got {type(error).__name__}: {error}; {remedy}") from error

@@ -1,4 +1,4 @@
-"""Read weights of torch.save or safetensors, under the names of several programs, without running pickled code."""
+"""Weights of torch.save or safetensors: read under the names of several programs, without running pickled code."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from loguru import logger
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_safetensors
 from torch import Tensor, nn
 
 from bertorch.errors import ShapeMismatchError, UserError
@@ -117,6 +118,23 @@ def load_weights(source: str) -> dict[str, Tensor]:
                 f"on {tensor.device}; save it as a plain tensor"
             )
     return dict(weights)
+
+
+def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a new safetensors file that transformers can load, with the permissions of any other new file.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
+    save_safetensors(on_cpu(tensors), path, metadata={"format": "pt"})  # a file that only its owner can read
+    path.chmod(mode)
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, as safetensors requires."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -111,11 +112,9 @@ class Script:
         if launcher:
             command = [*within, sys.executable, *self.arguments]
             self._process = multiprocessing.get_context("fork").Process(target=_execute, args=(command, files))
+            self._process.start()
         else:
-            _preload()
-            context = multiprocessing.get_context("forkserver")
-            self._process = context.Process(target=_run_main, args=(self.arguments, files))
-        self._process.start()
+            self._process = fork(_run_main, self.arguments, files)
         self.pid = self._process.pid
 
     @property
@@ -174,6 +173,22 @@ def _run_main(arguments: list[str], files: list[Path]) -> None:
     sys.argv = arguments
     sys.path.insert(0, str(ROOT))
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+def fork(function: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a process that is forked from one that has imported what takes seconds to import, and done nothing else."""
+    _preload()
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Until a file is there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.005)
 
 
 def _preload() -> None:

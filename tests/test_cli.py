@@ -270,6 +270,15 @@ def test_evaluate_takes_the_name_of_the_other_commands_and_its_older_one():
     assert newer == older
 
 
+def test_no_option_takes_an_empty_text(capsys):
+    """`--saved_dir ""` would be the current folder."""
+    for option_name in ("--saved_dir", "--train_data_file", "--epochs"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.parse(ClassifierConfig, ["--train_data_file", "t", "--label_file", "l", option_name, ""])
+        assert exit_.value.code == 2
+        assert f"argument {option_name}: expected a value, got an empty text" in capsys.readouterr().err
+
+
 def test_commands(capsys):
     commands = {"draw": Draw, "show": Show}
     assert cli.parse_command(commands, ["draw", "a"]) == Draw(runs=("a",))

@@ -13,6 +13,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.inference import engine, vectors
 from bertorch.inference.vectors import VectorFile
+from bertorch.writer_lock import only_writer
 from tests.conftest import SENTENCES, run_processes
 
 TEXTS = SENTENCES.read_text().splitlines()[:60]
@@ -174,6 +175,52 @@ def test_running_out_of_memory_is_told(folders, source, tmp_path, monkeypatch):
     expected = r"cpu: expected enough memory for a batch of \d+ tokens, got too little; lower --batch_size .*\nCUDA out"
     with pytest.raises(UserError, match=expected):
         run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
+
+
+def test_another_encoding_into_the_same_file_has_to_wait(folders, source, tmp_path):
+    (tmp_path / "link.npy").symlink_to("out.npy")
+    run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
+    whole = (tmp_path / "out.npy").read_bytes()
+    with only_writer(tmp_path / ".out.npy.lock", "a first one"):
+        for name in ("out.npy", "link.npy"):
+            with pytest.raises(UserError, match=f"--output_file .*{name}: expected no other command .* got process"):
+                run(folders["simcse"], source, output_file=str(tmp_path / name), overwrite=True)
+        run(folders["simcse"], source, output_file=str(tmp_path / "another.npy"))
+    assert (tmp_path / "out.npy").read_bytes() == whole
+
+
+def test_prepared_links_are_not_written_through(folders, source, tmp_path):
+    victims = [tmp_path / name for name in ("victim", "victim.json")]
+    links = [tmp_path / name for name in ("out.npy.partial", "out.npy.json")]
+    for victim, link in zip(victims, links, strict=True):
+        victim.write_text('{"made_of": {}, "done": 0}')
+        link.symlink_to(victim)
+    run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
+    assert np.load(tmp_path / "out.npy").shape == (len(TEXTS), 128)
+    assert {victim.read_text() for victim in victims} == {'{"made_of": {}, "done": 0}'}
+
+
+def test_a_file_that_is_begun_anew_is_not_taken_for_the_old_one(folders, source, tmp_path, monkeypatch):
+    """The first process ends in the middle, the second one while it reserves its room."""
+    target, append = tmp_path / "out.npy", VectorFile.append
+
+    def ended(*_):
+        raise KeyboardInterrupt
+
+    def interrupted(self, vectors):
+        append(self, vectors)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorFile, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders["simcse"], source, output_file=str(target))
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorFile, "_write_record", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders["simcse"], source, output_file=str(target), overwrite=True)
+    run(folders["simcse"], source, output_file=str(target))
+    np.testing.assert_allclose(np.load(target), expected_of(folders["simcse"]), atol=1e-5)
 
 
 def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):

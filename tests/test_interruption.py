@@ -251,6 +251,38 @@ def test_the_same_command_twice_gives_the_same_weights(whole, tmp_path):
     assert_same_weights(whole, tmp_path)
 
 
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(whole, tmp_path):
+    first = Script(*arguments(tmp_path, epochs=EPOCHS))
+    first.wait_for("global step: 2,")
+    first.send_signal(signal.SIGSTOP)
+    for others in (("--resume",), ("--overwrite", "--seed", 7)):
+        done = run_script(*arguments(tmp_path, *others, epochs=EPOCHS), check=2)
+        assert f"--saved_dir {tmp_path}: expected no other command that writes there, got process" in done.stderr
+        assert f"process {first.pid} on " in done.stderr
+        assert "Traceback" not in done.stderr
+    first.send_signal(signal.SIGCONT)
+    first.finish()
+    assert_same_weights(whole, tmp_path)
+    assert losses(whole) == losses(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing_that_the_next_does_not_clear(whole, tmp_path):
+    first = Script(*arguments(tmp_path, epochs=EPOCHS))
+    first.wait_for("global step: 5,")
+    first.send_signal(signal.SIGKILL)
+    first.finish(check=-signal.SIGKILL)
+    assert (tmp_path / ".lock").exists()
+    left = tmp_path / f".unfinished-{'0' * 32}"
+    left.mkdir()
+    (left / "pytorch_model.bin").touch()
+    run_script(*arguments(tmp_path, epochs=EPOCHS))
+    assert_same_weights(whole, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
+
+
 def test_results_of_other_options_are_refused(whole):
     done = run_script(*arguments(whole, epochs=EPOCHS, learning_rate=1e-3), check=2)
     assert "--learning_rate: 5e-05 there, 0.001 now" in done.stderr

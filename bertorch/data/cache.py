@@ -8,11 +8,9 @@ build the same dataset at once, the first to finish provides it for all.
 
 import json
 import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -20,17 +18,15 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from loguru import logger
 
 from bertorch import distributed
+from bertorch.atomic import to_disk, unfinished
 from bertorch.data.array_folder import DamagedError, array_names, map_arrays, save_arrays
 from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import file_digest, fingerprint
 from bertorch.errors import UserError
-from bertorch.files import to_disk
 
 # To be raised whenever the same file and options give other arrays than before, or these are stored in another way.
 FORMAT = 1
 META = "meta.json"
-LEFTOVER_SECONDS = 24 * 60 * 60  # an unfinished folder of this age belongs to a run that was killed
-_UNFINISHED = ".unfinished-"
 
 D = TypeVar("D", bound=Examples)
 
@@ -101,40 +97,32 @@ class _Entry(Generic[D]):
         return map_arrays(self._kind, self._folder, meta["arrays"]), meta
 
     def _build(self) -> None:
-        unfinished = self._unfinished()
-        try:
+        with ExitStack() as stack:
             with self._writing():  # before the long work, so that a wrong folder is an error at once
                 self._cache_dir.mkdir(parents=True, exist_ok=True)
-                _remove_leftovers(self._cache_dir)
-                unfinished.mkdir()
+                new = stack.enter_context(unfinished(self._cache_dir, is_folder=True))
             with _recorded_warnings() as warnings:
                 dataset = self._read(self._path)
             if _digest(self._path) != self._content:
                 raise UserError(f"{self._path}: changed while it was read; start again when it is complete")
             with self._writing():
-                meta = {"path": self._path, "warnings": warnings, "arrays": save_arrays(dataset, unfinished)}
-                (unfinished / META).write_text(json.dumps(meta, ensure_ascii=False, indent=2), encoding="utf-8")
-                to_disk(unfinished)
-                self._publish(unfinished)
+                meta = {"path": self._path, "warnings": warnings, "arrays": save_arrays(dataset, new)}
+                (new / META).write_text(json.dumps(meta, ensure_ascii=False, indent=2), encoding="utf-8")
+                to_disk(new)
+                self._publish(new)
                 to_disk(self._cache_dir, deep=False)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _unfinished(self) -> Path:
-        return self._cache_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
-
-    def _publish(self, unfinished: Path) -> None:
+    def _publish(self, new: Path) -> None:
         """Give the folder its final name, unless another run was faster; a damaged one is removed."""
         if self._folder.is_dir():
             with suppress(DamagedError):
                 self._map()
                 return
-            damaged = self._unfinished()  # renamed first: a folder with the final name is never half-removed
-            with suppress(FileNotFoundError):  # another run has just done the same
-                self._folder.rename(damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
+            # Renamed first: a folder with the final name is never half-removed.
+            with unfinished(self._cache_dir, is_folder=True) as damaged, suppress(FileNotFoundError):
+                self._folder.rename(damaged)  # fails if another run has just done the same
         try:
-            unfinished.rename(self._folder)
+            new.rename(self._folder)
         except OSError:
             if not self._folder.is_dir():  # else another run has just done the same
                 raise
@@ -158,10 +146,3 @@ def _recorded_warnings() -> Iterator[list[str]]:
         yield messages
     finally:
         logger.remove(sink)
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    for folder in cache_dir.glob(f"{_UNFINISHED}*"):
-        with suppress(FileNotFoundError):  # its own run has just ended
-            if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)

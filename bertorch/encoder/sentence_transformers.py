@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from loguru import logger
-from safetensors.torch import save_file
 from torch import nn
 
 from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.trials import eval_mode
+from bertorch.weights import SAFE_WEIGHTS, save_file
 
 
 class SentenceTransformerFiles:
@@ -88,8 +88,7 @@ def _write_dense(folder: Path, layer: nn.Linear, activation: nn.Module) -> None:
         "activation_function": f"{type(activation).__module__}.{type(activation).__qualname__}",
     }
     _write(folder / "config.json", config)
-    weights = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in layer.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    save_file({f"linear.{name}": tensor for name, tensor in layer.state_dict().items()}, folder / SAFE_WEIGHTS)
 
 
 def _write(file: Path, content: Any) -> None:

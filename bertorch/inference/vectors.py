@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from bertorch.atomic import replacing, to_disk, unfinished
 from bertorch.errors import UserError
-from bertorch.files import read_record, refuse_existing, replacing, to_disk, writing
+from bertorch.files import read_record, refuse_existing, writing
 
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without posix_fallocate
 
@@ -47,7 +48,8 @@ class VectorFile:
             refuse_existing([path], overwrite=False)
             return 0
         made_of, done = record
-        if made_of != self._made_of and (self._path.exists() or self._partial.exists()):
+        is_partial = self._partial.exists() and not self._partial.is_symlink()
+        if made_of != self._made_of and (self._path.exists() or is_partial):
             differences = [name for name, value in self._made_of.items() if made_of.get(name) != value]
             raise UserError(
                 f"{path}: holds vectors of another run, which differs in {', '.join(differences)}; choose another "
@@ -55,8 +57,8 @@ class VectorFile:
             )
         if done < self.rows:
             refuse_existing([path], overwrite=False)
-            return done if self._partial.exists() else 0
-        if self._partial.exists() and not self._path.exists():
+            return done if is_partial else 0
+        if is_partial and not self._path.exists():
             self.finish()  # interrupted before the file got its name
         return done if self._path.exists() else 0
 
@@ -64,10 +66,12 @@ class VectorFile:
         """Map the file into memory; create it if there is nothing to resume."""
         with writing(self._partial):
             if not self.done:
-                self._vectors = self._reserved()
-                # From here on the vectors of an earlier run are gone; a partial file without a record is ignored.
-                self._record.unlink(missing_ok=True)
-                self._path.unlink(missing_ok=True)
+                with unfinished(self._path.parent) as new:
+                    self._vectors = self._reserved(new)
+                    # From here on the vectors of an earlier run are gone; a partial file without a record is ignored.
+                    self._record.unlink(missing_ok=True)
+                    self._path.unlink(missing_ok=True)
+                    new.replace(self._partial)
                 self._write_record()
                 return
             try:
@@ -75,17 +79,16 @@ class VectorFile:
             except ValueError as error:
                 raise UserError(f"{self._partial}: expected vectors to resume from, got: {error}; remove it") from error
 
-    def _reserved(self) -> np.ndarray:
+    def _reserved(self, file: Path) -> np.ndarray:
         """A new file with its space reserved: a write to a mapped file on a full disk kills the process."""
         shape, dtype = (self.rows, self._made_of["size"]), np.dtype(self._made_of["dtype"])
-        vectors = np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
+        vectors = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
             try:
-                with self._partial.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
+                with file.open("r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
             except OSError as error:
                 if error.errno not in _CANNOT_RESERVE:
-                    self._partial.unlink()
                     raise
         return vectors
 
@@ -106,5 +109,5 @@ class VectorFile:
             self._partial.replace(self._path)
 
     def _write_record(self) -> None:
-        with replacing(self._record) as unfinished:
-            unfinished.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
+        with replacing(self._record) as new:
+            new.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.optimization import build_optimizer, build_scheduler
+from bertorch.training.run_folder import LOCK
 from bertorch.training.run_state import RunKeeper
 from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
+from bertorch.writer_lock import only_writer
 
 
 def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
@@ -36,9 +39,14 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
 
     Raises:
         UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` is not possible, a
-            loss is not finite, or memory runs out.
+            loss is not finite, memory runs out, or another run writes into `--saved_dir`.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
+    with only_writer(Path(config.saved_dir) / LOCK, f"--saved_dir {config.saved_dir}"):
+        _fit(config, task, train, dev)
+
+
+def _fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
     if config.gradient_checkpointing:

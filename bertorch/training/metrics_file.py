@@ -13,12 +13,14 @@ number by which the best weights are chosen.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bertorch.atomic import replacing, to_disk
 from bertorch.errors import UserError
-from bertorch.files import replacing, require_file, to_disk
+from bertorch.files import require_file
 
 METRICS = "metrics.jsonl"
 _MOST_STEPS = 2**53
@@ -49,7 +51,7 @@ class MetricsFile:
         if self._held is not None:
             self._held.append(line)
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with open(self._path, "a", encoding="utf-8", opener=_open_no_link) as file:
             file.write(_text([line]))
 
     def release(self) -> None:
@@ -64,8 +66,8 @@ class MetricsFile:
             to_disk(self._path)
 
     def _replace(self, lines: list[Line]) -> None:
-        with replacing(self._path) as unfinished:
-            unfinished.write_text(_text(lines), encoding="utf-8")
+        with replacing(self._path) as new:
+            new.write_text(_text(lines), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -94,6 +96,10 @@ def _is_line(line: Any) -> bool:
     if not isinstance(line, dict) or not isinstance(line.get("step"), int) or abs(line["step"]) >= _MOST_STEPS:
         return False
     return all(isinstance(value, str if name == "metric" else int | float) for name, value in line.items())
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _text(lines: list[Line]) -> str:

@@ -4,6 +4,7 @@
         pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
         metrics.jsonl                       the numbers of its log, see bertorch.training.metrics_file
         run.json                            the run: a random id, its options, the digests of its data, its files
+        .lock                               while the run goes on: who writes here
         checkpoint-200/                     everything that the run needs to continue after step 200
             model.safetensors, config.json, …, optimizer.safetensors, training_state.json
 
@@ -14,33 +15,29 @@ never taken for its own.
 
 import json
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bertorch.atomic import remove, replacing, to_disk
 from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
-from bertorch.files import read_record, to_disk
+from bertorch.files import read_record
 from bertorch.tasks.base import Negatives, Savable
+from bertorch.training.checkpoints import STATE, checkpoint_name, checkpoints, newest_checkpoint, progress_of
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
-from bertorch.training.model_card import is_foreign
-from bertorch.training.saving import on_cpu, publish, staged, written_to
+from bertorch.training.saved_files import loaded_files, recorded_files, remove_saved
+from bertorch.training.saving import publish, staged, written_to
 from bertorch.training.state import State
-from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
+from bertorch.weights import WEIGHTS, save_file
 
 RECORD = "run.json"
-PROGRESS = "progress"  # the part with the `step` that a run has reached, and its `last_step`
-_STATE = "training_state.json"
-_CHECKPOINT = "checkpoint-"
+LOCK = ".lock"  # held by the run that writes into the folder
 
 Options = Mapping[str, Any]
 
@@ -90,16 +87,17 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run's results and `overwrite` is not set.
         """
-        with staged(self._name, make=True):
+        with staged(self._name):
             pass  # a folder that cannot be written to should be reported before training
         record = self._record()
+        self._files = set() if record is None else recorded_files(record["files"], self._path / RECORD)
+        foreign = loaded_files(self._path) - self._files
         if not overwrite:
-            self._require_own(record)
-        # transformers would load SAFE_WEIGHTS of another program instead of our weights.
-        self._files = set(record["files"]) if record is not None else {SAFE_WEIGHTS}
-        saved = None if overwrite or record is None else self._newest_checkpoint(record["id"])
+            self._require_own(record, foreign)
+        self._files |= foreign  # the first save removes them
+        saved = None if overwrite or record is None else newest_checkpoint(self._path, record["id"])
         if record is not None and saved is not None:
-            step, last_step = (saved[PROGRESS].values[name] for name in ("step", "last_step"))
+            step, last_step = progress_of(saved)
             if resume or step < last_step:
                 self._resume(record["id"], step, is_complete=step == last_step)
                 return saved
@@ -122,23 +120,22 @@ class RunFolder:
     def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
         """Save weights for use; the first save of a run also removes the files of an earlier one."""
         written = publish(self._name, weights, savables, before=self._claim) | {METRICS}
-        for path in (self._path / name for name in self._files - written):
-            if not is_foreign(path):
-                path.unlink(missing_ok=True)
-                with suppress(OSError):  # other files are in it
-                    path.parent.rmdir()
-        self._files = written
+        if written < self._files:
+            with written_to(self._name):
+                remove_saved(self._path, self._files - written)
+                self._files = written
+                self._write_record()
 
     def save_checkpoint(self, step: int, parts: Mapping[str, State], savables: Sequence[Savable]) -> None:
         """Write the checkpoint after a step, and remove those beyond the newest `keep`.
 
-        Of the parts, `model` holds the weights, and PROGRESS `step` and `last_step`.
+        Of the parts, `model` holds the weights, and `progress` has `step` and `last_step`.
         """
         if not self._keep:
             return
-        target = self._path / f"{_CHECKPOINT}{step}"
+        target = self._path / checkpoint_name(step)
         with staged(self._name) as staging:
-            self._claim(staging, self._files)
+            self._claim(self._files)
             new = staging / target.name
             new.mkdir()
             for savable in savables:
@@ -146,17 +143,16 @@ class RunFolder:
             values = {name: part.values for name, part in parts.items()}
             with_tensors = [name for name, part in parts.items() if part.tensors]
             for name in with_tensors:
-                save_file(on_cpu(parts[name].tensors), new / f"{name}.safetensors", metadata={"format": "pt"})
+                save_file(parts[name].tensors, new / f"{name}.safetensors")
             content = {"run": self._id, "options": self._options, "with_tensors": with_tensors, "parts": values}
-            (new / _STATE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+            (new / STATE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
             to_disk(new)
             self._metrics.to_disk()
-            if target.exists():  # of an earlier run
-                shutil.rmtree(target)
+            remove(target)  # of an earlier run
             new.rename(target)
             to_disk(self._path, deep=False)
-        for old in self._checkpoints()[self._keep :]:
-            shutil.rmtree(old)
+            for old in checkpoints(self._path)[self._keep :]:
+                remove(old)
 
     def _resume(self, run: str, step: int, *, is_complete: bool) -> None:
         self._id, self._is_claimed = run, True
@@ -166,20 +162,22 @@ class RunFolder:
         with written_to(self._name):
             self._metrics.resume(step)
 
-    def _claim(self, staging: Path, files: set[str]) -> None:
+    def _claim(self, files: set[str]) -> None:
         """Before the first file of a run is moved into place, record the run and remove other runs' checkpoints."""
         files = files | {METRICS}
         if self._is_claimed and files <= self._files:
             return
         self._files |= files
-        record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
-        (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
-        to_disk(staging / RECORD)
-        (staging / RECORD).replace(self._path / RECORD)
-        for old in [] if self._is_claimed else self._checkpoints():
-            shutil.rmtree(old)
+        self._write_record()
+        for old in [] if self._is_claimed else checkpoints(self._path):
+            remove(old)
         self._metrics.release()
         self._is_claimed = True
+
+    def _write_record(self) -> None:
+        record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
+        with replacing(self._path / RECORD) as new:
+            new.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _record(self) -> dict[str, Any] | None:
         return read_record(
@@ -189,14 +187,14 @@ class RunFolder:
             remedy="choose another --saved_dir, or repair or remove that file",
         )
 
-    def _require_own(self, record: dict[str, Any] | None) -> None:
+    def _require_own(self, record: dict[str, Any] | None, foreign: set[str]) -> None:
+        if foreign:
+            raise UserError(
+                f"--saved_dir {self._name}: expected an empty folder or one of this run, got "
+                f"{', '.join(sorted(foreign)[:3])} of another program; choose another --saved_dir, or let --overwrite "
+                "replace them"
+            )
         if record is None:
-            found = next((name for name in (WEIGHTS, SAFE_WEIGHTS) if (self._path / name).exists()), None)
-            if found is not None:
-                raise UserError(
-                    f"--saved_dir {self._name}: expected an empty folder or one of this run, got {found} of another "
-                    "program; choose another --saved_dir, or let --overwrite replace them"
-                )
             return
         differences = [
             f"  {name}: {_short(record['options'], name)} there, {_short(self._options, name)} now"
@@ -209,39 +207,6 @@ class RunFolder:
                 + "\n".join(differences)
                 + "\nTo keep both, choose another --saved_dir; --overwrite replaces those that are there."
             )
-
-    def _checkpoints(self) -> list[Path]:
-        """The checkpoints, the newest first."""
-        found = [path for path in self._path.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
-        return sorted(found, key=lambda path: -int(path.name.removeprefix(_CHECKPOINT)))
-
-    def _newest_checkpoint(self, run: str) -> dict[str, State] | None:
-        """The parts in a run's newest readable checkpoint, None if it has none."""
-        for path in self._checkpoints():
-            try:
-                content = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                if content["run"] == run:
-                    content = _convert_legacy(content)
-                    tensors = {name: load_file(path / f"{name}.safetensors") for name in content["with_tensors"]}
-                    return {name: State(tensors.get(name, {}), values) for name, values in content["parts"].items()}
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                logger.warning("{}: skipped, it cannot be read: {}: {}", path, type(error).__name__, error)
-        return None
-
-
-def _convert_legacy(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of `training_state.json` from before a checkpoint was a list of parts."""
-    if "parts" in content:
-        return content
-    optimization, best = content["optimization"], content["best"]
-    names = {"last_step": "steps", "evaluations_since_best": "unimproved"}
-    names |= {name: name for name in ("step", "processes", "weights_step", "history")}
-    progress = {name: content[old] for name, old in names.items()}
-    progress["best"] = best and {name: best[name] for name in ("name", "value", "step")} | {"summary": best["report"]}
-    parts = {"progress": progress, "model": None, "optimizer": {"rates": optimization["rates"]}}
-    parts |= {name: optimization[name] for name in ("scheduler", "scaler")}
-    parts["step"] = {"overflows": optimization["overflows"]}
-    return {"run": content["run"], "with_tensors": ["model", "optimizer"], "parts": parts}
 
 
 def _short(options: Options, name: str) -> str:

@@ -12,15 +12,16 @@ from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
 from bertorch.data.schedule import ScheduledStep
-from bertorch.errors import InterruptedRunError
+from bertorch.errors import InterruptedRunError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
+from bertorch.training.checkpoints import PROGRESS
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.hooks import Hook, using
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
-from bertorch.training.run_folder import PROGRESS, RunFolder, describe_run
+from bertorch.training.run_folder import RunFolder, describe_run
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
 from bertorch.weights import WEIGHTS, warm_start
 
@@ -74,7 +75,13 @@ class RunKeeper:
         self._parts: dict[str, Stateful] = {PROGRESS: self.run, "model": ModuleState(self._task.model.weights), **parts}
         self._evaluation_hooks = using(hooks, "evaluation_weights")
         if self._is_resumed:
-            restore_parts(self._parts, self._saved)
+            try:
+                restore_parts(self._parts, self._saved)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"--saved_dir {self._config.saved_dir}: expected a newest checkpoint as a run leaves it, got "
+                    f"{type(error).__name__}: {error}; remove it, or let --overwrite start anew"
+                ) from error
             before, self.run.processes = self.run.processes, distributed.world_size()
             if before != self.run.processes:
                 logger.info(

@@ -1,6 +1,5 @@
 """Atomic, durable saves into `--saved_dir`."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,31 +8,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from bertorch.atomic import to_disk, unfinished
 from bertorch.errors import UserError
-from bertorch.files import to_disk
 from bertorch.tasks.base import Savable
-from bertorch.weights import WEIGHTS
-
-_STAGING = ".saving"  # where the files of a save are complete and on the disk before the first is moved into place
+from bertorch.weights import WEIGHTS, on_cpu
 
 
 @contextmanager
-def staged(folder: str, *, make: bool = False) -> Iterator[Path]:
+def staged(folder: str) -> Iterator[Path]:
     """A temporary folder inside `folder`, to write files in full before they are moved into place.
 
-    `folder` must exist unless `make` is set: one that vanishes during a run is not silently made again. Errors are
-    those of `written_to`.
+    `folder` must exist: one that vanishes during a run is not silently made again. Errors are those of `written_to`.
     """
-    staging = Path(folder) / _STAGING
-    with written_to(folder):
-        try:
-            if make:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)  # left by an interrupted save
-            staging.mkdir()
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    with written_to(folder), unfinished(Path(folder), is_folder=True) as staging:
+        yield staging
 
 
 @contextmanager
@@ -53,13 +41,13 @@ def publish(
     folder: str,
     weights: Mapping[str, Tensor],
     savables: Iterable[Savable],
-    before: Callable[[Path, set[str]], None] = lambda *_: None,
+    before: Callable[[set[str]], None] = lambda _: None,
 ) -> set[str]:
     """Save weights and, beside them, config, tokenizer, model card, …; returns the names of the files in the folder.
 
     All files are first written to the disk in full, then moved into place one by one, the weights last. A crash or a
-    full disk before that leaves the previous save unchanged. `before` is called in between, with the temporary folder
-    and the names of the files. Errors are those of `written_to`.
+    full disk before that leaves the previous save unchanged. `before` is called in between, with the names of the
+    files. Errors are those of `written_to`.
     """
     path = Path(folder)
     with staged(folder) as staging:
@@ -68,14 +56,13 @@ def publish(
         torch.save(on_cpu(weights), staging / WEIGHTS)
         files = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
         to_disk(staging)
-        before(staging, set(map(str, files)))
+        before(set(map(str, files)))
         for file in sorted(files, key=lambda file: file == Path(WEIGHTS)):
-            (path / file).parent.mkdir(exist_ok=True)
+            inner = path / file.parent
+            if inner != path:
+                if inner.is_symlink():  # is not followed
+                    inner.unlink()
+                inner.mkdir(exist_ok=True)
             (staging / file).replace(path / file)
         to_disk(path, deep=False)
     return set(map(str, files))
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that share no memory, as safetensors requires."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

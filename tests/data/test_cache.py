@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-import time
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from bertorch import distributed
+from bertorch import atomic, distributed
 from bertorch.data import array_folder, cache, fingerprint
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
@@ -218,10 +217,10 @@ class KilledError(BaseException):
     """Stands for a signal: no one catches it."""
 
 
-def test_a_half_built_dataset_is_not_used_and_removed_after_a_day(read, texts, tmp_path, monkeypatch, log_lines):
+def test_a_half_built_dataset_is_not_used_and_removed_by_the_next_run(read, texts, tmp_path, monkeypatch, log_lines):
     cache_dir = tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # as if it had no time for it
+        patch.setattr(atomic, "remove", lambda *_: None)  # as if it had no time for it
         patch.setattr(cache, "to_disk", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             open_dataset(read, texts, str(cache_dir))
@@ -229,13 +228,8 @@ def test_a_half_built_dataset_is_not_used_and_removed_after_a_day(read, texts, t
     assert (leftover / "store.input_ids.npy").exists()
     open_dataset(read, texts, str(cache_dir))
     assert "tokenised in" in log_lines[-1]
-    assert len(folders(cache_dir)) == 2  # a young one may be in the making
-    old = time.time() - cache.LEFTOVER_SECONDS - 1
-    os.utime(leftover, (old, old))
-    Path(texts).write_text("后天")
-    open_dataset(read, texts, str(cache_dir))
     assert leftover not in folders(cache_dir)
-    assert len(folders(cache_dir)) == 2
+    assert len(folders(cache_dir)) == 1
 
 
 def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):

@@ -57,6 +57,22 @@ def test_lines_are_held_back_until_the_results_of_the_earlier_run_go(tmp_path):
     assert read_metrics(tmp_path / METRICS) == [line(1), line(3)]
 
 
+@pytest.mark.parametrize("begin", ["start", "release", "resume"])
+def test_a_prepared_link_is_not_written_through(begin, tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / METRICS
+    victim.write_text('{"step": 1}\n')
+    path.symlink_to("victim")
+    file = MetricsFile(tmp_path)
+    {"start": file.start, "release": file.release, "resume": lambda: file.resume(1)}[begin]()
+    file.append(line(2))
+    assert not path.is_symlink()
+    path.unlink()
+    path.symlink_to("victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        file.append(line(3))
+    assert victim.read_text() == '{"step": 1}\n'
+
+
 def test_an_unfinished_last_line_is_left_out(tmp_path):
     started(tmp_path, 2)
     with (tmp_path / METRICS).open("a") as file:
