@@ -93,7 +93,9 @@ class TrainingConfig(LaunchedConfig):
     save_best_model: bool = option(False, help="save only when the dev metric improves")
 
     dev_ratio: float | None = _data(
-        None, help="share of the training examples, drawn by --seed, to evaluate on instead of a dev file"
+        None,
+        help="share of the training examples, drawn by --seed, to evaluate on instead of a dev file; "
+        "dev_examples.json in --saved_dir says which",
     )
     on_bad_line: str = _data(
         "stop", choices=ON_BAD_LINE, help="malformed lines: stop before training, or skip and count them"
