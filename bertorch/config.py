@@ -140,6 +140,8 @@ class TrainingConfig(LaunchedConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.saved_dir.encode(errors="replace").decode() != self.saved_dir:
+            raise UserError(f"--saved_dir: expected a name in UTF-8, which tokenizers need, got {self.saved_dir!r}")
         if self.resume and self.overwrite:
             raise UserError("--resume continues what --overwrite replaces; choose one of them")
         if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:

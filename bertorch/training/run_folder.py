@@ -29,7 +29,7 @@ from torch import Tensor
 from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
-from bertorch.files import read_record, to_disk
+from bertorch.files import read_record, to_disk, to_json
 from bertorch.tasks.base import Negatives, Savable
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
 from bertorch.training.model_card import is_foreign
@@ -148,7 +148,7 @@ class RunFolder:
             for name in with_tensors:
                 save_file(on_cpu(parts[name].tensors), new / f"{name}.safetensors", metadata={"format": "pt"})
             content = {"run": self._id, "options": self._options, "with_tensors": with_tensors, "parts": values}
-            (new / _STATE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+            (new / _STATE).write_text(to_json(content, indent=1), encoding="utf-8")
             to_disk(new)
             self._metrics.to_disk()
             if target.exists():  # of an earlier run
@@ -173,7 +173,7 @@ class RunFolder:
             return
         self._files |= files
         record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
-        (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+        (staging / RECORD).write_text(to_json(record, indent=1), encoding="utf-8")
         to_disk(staging / RECORD)
         (staging / RECORD).replace(self._path / RECORD)
         for old in [] if self._is_claimed else self._checkpoints():
