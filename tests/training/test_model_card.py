@@ -127,6 +127,7 @@ def test_a_run_leaves_its_card(tmp_path):
     assert f"--saved_dir {tmp_path}" in text
 
 
+UTF8_NAME = "a\tb\n```\n# c `d` \u2028"
 NAME = "a\tb\n```\n# c `d` \udcff: {x}"
 
 
@@ -134,7 +135,7 @@ def test_names_from_files_break_no_markdown_no_metadata_and_no_code(tmp_path, mo
     monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", NAME])
     options = {"train_data_file": NAME, "dev_data_file": f"`{NAME}`", "pretrained_model_name_or_path": f"x/{NAME}"}
     named = card(tmp_path)
-    named = replace(named, config=replace(named.config, saved_dir=str(tmp_path / NAME), **options))
+    named = replace(named, config=replace(named.config, saved_dir=str(tmp_path / UTF8_NAME), **options))
     named.save_pretrained(tmp_path)
     text = (tmp_path / CARD).read_text()
     read = HubCard(text)
@@ -147,6 +148,6 @@ def test_names_from_files_break_no_markdown_no_metadata_and_no_code(tmp_path, mo
     code = {token.info: token.content for token in parsed if token.type == "fence"}
     assert shlex.split(code["bash"])[-1] == NAME.encode(errors="backslashreplace").decode()
     [literal] = re.findall(r'pipeline\("text-classification", model=(".*")\)', code["python"])
-    assert ast.literal_eval(literal) == str(tmp_path / NAME)
+    assert ast.literal_eval(literal) == str(tmp_path / UTF8_NAME)
     spans = [child.content for token in parsed for child in token.children or [] if child.type == "code_inline"]
     assert spans[1:] == [shown, f"`{shown}`"]
