@@ -72,7 +72,6 @@ def command(config_class: type[Launched], run: Callable[[Launched], None], descr
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing at exit would fail again
         sys.exit(1)
 
 

@@ -93,7 +93,9 @@ class TrainingConfig(LaunchedConfig):
     save_best_model: bool = option(False, help="save only when the dev metric improves")
 
     dev_ratio: float | None = _data(
-        None, help="share of the training examples, drawn by --seed, to evaluate on instead of a dev file"
+        None,
+        help="share of the training examples, drawn by --seed, to evaluate on instead of a dev file; "
+        "dev_examples.json in --saved_dir says which",
     )
     on_bad_line: str = _data(
         "stop", choices=ON_BAD_LINE, help="malformed lines: stop before training, or skip and count them"
@@ -138,6 +140,8 @@ class TrainingConfig(LaunchedConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.saved_dir.encode(errors="replace").decode() != self.saved_dir:
+            raise UserError(f"--saved_dir: expected a name in UTF-8, which tokenizers need, got {self.saved_dir!r}")
         if self.resume and self.overwrite:
             raise UserError("--resume continues what --overwrite replaces; choose one of them")
         if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:

@@ -21,9 +21,10 @@ from torch import Tensor
 from bertorch import cli, distributed, log
 from bertorch.config import option
 from bertorch.data.fingerprint import file_digest
+from bertorch.data.lines import cell
 from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
-from bertorch.files import STANDARD, whole_output
+from bertorch.files import STANDARD, is_stream, whole_output
 from bertorch.inference.load import InferenceConfig, model_digests
 from bertorch.inference.model import Model
 from bertorch.inference.vectors import VectorFile
@@ -50,8 +51,8 @@ class EncodeConfig(InferenceConfig):
             raise UserError("expected --output_file, or --nearest with --corpus_file, got neither")
         if self.output_file is not None and not self.output_file.endswith(".npy"):
             raise UserError(f"--output_file {self.output_file}: expected a name that ends in .npy")
-        if STANDARD in (self.input_file, self.corpus_file, self.output_file):
-            raise UserError("-: expected files, since sentences are counted before they are encoded; name a file")
+        for name in filter(is_stream, filter(None, (self.input_file, self.corpus_file))):
+            raise UserError(f"{name}: expected a file, since sentences are counted before they are encoded; name one")
 
 
 def run(config: EncodeConfig) -> None:
@@ -125,7 +126,7 @@ def _search(model: Model, config: EncodeConfig, count: int, corpus: str) -> None
     with whole_output(STANDARD, overwrite=False) as file:
         for line, neighbours in enumerate(map(zip, indices, cosines), start=1):
             for rank, (index, cosine) in enumerate(neighbours, start=1):
-                file.write(f"{line}\t{rank}\t{cosine:.6f}\t{index + 1}\t{texts[index]}\n")
+                file.write(f"{line}\t{rank}\t{cosine:.6f}\t{index + 1}\t{cell(texts[index])}\n")
 
 
 class Neighbours:

@@ -15,7 +15,6 @@ Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion
 the cosine), and the sentences whose entities are not all right.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from bertorch.config import ON_BAD_LINE, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, require_matplotlib
-from bertorch.files import refuse_existing, whole_output
+from bertorch.files import refuse_existing, to_json, whole_output
 from bertorch.inference.load import InferenceConfig
 from bertorch.tasks.base import Errors
 from bertorch.training.eval_loop import evaluate
@@ -78,7 +77,7 @@ def _write(report: dict[str, Any], errors: Errors, label_names: Any, config: Eva
     if config.plot:
         draw_confusion(report["confusion_matrix"], label_names, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
-        file.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        file.write(to_json(report, indent=2) + "\n")
     for line in _lines(report):
         logger.info("{}", line)
     logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))

@@ -25,6 +25,8 @@ _OTHER_KINDS = {
 }
 _SHOWN_CHARACTERS = 300
 STANDARD = "-"  # names standard input or output instead of a file
+# Valid in JSON, but UTF-8 has no lone surrogates, and other programs take the others for the end of a line.
+_TO_ESCAPE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 Record = TypeVar("Record")
 
@@ -41,6 +43,21 @@ def require_file(path: str | Path, expected: str) -> None:
         raise UserError(f"{path}: expected {expected}, got: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
         raise UserError(f"{path}: expected {expected}, got {_OTHER_KINDS.get(stat.S_IFMT(mode), 'something else')}")
+
+
+def is_stream(path: str) -> bool:
+    """Whether a path is standard input or output, a pipe or a device: read once, and written as it comes."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return path == STANDARD
+    return path == STANDARD or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8, on one line without `indent`, whatever is in its texts."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _TO_ESCAPE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def check_sums(path: Path) -> None:
@@ -79,9 +96,12 @@ def writing(path: str | Path) -> Iterator[None]:
 
     Raises:
         UserError: the file cannot be written, or what is written is not text.
+        BrokenPipeError: it is a pipe whose reader has gone.
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
@@ -101,6 +121,8 @@ def replacing_output(path: str) -> Iterator[Path]:
 
 @contextmanager
 def _replacing_text(path: str) -> Iterator[TextIO]:
+    with writing(path):
+        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
     with replacing_output(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         yield file
 
@@ -111,27 +133,42 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
     Raises:
         UserError: it cannot be written; an older one is unchanged.
     """
-    with writing(path):
-        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
     with _replacing_text(path) as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 @contextmanager
 def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
-    """Write a text file atomically, or standard output where `path` is `STANDARD`.
+    """Write a text file atomically, its folder made; or as it comes, where `path` is a stream.
 
     Raises:
         UserError: the file exists and `overwrite` is false, or it cannot be written.
+        BrokenPipeError: the reader of a stream has gone.
     """
-    if path == STANDARD:
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-        yield sys.stdout
-        sys.stdout.flush()
+    if is_stream(path):
+        is_standard = path == STANDARD
+        with (
+            writing("standard output" if is_standard else path),
+            _standard_output() if is_standard else open(path, "w", encoding="utf-8") as file,
+        ):
+            yield file
         return
     refuse_existing([path], overwrite=overwrite)
     with _replacing_text(path) as file:
         yield file
+
+
+@contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    if sys.stdout is None:
+        raise UserError(f"{STANDARD}: expected standard output, got a closed one; name a file")
+    try:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing at exit would fail again
+        raise
 
 
 def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:

@@ -14,17 +14,21 @@ A line of input gives a line of output, in the order of the input:
 
 The first line of tab-separated output names the columns. For a tagger `{"text": "我们"}` is a text and
 `{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens. A
-malformed line ends the command; a file is then not written at all.
+malformed line ends the command; a file is then not written at all. `--flush` answers each line before it reads the
+next, for a program that asks through a pipe. `/dev/null` and `<(…)` are fine.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 from bertorch import cli, distributed, log
 from bertorch.config import option
 from bertorch.errors import UserError
-from bertorch.files import STANDARD, refuse_existing, whole_output
+from bertorch.files import is_stream, refuse_existing, whole_output
 from bertorch.inference.load import InferenceConfig
+from bertorch.inference.model import Model
 from bertorch.tasks.text_tokens import SPLITS
 
 
@@ -34,6 +38,7 @@ class PredictConfig(InferenceConfig):
 
     input_file: str = option(help="an input a line; - is standard input")
     output_file: str = option(help="a result a line; - is standard output")
+    flush: bool = option(False, help="answer each line before the next is read, as through a pipe; slower")
     no_header: bool = option(False, help="leave out the line that names the columns")
     tags: bool = option(False, help="of a tagger, also the tokens and the tag of each")
     split: str = option(
@@ -45,9 +50,10 @@ class PredictConfig(InferenceConfig):
 
 def run(config: PredictConfig) -> None:
     """Read, predict and write, window by window."""
-    if distributed.world_size() > 1 and config.input_file == STANDARD:
-        raise UserError("--input_file -: several processes need a file that each of them can read, got standard input")
-    if config.output_file != STANDARD:
+    if distributed.world_size() > 1 and is_stream(config.input_file):
+        name = config.input_file
+        raise UserError(f"--input_file {name}: several processes need a file that each of them can read, got a stream")
+    if not is_stream(config.output_file):
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
     model = config.load()
     task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
@@ -56,12 +62,24 @@ def run(config: PredictConfig) -> None:
     with target as file, log.input_bar() as progress:
         header = None if config.no_header else task.prediction_header()
         if file is not None and header is not None:
-            file.write(header + "\n")
-        for sources, results in model.engine.run(task.predictor(), inputs):
+            _write(file, [header], flush=config.flush)
+        for sources, results in _windows(model, inputs, one_by_one=config.flush):
             if file is not None:
                 lines = (task.prediction_line(*each, tags=config.tags) for each in zip(sources, results, strict=True))
-                file.writelines(line + "\n" for line in lines)
+                _write(file, lines, flush=config.flush)
             progress.update(len(sources))
+
+
+def _windows(model: Model, inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[tuple[list[Any], Any]]:
+    inference = model.task.predictor()
+    for some in ([each] for each in inputs) if one_by_one else (inputs,):
+        yield from model.engine.run(inference, some)
+
+
+def _write(file: TextIO, lines: Iterable[str], *, flush: bool) -> None:
+    file.writelines(line + "\n" for line in lines)
+    if flush:
+        file.flush()
 
 
 if __name__ == "__main__":

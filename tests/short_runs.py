@@ -19,7 +19,8 @@ Weights = dict[str, torch.Tensor]
 
 def config(folder: Path, **settings: Any) -> TrainingConfig:
     defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-3}
-    return TrainingConfig(train_data_file="-", dev_data_file="-", saved_dir=str(folder), **(defaults | settings))
+    defaults |= {"train_data_file": "-", "dev_data_file": "-", "saved_dir": str(folder)}
+    return TrainingConfig(**(defaults | settings))
 
 
 def trained(folder: Path, task: Task, train: Any, dev: Any = None, **settings: Any) -> Weights:

@@ -183,6 +183,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--eval_steps", "2"], "--eval_steps is for evaluations and needs --dev_data_file or --dev_ratio"),
         ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
+        ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),

@@ -1,13 +1,24 @@
 import io
+import json
 import os
 import pickle
+import sys
 import zipfile
 
 import pytest
 import torch
 
 from bertorch.errors import UserError
-from bertorch.files import check_sums, reason, refuse_existing, require_file, whole_output, write_lines
+from bertorch.files import (
+    check_sums,
+    is_stream,
+    reason,
+    refuse_existing,
+    require_file,
+    to_json,
+    whole_output,
+    write_lines,
+)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
@@ -124,3 +135,58 @@ def test_the_output_behind_a_link_takes_its_place_there(tmp_path):
         file.write("a")
     assert link.is_symlink()
     assert target.read_text() == "a"
+
+
+HOSTILE = "tab\t, line\n, \u2028, \u2029, \x85, \x0b, `tick`, \ud800"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_is_utf8_and_a_line_whatever_is_in_it(indent):
+    text = to_json({HOSTILE: [HOSTILE, "我", 1.5, None]}, indent=indent)
+    assert json.loads(text.encode()) == {HOSTILE: [HOSTILE, "我", 1.5, None]}
+    assert len(text.splitlines()) == (1 if indent is None else 8)
+    assert "我" in text
+
+
+def test_a_stream_is_written_as_it_comes_and_is_no_file_that_is_there(special):
+    reader = os.open(special["pipe"], os.O_RDONLY | os.O_NONBLOCK)
+    with whole_output(str(special["pipe"]), overwrite=False) as file:
+        file.write("一\n")
+        file.flush()
+        assert os.read(reader, 100) == "一\n".encode()
+    abandoned = whole_output(str(special["pipe"]), overwrite=False)
+    abandoned.__enter__().write("b")
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        abandoned.__exit__(None, None, None)
+    with whole_output(os.devnull, overwrite=False) as file:
+        file.write("a")
+    assert [kind for kind in sorted(special) if is_stream(str(special[kind]))] == ["device", "pipe"]
+    assert is_stream("-")
+    assert not is_stream(str(special["pipe"]) + "x")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("path", ["-", "/dev/full"])
+def test_a_full_device_gives_one_error(path, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        message = "expected a file that can be written, got: No space left on device"
+        with pytest.raises(UserError, match=message), whole_output(path, overwrite=False) as file:
+            file.write("a\n")
+        full.flush()  # as at exit
+
+
+def test_a_closed_standard_output_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with (
+        pytest.raises(UserError, match="expected standard output, got a closed one"),
+        whole_output("-", overwrite=False),
+    ):
+        pass
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    with whole_output(str(tmp_path / "a" / "b"), overwrite=False) as file:
+        file.write("c")
+    assert (tmp_path / "a" / "b").read_text() == "c"

@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -114,6 +118,17 @@ def test_two_processes_write_what_one_writes(launched, folders, tmp_path):
             'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in',
         ),
         ("ner", ['{"text": "\\ud800"}'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ['{"sentence": "好"}'], '{"text": "我们"} in each line, got the keys sentence'),
+        (
+            "ner",
+            ['{"text": null}', '{"text": "好"}'],
+            'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in',
+        ),
+        ("ner", ['["我", "们"]'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ['[{"text": "我"}]'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ['{"text": "a", "text": "b"}'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ["{}"], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        ("ner", ["好", '{"text": "好"}'], "in.txt:2: expected plain text, as the first line is, got JSON: '{"),
         ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
     ],
 )
@@ -152,3 +167,52 @@ def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch)
     assert (tmp_path / "out.txt").read_text() == "mine"
     assert len(run(folders["classifier"], ["好"], tmp_path, monkeypatch, overwrite=True)) == 2
+
+
+def test_it_answers_each_line_before_it_reads_the_next(folders, tmp_path):
+    asked, answered = (tmp_path / name for name in ("asked", "answered"))
+    for path in (asked, answered):
+        os.mkfifo(path)
+    options = {"model_dir": str(folders["classifier"]), "input_file": str(asked), "output_file": str(answered)}
+    config = predict.PredictConfig(**options, flush=True)
+    thread = threading.Thread(target=predict.run, args=[config], daemon=True)
+    thread.start()
+
+    def answer() -> str:
+        assert select.select([answers], [], [], 60)[0], "it waits for more"
+        return answers.readline().decode()
+
+    with answered.open("rb", buffering=0) as answers, asked.open("wb", buffering=0) as questions:
+        assert answer() == "label\tnegative\tpositive\n"
+        for text, prediction in zip(REVIEW_TEXTS, load(folders["classifier"]).predict(REVIEW_TEXTS[:3]), strict=False):
+            questions.write(f"{text}\n".encode())
+            assert answer().split("\t")[0] == prediction.label
+    thread.join()
+
+
+def test_pipes_and_devices_are_no_files_that_are_there(folders, tmp_path):
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(pipe := tmp_path / "pipe" / "in")
+    threading.Thread(target=pipe.write_text, args=["好\n"]).start()
+    options = {"model_dir": str(folders["classifier"]), "input_file": str(pipe), "output_file": os.devnull}
+    predict.run(predict.PredictConfig(**options))
+    with pytest.raises(UserError, match="/dev/null: expected one example a line, got no line"):
+        predict.run(predict.PredictConfig(**options | {"input_file": "/dev/null"}))
+
+
+def test_labels_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path, monkeypatch):
+    shutil.copytree(folders["classifier"], tmp_path / "named")
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    config["id2label"] = {"0": "bad\tor\nworse", "1": "`good`\u2028"}
+    config["label2id"] = {label: int(number) for number, label in config["id2label"].items()}
+    (tmp_path / "named" / "config.json").write_text(json.dumps(config))
+    lines = run(tmp_path / "named", REVIEW_TEXTS[:9], tmp_path, monkeypatch)
+    assert lines[0] == "label\tbad or worse\t`good` "
+    assert {line.count("\t") for line in lines} == {2}
+    assert len(lines) == 10
+
+
+def test_texts_with_every_kind_of_line_break_stay_on_a_line_of_json(folders, tmp_path, monkeypatch):
+    text = "他在\u2028北京\x85大学\u2029。"
+    [line] = run(folders["ner"], [json.dumps({"text": text})], tmp_path, monkeypatch)
+    assert json.loads(line)["text"] == text

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,49 @@ def test_the_script_runs_from_a_clone(folder):
         check=True,
     ).stdout
     assert help_text.startswith("usage: prepare.py")
+
+
+def test_split_and_dedupe_by_a_column(folder, log_lines):
+    lines = [f"p{number // 3}\th{number}\t{number % 3}" for number in range(60)]
+    (folder / "all.tsv").write_text("".join(f"{line}\n" for line in lines))
+    main(f"split --input_file {folder}/all.tsv --output_dir {folder}/parts --dev_ratio 0.2 --group_by 1".split())
+    train, dev = ((folder / "parts" / f"{name}.tsv").read_text().splitlines() for name in ("train", "dev"))
+    assert not {line.split("\t")[0] for line in train} & {line.split("\t")[0] for line in dev}
+    assert (len(train), len(dev)) == (48, 12)
+    (folder / "train.tsv").write_text("".join(f"{line}\n" for line in [*train, dev[0].replace("h", "new ")]))
+    files = f"--train_file {folder}/train.tsv --dev_file {folder}/parts/dev.tsv --output_file {folder}/clean.tsv"
+    main(f"dedupe {files} --group_by 1".split())
+    assert (folder / "clean.tsv").read_text().splitlines() == train
+    assert "train and dev: 3 of the 12 lines of dev are also in train (1 lines there)" in " ".join(log_lines)
+    options = ["split", "--input_file", folder / "all.tsv", "--output_dir", folder / "more", "--group_by"]
+    assert failure(log_lines, *options, 4) == f"{folder}/all.tsv: expected 4 or more columns (--group_by 4), got 3"
+
+
+def test_bad_rows_of_csv(folder, log_lines):
+    (folder / "in.csv").write_text("review,label\n好,1\n差\n")
+    command = [
+        "csv",
+        "--input_file",
+        folder / "in.csv",
+        "--output_file",
+        folder / "out.tsv",
+        "--columns",
+        "review,label",
+    ]
+    assert "3: expected 2 cells as in the header, got 1" in failure(log_lines, *command)
+    main([*map(str, command), "--on_bad_row", "skip"])
+    assert (folder / "out.tsv").read_text() == "好\t1\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_its_meaning_and_default_in_the_help(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for declared in fields(COMMANDS[name]):
+        assert declared.metadata["help"]
+        default = "(required)" if declared.default is MISSING else f"(default: {cli.default_text(declared)})"
+        assert f"{declared.metadata['help']} {default}" in text
 
 
 def test_the_commands_of_the_docs(folder, monkeypatch):

@@ -23,6 +23,7 @@ from bertorch.data.array_folder import DamagedError, array_names, map_arrays, sa
 from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import file_digest, fingerprint
 from bertorch.errors import UserError
+from bertorch.files import to_json
 
 # To be raised whenever the same file and options give other arrays than before, or these are stored in another way.
 FORMAT = 1
@@ -107,7 +108,7 @@ class _Entry(Generic[D]):
                 raise UserError(f"{self._path}: changed while it was read; start again when it is complete")
             with self._writing():
                 meta = {"path": self._path, "warnings": warnings, "arrays": save_arrays(dataset, new)}
-                (new / META).write_text(json.dumps(meta, ensure_ascii=False, indent=2), encoding="utf-8")
+                (new / META).write_text(to_json(meta, indent=2), encoding="utf-8")
                 to_disk(new)
                 self._publish(new)
                 to_disk(self._cache_dir, deep=False)

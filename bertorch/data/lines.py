@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.files import STANDARD, require_file
+from bertorch.files import STANDARD, is_stream, require_file
 
 SHOWN_ERRORS = 10
 # A text is cut to a few thousand tokens at most. A longer line is binary data or lacks line breaks, and the tokenizer,
@@ -23,7 +23,7 @@ SHOWN_ERRORS = 10
 LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
 _JSON = json.JSONDecoder()
-_BREAKS = re.compile("[\t\r\n]+")
+_BREAKS = re.compile("[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a tab, and what `str.splitlines` splits at
 # A lone surrogate is no text: UTF-8 has none, but an escape in JSON or a Python string may hold one.
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -52,6 +52,7 @@ def read_numbered_rows(
     path: str, parse: Callable[[str], Row], *, blank_lines: bool = False, **options: str
 ) -> list[tuple[int, Row]]:
     """Line numbers from 1 and rows of `read_rows`; without `blank_lines`, a blank line is malformed."""
+    require_file(path, "a readable text file")
     return parse_lines(path, _lines(path), lambda raw: parse(_decode(raw, blank_lines=blank_lines)), **options)
 
 
@@ -90,12 +91,14 @@ def parse_lines(
 
 
 def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
-    """Parse the lines of a file, or of standard input for `STANDARD`, one by one in constant memory.
+    """Parse the lines of a file, a pipe, or standard input for `STANDARD`, one by one in constant memory.
 
     Raises:
-        UserError: a missing file, no regular file, no line, or the first malformed line.
+        UserError: nothing that can be read, no line, or the first malformed line.
     """
     number = 0
+    if not is_stream(path):
+        require_file(path, "a readable text file")
     for number, raw in _lines(path):
         try:
             row = parse(_decode(raw))
@@ -108,8 +111,8 @@ def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
 
 def _lines(path: str) -> Iterator[tuple[int, bytes | int]]:
     """Line numbers from 1 and the lines of `_ended_lines`, up to the last line that is not blank."""
-    if path != STANDARD:
-        require_file(path, "a readable text file")
+    if path == STANDARD and sys.stdin is None:
+        raise UserError(f"{path}: expected standard input, got a closed one; name a file")
     try:
         with nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
             last = 0

@@ -12,9 +12,12 @@ from loguru import logger
 
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, parse_object, read_rows, shorten, stream_rows
 from bertorch.data.tags import TagSet
+from bertorch.files import to_json
 
 _TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
 _TOKENS_FORM = '{"text": ["我", "们"]} or {"text": "我们"}'
+# How an object or list of JSON begins, and hardly a sentence.
+_JSON_START = re.compile(r'\s*(?:\[?\s*\{\s*["}]|\[\s*")')
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
@@ -88,31 +91,34 @@ def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> list[tuple
 def stream_untagged(path: str) -> Iterator[str | list[str]]:
     """Read plain text, a sentence a line, or JSON lines: `{"text": ["我", "们"]}` with tokens, or `{"text": "我们"}`.
 
-    The first line decides between the two. Keys other than `text` are ignored. See `stream_rows` for errors.
+    The first line decides between the two, and a line of the other kind, or JSON of another form, is malformed. Keys
+    other than `text` are ignored. See `stream_rows` for errors.
     """
     is_json: bool | None = None
 
     def parse(line: str) -> str | list[str]:
         nonlocal is_json
-        if is_json is None:
-            is_json = _text_of(line) is not None
-        if not is_json:
-            return line
-        text = _text_of(line)
-        texts = [text] if isinstance(text, str) and text.strip() else text
-        if texts and _is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
-            return text
-        raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {shorten(line)}")
+        looks_like_json = _JSON_START.match(line) is not None
+        is_json = looks_like_json if is_json is None else is_json
+        if not is_json and looks_like_json:
+            raise BadLineError(f"expected plain text, as the first line is, got JSON: {shorten(line)}")
+        return _text_of(line) if is_json else line
 
     return stream_rows(path, parse)
 
 
-def _text_of(line: str) -> Any:
-    """The value of `text` in a line with a JSON object; None for any other line."""
+def _text_of(line: str) -> str | list[str]:
+    """The value of `text` in a line with a JSON object."""
     try:
-        return parse_object(line, _TOKENS_FORM, _JSON).get("text")
+        parsed = parse_object(line, _TOKENS_FORM, _JSON)
     except BadLineError:
-        return None
+        parsed = {}
+    text: Any = parsed.get("text")
+    texts = [text] if isinstance(text, str) and text.strip() else text
+    if texts and _is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
+        return text
+    got = f"the keys {first_few(list(parsed))}" if parsed and "text" not in parsed else shorten(line)
+    raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {got}")
 
 
 def parse_tagged(line: str) -> tuple[list[str], list[str]]:
@@ -136,7 +142,7 @@ def parse_tagged(line: str) -> tuple[list[str], list[str]]:
 
 def format_tagged(tokens: Sequence[str], tags: Sequence[str]) -> str:
     """The line that `parse_tagged` reads."""
-    return json.dumps({"text": tokens, "label": tags}, ensure_ascii=False)
+    return to_json({"text": tokens, "label": tags})
 
 
 def _is_strings(value: Any) -> TypeGuard[list[str]]:

@@ -124,13 +124,25 @@ class OneDnnLinear(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, gelu: bool) -> None:
         super().__init__()
         self._dtype = dtype
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), _ROWS)
+        self._weight = _reordered(linear.weight.detach().to(dtype))
         self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self._activation: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
         """(…, in) → (…, out)."""
         return torch.ops.mkldnn._linear_pointwise(input.to(self._dtype), self._weight, self._bias, *self._activation)
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:  # a tensor in oneDNN's own layout can be neither pickled nor copied
+        return self.__dict__ | {"_weight": self._weight.to_dense()}
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_weight": _reordered(state["_weight"])})
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
 
 
 def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:

@@ -1,6 +1,7 @@
 """Pooling: hidden states of tokens (T, H) → one vector a sentence (N, H)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,8 +82,11 @@ class PretrainedPooler(nn.Module):
 
 def linear(model: Any) -> Pooling:
     """Pooling by the pooler that came with an encoder; a `ValueError` if it has none."""
-    pooler = PretrainedPooler(model)
-    return lambda hidden, batch: pooler(cls(hidden, batch))
+    return partial(_pooled_first, PretrainedPooler(model))
+
+
+def _pooled_first(pooler: PretrainedPooler, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    return pooler(cls(hidden, batch))  # (N, H)
 
 
 # What `--pooling_mode` names, and the other poolings of sentence-transformers: encoder → pooling of its hidden states.

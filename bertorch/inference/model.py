@@ -5,16 +5,18 @@ from typing import Any, cast
 
 import numpy as np
 
-from bertorch.errors import UserError
 from bertorch.inference.engine import Engine
 from bertorch.tasks.base import Task
-from bertorch.tasks.scoring import Prediction, ScoringTask, Text, checked_texts
+from bertorch.tasks.scoring import Prediction, ScoringTask, Text, checked_texts, require_list
 from bertorch.tasks.tagging import TaggingTask
 from bertorch.tasks.text_tokens import TaggedText, TextTokens
 
 
 class Model:
-    """A trained model for inference, made by `bertorch.load`; what its task does not have raises a `UserError`."""
+    """A trained model for inference, made by `bertorch.load`; what its task does not have raises a `UserError`.
+
+    It can be copied and pickled.
+    """
 
     def __init__(self, task: Task[Any], engine: Engine) -> None:
         self.task, self.engine = task, engine
@@ -62,8 +64,7 @@ class Model:
         """
         inference = self.task.span_finder()
         task = cast(TaggingTask, self.task)
-        if isinstance(texts, str):
-            raise UserError(f"expected a list of texts, got the text {texts!r}; put it into a list")
+        require_list(texts, "texts")
         inputs = [TextTokens.of(text, split) for text in texts]
         windows = self.engine.run(inference, filter(len, inputs))  # Viterbi takes no empty sentence
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))

@@ -1,6 +1,5 @@
 """The commands of `bertorch.prepare`: the options of each, the files that it writes, and what it does."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +8,14 @@ from pathlib import Path
 from loguru import logger
 from typing_extensions import override
 
-from bertorch.config import option
+from bertorch.config import ON_BAD_LINE, option
 from bertorch.data.lines import shorten
 from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import SPELLINGS
 from bertorch.errors import UserError
-from bertorch.files import write_lines
+from bertorch.files import to_json, write_lines
 from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
-from bertorch.prepare.examples import collect_labels, read_examples
+from bertorch.prepare.examples import Example, collect_labels, read_examples
 from bertorch.prepare.splits import overlap_report, report_lines, split_examples, without_duplicates
 from bertorch.prepare.tables import DELIMITERS, convert_table
 from bertorch.prepare.tag_columns import LAYOUTS, Sentence, read_tag_columns, read_tag_json, tagged_lines
@@ -57,6 +56,20 @@ class _TextsCommand(Command):
         choices=(1, 2),
         help="how many columns are texts; by default all but the last; set it for unlabelled pairs",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GroupsCommand(_TextsCommand):
+    group_by: int | None = option(
+        None,
+        minimum=1,
+        metavar="COLUMN",
+        help="examples belong together if this column is the same, counted from 1, such as a premise; by default all "
+        "their texts",
+    )
+
+    def _read(self, path: str) -> list[Example]:
+        return read_examples(path, self.texts, group_by=self.group_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +134,7 @@ class Csv(_FileCommand):
     map_label: tuple[str, ...] = option(
         (), metavar="VALUE=LABEL", help="write LABEL for VALUE in the last column; once for each value"
     )
+    on_bad_row: str = option("stop", choices=ON_BAD_LINE, help="a malformed row ends the command, or is skipped")
 
     def __post_init__(self) -> None:
         for text in self.map_label:
@@ -136,7 +150,8 @@ class Csv(_FileCommand):
     @override
     def run(self) -> None:
         columns, form = self.columns.split(","), {"delimiter": self.delimiter, "encoding": self.encoding}
-        _write(self.output_file, convert_table(self.input_file, columns, labels=self._labels, **form))
+        lines = convert_table(self.input_file, columns, labels=self._labels, on_bad_row=self.on_bad_row, **form)
+        _write(self.output_file, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +179,8 @@ class Labels(_TextsCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split(_TextsCommand):
-    """Split a file into train, dev and test."""
+class Split(_GroupsCommand):
+    """Split a file into train, dev and test, without a text that is in two of them."""
 
     input_file: str = option(help="the file to split")
     output_dir: str = option(help="folder for train, dev and test, with the suffix of the input")
@@ -195,26 +210,26 @@ class Split(_TextsCommand):
 
     @override
     def run(self) -> None:
-        examples = read_examples(self.input_file, self.texts)
+        examples = self._read(self.input_file)
         parts = split_examples(examples, self._ratios, seed=self.seed, source=self.input_file)
         for name, path in self._parts.items():
             _write(path, [example.line for example in parts[name]])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dedupe(_TextsCommand):
+class Dedupe(_GroupsCommand):
     """Report texts that occur more than once, and write train without them."""
 
     train_file: str = option(help="training examples")
     dev_file: str | None = option(None, help="dev examples")
     test_file: str | None = option(None, help="test examples")
-    output_file: str | None = option(None, help="write train without repeats and without the texts of dev and test")
+    output_file: str | None = option(None, help="write train without repeats and without what dev and test have")
     report_file: str | None = option(None, help="write the counts and the texts shared by two files as JSON")
 
     @override
     def run(self) -> None:
         files = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}
-        splits = {name: read_examples(path, self.texts) for name, path in files.items() if path is not None}
+        splits = {name: self._read(path) for name, path in files.items() if path is not None}
         report = overlap_report(splits)
         for line in report_lines(report):
             logger.info("{}", line)
@@ -222,7 +237,7 @@ class Dedupe(_TextsCommand):
             train, *held_out = splits.values()
             _write(self.output_file, [example.line for example in without_duplicates(train, held_out)])
         if self.report_file is not None:
-            write_lines(self.report_file, [json.dumps(report, ensure_ascii=False, indent=2)])
+            write_lines(self.report_file, [to_json(report, indent=2)])
 
 
 COMMANDS: dict[str, type[Command]] = {

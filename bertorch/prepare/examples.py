@@ -22,6 +22,12 @@ class Example:
     line: str
     texts: tuple[str, ...]  # the text columns, or the tokens; examples with equal ones are duplicates
     labels: tuple[str, ...]  # the label columns, or the tags; empty without any
+    column: str | None = None  # of `--group_by`
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Examples with equal ones belong together: that column, or the texts."""
+        return self.texts if self.column is None else (self.column,)
 
 
 def columns_line(columns: Sequence[str]) -> str:
@@ -31,10 +37,11 @@ def columns_line(columns: Sequence[str]) -> str:
     return "\t".join(map(cell, columns))
 
 
-def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
+def read_examples(path: str, num_texts: int | None = None, *, group_by: int | None = None) -> list[Example]:
     """Read JSON lines of tagged sentences, if the first begins with a brace and has no tab, or lines of columns.
 
-    The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one.
+    The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one. The column
+    `group_by`, counted from 1, makes the groups; by default the texts do.
 
     Raises:
         UserError: a missing or empty file, or malformed lines: another number of columns than in the first line.
@@ -42,22 +49,24 @@ def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
     is_json = False
     width = 0
 
-    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str | None]:
         nonlocal is_json, width
         if not width:
             is_json = line.lstrip().startswith("{") and "\t" not in line
             width = 1 if is_json else line.count("\t") + 1
         if is_json:
             tokens, tags = parse_tagged(line)
-            return line, tuple(tokens), tuple(tags)
+            return line, tuple(tokens), tuple(tags), None
         columns = split_columns(line, width, "as in the first line")
         texts = max(width - 1, 1) if num_texts is None else num_texts
-        return line, tuple(columns[:texts]), tuple(map(str.strip, columns[texts:]))
+        column = columns[group_by - 1] if group_by is not None and group_by <= width else None
+        return line, tuple(columns[:texts]), tuple(map(str.strip, columns[texts:])), column
 
     rows = read_numbered_rows(path, parse, remedy=REMEDY)
-    if num_texts is not None and (is_json or num_texts > width):
-        got = "JSON lines" if is_json else width
-        raise UserError(f"{path}: expected {num_texts} or more columns (--texts {num_texts}), got {got}")
+    for option, columns in (("texts", num_texts), ("group_by", group_by)):
+        if columns is not None and (is_json or columns > width):
+            got = "JSON lines" if is_json else width
+            raise UserError(f"{path}: expected {columns} or more columns (--{option} {columns}), got {got}")
     return [Example(number, *row) for number, row in rows]
 
 

@@ -1,37 +1,39 @@
 """Train, dev and test: draw them from one file, and find the texts that occur in several or more than once."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
+from operator import attrgetter
 from typing import Any
 
 from bertorch.errors import UserError
 from bertorch.prepare.examples import Example
 
 Groups = dict[tuple[str, ...], list[Example]]
+_TEXTS, _GROUP = attrgetter("texts"), attrgetter("group")
 
 
-def _by_texts(examples: Sequence[Example]) -> Groups:
-    """The examples of the same texts together, whatever their labels, in the order in which they first come."""
+def _grouped(examples: Sequence[Example], key: Callable[[Example], tuple[str, ...]]) -> Groups:
+    """The examples with equal keys together, whatever their labels, in the order in which they first come."""
     groups: Groups = {}
     for example in examples:
-        groups.setdefault(example.texts, []).append(example)
+        groups.setdefault(key(example), []).append(example)
     return groups
 
 
 def split_examples(
     examples: Sequence[Example], ratios: Mapping[str, float], *, seed: int, source: str
 ) -> dict[str, list[Example]]:
-    """Draw parts at random; examples of the same texts stay together, so that no part has another's texts.
+    """Draw parts at random; examples of the same group stay together, so that no part has another's texts.
 
     `ratios` are the shares of the parts beside train; `source` is the file, for errors. The result is train and the
-    parts whose share is not 0, each in the order of the file. A part has its share, rounded, or is larger by repeats
-    of its last text.
+    parts whose share is not 0, each in the order of the file. A part has its share, rounded, or is larger by the rest
+    of its last group.
 
     Raises:
         UserError: a part would be empty.
     """
-    drawn = list(_by_texts(examples).values())
+    drawn = list(_grouped(examples, _GROUP).values())
     groups = len(drawn)
     random.Random(seed).shuffle(drawn)
     part_of: dict[tuple[str, ...], str] = {}
@@ -40,10 +42,10 @@ def split_examples(
         while room > 0 and drawn:
             group = drawn.pop()
             room -= len(group)
-            part_of[group[0].texts] = name
+            part_of[group[0].group] = name
     parts: dict[str, list[Example]] = {name: [] for name in ("train", *filter(ratios.get, ratios))}
     for example in examples:
-        parts[part_of.get(example.texts, "train")].append(example)
+        parts[part_of.get(example.group, "train")].append(example)
     if empty := next((name for name, part in parts.items() if not part), None):
         expected = f"enough different texts for an example in {empty}"
         raise UserError(f"{source}: expected {expected}, got {groups} in all")
@@ -56,14 +58,15 @@ def overlap_report(splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     Returns:
         JSON values: `splits`, for each its lines, how many of them repeat an earlier one of the same split, and how
         many texts have lines with different labels; and `shared`, for each two splits how many lines of either have
-        their text in the other one too, and these texts with their line numbers and labels.
+        their text (or column, with `--group_by`) in the other one too, and these with their line numbers and labels.
     """
-    groups = {name: _by_texts(examples) for name, examples in splits.items()}
+    texts = {name: _grouped(examples, _TEXTS) for name, examples in splits.items()}
+    groups = {name: _grouped(examples, _GROUP) for name, examples in splits.items()}
     counts = {
         name: {
             "lines": len(examples),
-            "repeats": len(examples) - len(groups[name]),
-            "texts_with_different_labels": sum(map(_labels_differ, groups[name].values())),
+            "repeats": len(examples) - len(texts[name]),
+            "texts_with_different_labels": sum(map(_labels_differ, texts[name].values())),
         }
         for name, examples in splits.items()
     }
@@ -87,9 +90,9 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def without_duplicates(examples: Sequence[Example], held_out: Sequence[Sequence[Example]]) -> list[Example]:
-    """The first example of each text, without the texts of the held-out splits (dev, test)."""
-    excluded = {example.texts for split in held_out for example in split}
-    return [group[0] for texts, group in _by_texts(examples).items() if texts not in excluded]
+    """The first example of each text, without the groups of the held-out splits (dev, test)."""
+    excluded = {example.group for split in held_out for example in split}
+    return [group[0] for group in _grouped(examples, _TEXTS).values() if group[0].group not in excluded]
 
 
 def _labels_differ(examples: Sequence[Example]) -> bool:

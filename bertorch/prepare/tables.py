@@ -3,36 +3,46 @@
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bertorch.data.lines import LONGEST_LINE, BadLineError, first_few, parse_lines, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
-from bertorch.prepare.examples import REMEDY, columns_line
+from bertorch.prepare.examples import columns_line
 
 # Files with tabs are usually written without quotes; a quotation mark is part of the text there.
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
 def convert_table(
-    path: str, columns: Sequence[str], *, delimiter: str, encoding: str, labels: Mapping[str, str]
+    path: str,
+    columns: Sequence[str],
+    *,
+    delimiter: str,
+    encoding: str,
+    labels: Mapping[str, str],
+    on_bad_row: str = "stop",
 ) -> list[str]:
     """Pick columns of a CSV file, named by its first row, in this order.
 
     `delimiter` is a name of `DELIMITERS`; a byte-order mark is fine in any `encoding`. `labels`, unless empty, replace
-    the values of the last column.
+    the values of the last column. `on_bad_row` "skip" leaves malformed rows out and logs how many.
 
     Raises:
         UserError: a missing or empty file, a column that it does not have, bytes that are not of the encoding, or
             malformed rows: another number of cells than in the header, an empty text, a value that `labels` lacks.
     """
     rows = _rows(path, delimiter, encoding)
-    header = [name.strip() for name in next(rows, (1, []))[1]]
+    first = next(rows, (1, []))[1]
+    header = [] if isinstance(first, csv.Error) else [name.strip() for name in first]
     if any(header.count(name) != 1 for name in columns):
         got = first_few(header) or "none"
         raise UserError(f"{path}:1: expected a header with {first_few(columns)}, each once, got {got}")
     indices = [header.index(name) for name in columns]
 
-    def parse(cells: list[str]) -> str:
+    def parse(cells: list[str] | csv.Error) -> str:
+        if isinstance(cells, csv.Error):
+            raise BadLineError(f"expected a row of CSV, got: {cells}")
         if len(cells) != len(header):
             raise BadLineError(f"expected {len(header)} cells as in the header, got {len(cells)}")
         picked = [cells[index] for index in indices]
@@ -45,24 +55,31 @@ def convert_table(
         return columns_line(picked)
 
     filled = (row for row in rows if row[1])  # a blank line has no cells
-    return [line for _, line in parse_lines(path, filled, parse, remedy=REMEDY, expected="rows under the header")]
+    options = {"on_bad_line": on_bad_row, "expected": "rows under the header"}
+    remedy = "Fix them, or skip them with --on_bad_row skip; nothing was written."
+    return [line for _, line in parse_lines(path, filled, parse, remedy=remedy, **options)]
 
 
-def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """The first line of each row, from 1, and its cells."""
+def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """The first line of each row, from 1, and its cells, or what is wrong with it.
+
+    After a malformed row it goes on at the next line: a quotation mark that is never closed costs no other row.
+    """
     csv.field_size_limit(LONGEST_LINE)
-    lines = (f"{line}\n" for line in _content(path, encoding).split("\n"))
-    if delimiter == "tab":
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, delimiter=DELIMITERS[delimiter], strict=True)
-    number = 1
-    try:
-        for cells in reader:
-            yield number, cells
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{number}: expected a row of CSV, got: {error}") from error
+    lines = _content(path, encoding).split("\n")
+    quoting = csv.QUOTE_NONE if delimiter == "tab" else csv.QUOTE_MINIMAL
+    form: dict[str, Any] = {"delimiter": DELIMITERS[delimiter], "quoting": quoting, "strict": delimiter != "tab"}
+    first = 0  # line of the next row, from 0
+    while first < len(lines):
+        start = first
+        reader = csv.reader((f"{lines[index]}\n" for index in range(start, len(lines))), **form)
+        try:
+            for cells in reader:
+                yield first + 1, cells
+                first = start + reader.line_num
+        except csv.Error as error:
+            yield first + 1, error
+            first += 1
 
 
 def _content(path: str, encoding: str) -> str:

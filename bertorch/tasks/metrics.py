@@ -165,17 +165,21 @@ def class_report(gold: np.ndarray, predicted: np.ndarray, label_names: Sequence[
     """Accuracy, macro and micro F1, a table by label, and the confusion matrix.
 
     `gold` and `predicted` are (N,) ids of labels. The macro F1 is the mean over all C labels, also those without an
-    example. In the confusion matrix (C, C), the label of the row was taken for that of the column.
+    example, whose F1 is 0; `macro_f1_present` is the mean over the labels that occur in `gold` or `predicted`, which is
+    what scikit-learn's `f1_score(gold, predicted, average="macro")` gives. In the confusion matrix (C, C), the label of
+    the row was taken for that of the column.
     """
     count = len(label_names)
     matrix = np.bincount(gold * count + predicted, minlength=count * count).reshape(count, count)
     right, guesses, support = matrix.diagonal().tolist(), matrix.sum(axis=0).tolist(), matrix.sum(axis=1).tolist()
     by_label = [f1_scores(*counts) for counts in zip(right, guesses, support, strict=True)]
+    present = [row["f1"] for row, *counts in zip(by_label, guesses, support, strict=True) if any(counts)]
     accuracy = sum(right) / len(gold)
     return {
         "examples": len(gold),
         "accuracy": accuracy,
         "macro_f1": float(np.mean([row["f1"] for row in by_label])),
+        "macro_f1_present": float(np.mean(present)),
         "micro_f1": accuracy,  # with one label an example, each false positive is a false negative of another label
         "labels": dict(zip(label_names, by_label, strict=True)),
         "confusion_matrix": matrix.tolist(),

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
-from bertorch.data.lines import HALF_PAIR
+from bertorch.data.lines import HALF_PAIR, cell
 from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, stream_texts
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, Task
@@ -73,14 +73,14 @@ class ScoringTask(Task[PackedBatch]):
 
     @override
     def prediction_header(self) -> str | None:
-        return "\t".join(["label", *self.label_names]) if self.label_names else "cosine"
+        return "\t".join(["label", *map(cell, self.label_names)]) if self.label_names else "cosine"
 
     @override
     def prediction_line(self, source: Any, row: Any, *, tags: bool) -> str:
         prediction = self.prediction(row.tolist())
         if prediction.label is None:
             return f"{prediction.cosine:.6f}"
-        return "\t".join([prediction.label, *(f"{value:.6f}" for value in prediction.probabilities.values())])
+        return "\t".join([cell(prediction.label), *(f"{value:.6f}" for value in prediction.probabilities.values())])
 
     def prediction(self, row: Sequence[float]) -> Prediction:
         """A row of `scorer` as a prediction."""
@@ -98,14 +98,23 @@ class ScoringTask(Task[PackedBatch]):
         return read_labelled_texts(path, self.label_names, num_texts=num_texts, on_bad_line=on_bad_line)
 
 
+def require_list(inputs: Any, noun: str) -> None:
+    """Raise a `UserError` for what gives other things than its texts if one iterates over it, or nothing."""
+    if isinstance(inputs, str):
+        raise UserError(f"expected a list of {noun}, got the text {inputs!r}; put it into a list")
+    if isinstance(inputs, Mapping) or len(getattr(inputs, "shape", ())) > 1:  # a table would give names of columns
+        raise UserError(f"expected a list of {noun}, got a {type(inputs).__name__}; take the column with the texts")
+    if not isinstance(inputs, Iterable):
+        raise UserError(f"expected a list of {noun}, got {inputs!r}")
+
+
 def checked_texts(inputs: Iterable[Any], num_texts: int) -> Iterator[Any]:
     """Inputs that are all texts (`num_texts` 1), all pairs (2), or all like the first (0).
 
     Raises:
         UserError: one of them is something else.
     """
-    if isinstance(inputs, str):
-        raise UserError(f"expected a list of inputs, got the text {inputs!r}; put it into a list")
+    require_list(inputs, "inputs")
     for index, each in enumerate(inputs, start=1):
         parts = tuple(each) if isinstance(each, (tuple, list)) else (each,)
         is_text = all(isinstance(part, str) and not HALF_PAIR.search(part) for part in parts)

@@ -1,6 +1,5 @@
 """Sequence labelling, such as named entities: `run_ner.py`."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, Unpack
@@ -17,6 +16,7 @@ from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
+from bertorch.files import to_json
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.span_metric import Extent, SpanMetric
 from bertorch.tasks.tag_heads import CrfTagger, LinearTagger, SpanModel
@@ -164,7 +164,7 @@ class TaggingTask(Task[TaggedBatch]):
         columns = ("type", "start", "end", "text")
         entities = [{name: getattr(entity, name) for name in columns} for entity in tagged.entities]
         more = {"tokens": tagged.tokens, "tags": tagged.tags} if tags else {}
-        return json.dumps({"text": source.source, "entities": entities, **more}, ensure_ascii=False)
+        return to_json({"text": source.source, "entities": entities, **more})
 
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset]:

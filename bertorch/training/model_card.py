@@ -5,8 +5,8 @@ References:
     https://huggingface.co/docs/hub/model-cards
 """
 
-import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,8 @@ from typing_extensions import override
 import bertorch
 from bertorch import distributed
 from bertorch.config import TrainingConfig
+from bertorch.data.lines import cell
+from bertorch.files import to_json
 from bertorch.precision import Precision
 from bertorch.tasks.base import Savable, Task
 
@@ -47,7 +49,8 @@ class ModelCard(Savable):
         if is_foreign(existing):
             logger.info("{}: is not ours, so there is no model card", existing)
             return
-        (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8")
+        # Half a surrogate pair, of a file name that is not UTF-8, is escaped as in Python.
+        (Path(save_directory) / CARD).write_text(self.text(), encoding="utf-8", errors="backslashreplace")
 
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
@@ -56,29 +59,29 @@ class ModelCard(Savable):
             "---",
             f"library_name: {self.task.library}",
             f"pipeline_tag: {self.task.pipeline_tag}",
-            *([] if Path(base).exists() else [f"base_model: {base}"]),  # a model of the hub
+            *([] if Path(base).exists() else [f"base_model: {to_json(base)}"]),  # a model of the hub
             f"tags:\n- bertorch\n---\n\n{MARK}",
-            f"\n# {Path(base).name}, fine-tuned\n\nThese are the weights after step {self.step} of the run below.",
+            f"\n# {_code(Path(base).name)}, fine-tuned",
+            f"\nThese are the weights after step {self.step} of the run below.",
             *(f"\n{section}" for section in (self._use(), self._training(), self._metrics(), _versions()) if section),
         ]
         return "\n".join(parts) + "\n"
 
     def _use(self) -> str:
-        folder = json.dumps(self.config.saved_dir, ensure_ascii=False)  # also a literal of Python
+        folder = to_json(self.config.saved_dir)  # also a literal of Python
         call, without_bertorch = self.task.usage()
-        return (
-            f"## Use\n```python\nfrom bertorch import load\n\nprint(load({folder}).{call})\n```\n"
-            f"Without bertorch:\n```python\n{without_bertorch.replace('{folder}', folder)}\n```"
-        )
+        ours = _block("python", f"from bertorch import load\n\nprint(load({folder}).{call})")
+        theirs = _block("python", without_bertorch.replace("{folder}", folder))
+        return f"## Use\n{ours}\nWithout bertorch:\n{theirs}"
 
     def _training(self) -> str:
         config = self.config
-        data = f"Training data: `{config.train_data_file}`"
+        data = f"Training data: {_code(config.train_data_file)}"
         if config.dev_data_file:
-            data += f", dev data: `{config.dev_data_file}`"
+            data += f", dev data: {_code(config.dev_data_file)}"
         how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"
-        command = shlex.join(["python", *sys.argv])
-        return f"## Training\n```bash\n{command}\n```\n{distributed.world_size()} process(es), {how}. {data}."
+        command = _block("bash", shlex.join(["python", *sys.argv]))
+        return f"## Training\n{command}\n{distributed.world_size()} process(es), {how}. {data}."
 
     def _metrics(self) -> str:
         if not self.history:
@@ -93,6 +96,25 @@ class ModelCard(Savable):
 def is_foreign(path: Path) -> bool:
     """Whether a file has the name of the card but was not written by bertorch."""
     return path.name == CARD and path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _code(text: str) -> str:
+    """A code span of Markdown, which ends at a run of as many backticks as it begins with."""
+    text = cell(text)
+    ticks = "`" * (_longest_run(text) + 1)
+    space = " " * (text.startswith("`") or text.endswith("`"))
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def _block(language: str, code: str) -> str:
+    """A code block of Markdown."""
+    fence = "`" * max(3, _longest_run(code) + 1)
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    """The most backticks in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _versions() -> str:

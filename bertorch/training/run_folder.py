@@ -13,7 +13,6 @@ the rest in `training_state.json`. It has the id of its run, so that those of an
 never taken for its own.
 """
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -27,7 +26,7 @@ from bertorch.atomic import remove, replacing, to_disk
 from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.errors import UserError
-from bertorch.files import read_record
+from bertorch.files import read_record, to_json
 from bertorch.tasks.base import Negatives, Savable
 from bertorch.training.checkpoints import STATE, checkpoint_name, checkpoints, newest_checkpoint, progress_of
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
@@ -145,7 +144,7 @@ class RunFolder:
             for name in with_tensors:
                 save_file(parts[name].tensors, new / f"{name}.safetensors")
             content = {"run": self._id, "options": self._options, "with_tensors": with_tensors, "parts": values}
-            (new / STATE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+            (new / STATE).write_text(to_json(content, indent=1), encoding="utf-8")
             to_disk(new)
             self._metrics.to_disk()
             remove(target)  # of an earlier run
@@ -177,7 +176,7 @@ class RunFolder:
     def _write_record(self) -> None:
         record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
         with replacing(self._path / RECORD) as new:
-            new.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+            new.write_text(to_json(record, indent=1), encoding="utf-8")
 
     def _record(self) -> dict[str, Any] | None:
         return read_record(

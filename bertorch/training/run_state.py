@@ -10,12 +10,13 @@ from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
-from bertorch.data.dataset import Examples
+from bertorch.data.dataset import Examples, Subset
 from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.training.checkpoints import PROGRESS
+from bertorch.training.drawn_examples import DrawnExamples
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.hooks import Hook, using
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
@@ -177,7 +178,8 @@ class RunKeeper:
     def _save_weights(self) -> None:
         step, history = self.run.weights_step, self.run.history
         card = ModelCard(self._config, self._task, step=step, history=history, precision=self._precision)
-        self._folder.save_weights(self._task.model.weights.state_dict(), [*self._task.savables, card])
+        drawn = [DrawnExamples(self._config, self._dev)] if isinstance(self._dev, Subset) else []
+        self._folder.save_weights(self._task.model.weights.state_dict(), [*self._task.savables, card, *drawn])
 
     def _save_checkpoint(self) -> None:
         parts = {name: part.state() for name, part in self._parts.items()}

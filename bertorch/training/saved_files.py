@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from bertorch.training.drawn_examples import DRAWN
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.model_card import CARD, is_foreign
 from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
@@ -32,7 +33,7 @@ _VOCABULARIES = {
 
 def is_known(name: str) -> bool:
     """Whether a save may have written a file of this name, relative to the folder."""
-    known = name in {CARD, METRICS, *_VOCABULARIES}
+    known = name in {CARD, DRAWN, METRICS, *_VOCABULARIES}
     return known or any(pattern.fullmatch(name) is not None for pattern in (_LOADED, _MODULE))
 
 

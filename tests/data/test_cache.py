@@ -328,3 +328,9 @@ def test_processes_that_open_at_once_share_one_dataset(machines, texts, tmp_path
     run_processes(3, partial(in_each_process, machines=machines), texts, tmp_path / "cache")
     assert len(folders(tmp_path / "cache")) == 1
     assert len(list(tmp_path.glob("texts.txt.*"))) == 3
+
+
+def test_a_file_whose_name_is_not_utf8_is_cached(read, texts, tmp_path):
+    path = f"{tmp_path}/\udcff\n.txt"
+    shutil.copy(texts, path)
+    assert_same(open_dataset(read, path, str(tmp_path / "cache")), open_dataset(read, texts, None))

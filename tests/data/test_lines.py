@@ -1,4 +1,6 @@
 import json
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -106,3 +108,25 @@ def test_a_line_that_is_much_too_long_is_never_in_memory(scratch, monkeypatch):
         list(lines.stream_rows(str(scratch), str))
     with scratch.open("rb") as file:
         assert list(lines._ended_lines(file)) == [95, b"short"]
+
+
+def test_a_stream_may_be_a_pipe_or_a_device(special):
+    writer = threading.Thread(target=lambda: special["pipe"].write_text("一\nb\n"))
+    writer.start()
+    assert list(lines.stream_rows(str(special["pipe"]), str)) == ["一", "b"]
+    writer.join()
+    with pytest.raises(UserError, match="/dev/null: expected one example a line, got no line"):
+        list(lines.stream_rows("/dev/null", str))
+    for kind in ("folder", "socket"):
+        with pytest.raises(UserError, match=f"expected a readable text file, got a {kind}"):
+            list(lines.stream_rows(str(special[kind]), str))
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="-: expected standard input, got a closed one; name a file"):
+        list(lines.stream_rows("-", str))
+
+
+def test_a_cell_breaks_no_line_and_no_column():
+    assert lines.cell("a\tb\r\nc\u2028d\x85e\x0bf`g") == "a b c d e f`g"

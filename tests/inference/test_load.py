@@ -1,12 +1,18 @@
 """Folders of all scripts in Python, against transformers and sentence-transformers on the same folder."""
 
+import copy
 import json
+import math
+import multiprocessing
+import pickle
 import shutil
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from bertorch import load
@@ -17,6 +23,7 @@ from bertorch.tasks.metadata import KEY
 from tests.conftest import MATCHING, NER, NLI, REVIEWS, TINY
 
 MAX_LENGTH = 32
+TABLE = pandas.DataFrame({"text": ["a", "b"], "other": ["c", "d"]})
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()][:70]
 PAIRS = [tuple(line.split("\t")[:2]) for line in (MATCHING / "dev.txt").read_text().splitlines()][:70]
 SENTENCES = [json.loads(line)["text"] for line in (NER / "dev.json").read_text().splitlines()][:40]
@@ -157,6 +164,37 @@ def test_results_do_not_depend_on_the_batch(folders):
     np.testing.assert_allclose(load(folders["simcse"], batch_size=64).encode(TEXTS), one, atol=1e-5)
 
 
+USES = {
+    "classifier": lambda model: model.predict(TEXTS[:9]),
+    "matching": lambda model: model.predict(PAIRS[:9]),
+    "batchneg": lambda model: model.encode(TEXTS[:9]).tolist(),  # has linear pooling
+    "ner with a CRF": lambda model: model.tag(SENTENCES[:9]),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_gives_the_same_and_shares_nothing(name, duplicate, folders):
+    model = load(folders[name])
+    expected = USES[name](model)
+    twin = duplicate(model)
+    with torch.no_grad():
+        for parameter in model.task.model.parameters():
+            parameter.zero_()
+    assert USES[name](twin) == expected
+
+
+def _use(name, model):
+    return USES[name](model)
+
+
+@pytest.mark.slow
+def test_a_spawned_process_uses_a_model_that_it_is_sent(folders):
+    model = load(folders["classifier"])
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_use, ("classifier", model)) == USES["classifier"](model)
+
+
 def test_fewer_tokens_on_demand(folders):
     model = load(folders["simcse"], max_seq_length=6)
     np.testing.assert_allclose(model.encode([TEXTS[0]]), model.encode([TEXTS[0][:4]]), atol=1e-5)
@@ -179,6 +217,17 @@ def test_fewer_tokens_on_demand(folders):
         ("ner", lambda model: model.tag(["\ud800"]), "expected text, got half a surrogate pair"),
         ("ner", lambda model: model.tag([["a", 3]]), "expected a text or a list of tokens, got ['a', 3]"),
         ("simcse", lambda model: model.encode([3]), "expected input 1 to be a text, got 3"),
+        ("ner", lambda model: model.tag([5]), "expected a text or a list of tokens, got 5"),
+        ("ner", lambda model: model.tag([None]), "expected a text or a list of tokens, got None"),
+        ("ner", lambda model: model.tag(None), "expected a list of texts, got None"),
+        ("ner", lambda model: model.tag({"text": ["a"]}), "expected a list of texts, got a dict; take the column"),
+        ("ner", lambda model: model.tag(pandas.Series(["a", None])), "expected a text or a list of tokens, got nan"),
+        ("classifier", lambda model: model.predict(5), "expected a list of inputs, got 5"),
+        ("classifier", lambda model: model.predict(pandas.Series(["a", math.nan])), "expected input 2 to be a text"),
+        ("classifier", lambda model: model.predict(TABLE), "expected a list of inputs, got a DataFrame; take the"),
+        ("classifier", lambda model: model.predict(dict(TABLE)), "expected a list of inputs, got a dict; take the"),
+        ("classifier", lambda model: model.predict(TABLE.to_numpy()), "expected a list of inputs, got a ndarray"),
+        ("simcse", lambda model: model.encode(TABLE), "expected a list of inputs, got a DataFrame; take the column"),
     ],
 )
 def test_a_wrong_use_is_told(name, use, message, folders):
@@ -242,6 +291,30 @@ def test_what_another_library_made_of_a_folder_is_its_own(folders, tmp_path):
     AutoTokenizer.from_pretrained(folders["simcse"]).save_pretrained(tmp_path / "classifier")
     rows = table(load(tmp_path / "classifier", max_seq_length=MAX_LENGTH).predict(TEXTS[:5]))
     np.testing.assert_allclose(rows, probabilities_of(tmp_path / "classifier", TEXTS[:5]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda size: [Pooling(size, "max")],
+        lambda size: [Pooling(size, "weightedmean")],
+        lambda size: [Pooling(size, ("mean", "max"))],
+        lambda size: [Pooling(size, "mean"), Dense(size, 16), Normalize()],
+    ],
+    ids=["max", "weighted mean", "two poolings", "dense and normalize"],
+)
+@pytest.mark.parametrize("prompt", [None, "passage"])
+def test_a_folder_of_sentence_transformers_gives_its_embeddings(layers, prompt, tmp_path):
+    """Its settings one by one are in `tests/encoder/test_sentence_modules.py`."""
+    torch.manual_seed(0)
+    modules = [Transformer(str(TINY), max_seq_length=MAX_LENGTH), *layers(128)]
+    prompts = {"prompts": {"passage": "文章："}, "default_prompt_name": prompt}
+    peer = SentenceTransformer(modules=modules, device="cpu", **prompts)
+    peer.save(str(tmp_path))
+    expected = peer.encode(TEXTS[:30], show_progress_bar=False)
+    np.testing.assert_allclose(load(tmp_path).encode(TEXTS[:30]), expected, atol=1e-5)
+    other = peer.encode(TEXTS[:30], show_progress_bar=False, prompt="" if prompt else "文章：")
+    assert not np.allclose(expected, other, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["classifier", "simcse", "ner"])

@@ -100,3 +100,29 @@ def test_the_first_of_each_text_is_kept_unless_it_is_held_out():
     assert [example.line_number for example in without_duplicates(TRAIN, [])] == [1, 2, 4, 6]
     assert [example.line_number for example in without_duplicates(TRAIN, [DEV])] == [1, 4]
     assert [example.line_number for example in without_duplicates(TRAIN, [DEV, TEST])] == [1]
+
+
+def by_premise(*rows: str) -> list[Example]:
+    """From "premise hypothesis label" each, grouped by the first column."""
+    return [
+        Example(number, row, tuple(row.split()[:2]), (row.split()[2],), row.split()[0])
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def test_a_group_is_in_one_part_only():
+    rows = by_premise(*(f"p{number // 3} h{number} {number % 3}" for number in range(300)))
+    parts = split(rows, {"dev": 0.1, "test": 0.2}, seed=1)
+    premises = [{example.texts[0] for example in part} for part in parts.values()]
+    assert sum(map(len, premises)) == len(set.union(*premises)) == 100
+    assert {name: len(part) for name, part in parts.items()} == {"train": 210, "dev": 30, "test": 60}
+
+
+def test_what_is_held_out_goes_by_group_and_repeats_by_text():
+    train = by_premise("p h 0", "p g 1", "p h 0", "q h 1", "q g 0")
+    dev = by_premise("q k 2")
+    assert [example.line_number for example in without_duplicates(train, [dev])] == [1, 2]
+    report = overlap_report({"train": train, "dev": dev})
+    assert report["splits"]["train"] == {"lines": 5, "repeats": 1, "texts_with_different_labels": 0}
+    assert report["shared"][0]["lines"] == {"train": 2, "dev": 1}
+    assert report["shared"][0]["items"][0]["texts"] == ("q",)

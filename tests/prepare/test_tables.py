@@ -72,3 +72,22 @@ def test_malformed_rows_are_named(file, content, expected):
 def test_what_is_no_file(tmp_path):
     with pytest.raises(UserError, match="expected a readable CSV file, got a folder"):
         convert(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("review,label\na,1\nb\nc,0\n", ["a\t1", "c\t0"]),
+        ('review,label\na,1\n"b" c,1\nd,0\n', ["a\t1", "d\t0"]),
+        ('review,label\na,1\n"never closed,1\n"c, d",0\n"e""\nf",1\n', ["a\t1", "c, d\t0", 'e" f\t1']),
+        ('review,label\n"a,1\nb,0\n', ["b\t0"]),
+        ("review,label\n ,1\n好,1\n", ["好\t1"]),
+    ],
+)
+def test_bad_rows_are_skipped_on_demand_and_cost_no_other(file, content, kept, log_lines):
+    path = file(content)
+    options = {"delimiter": "comma", "encoding": "utf-8", "labels": {}}
+    assert convert_table(path, ["review", "label"], **options, on_bad_row="skip") == kept
+    assert f"{path}: skipped malformed lines: 1; the first: {path}:" in log_lines[-1]
+    with pytest.raises(UserError, match="skip them with --on_bad_row skip"):
+        convert_table(path, ["review", "label"], **options)

@@ -166,3 +166,12 @@ def test_a_threshold_between_neighbours_parts_them():
     assert best["accuracy"] == 1
     for kind in (np.float32, np.float64):
         assert (cosines.astype(kind) >= best["accuracy_threshold"]).tolist() == [True, False]
+
+
+def test_macro_f1_over_all_labels_and_over_those_that_occur():
+    """scikit-learn leaves out labels that are neither gold nor predicted, unless it is told all of them."""
+    gold, predicted = np.array([0, 0, 3, 3, 3]), np.array([0, 1, 3, 3, 0])
+    report = class_report(gold, predicted, ["a", "b", "c", "d", "e"])
+    assert report["macro_f1_present"] == pytest.approx(f1_score(gold, predicted, average="macro"))
+    expected = f1_score(gold, predicted, average="macro", labels=range(5), zero_division=0)
+    assert report["macro_f1"] == pytest.approx(expected) != report["macro_f1_present"]

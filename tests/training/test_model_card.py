@@ -1,4 +1,6 @@
+import ast
 import re
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -7,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
+from markdown_it import MarkdownIt
 
+from bertorch.data.lines import cell
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.precision import Precision
 from bertorch.tasks.classification import ClassificationTask
@@ -121,3 +125,29 @@ def test_a_run_leaves_its_card(tmp_path):
     ]
     assert "These are the weights after step 15" in text
     assert f"--saved_dir {tmp_path}" in text
+
+
+UTF8_NAME = "a\tb\n```\n# c `d` \u2028"
+NAME = "a\tb\n```\n# c `d` \udcff: {x}"
+
+
+def test_names_from_files_break_no_markdown_no_metadata_and_no_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", NAME])
+    options = {"train_data_file": NAME, "dev_data_file": f"`{NAME}`", "pretrained_model_name_or_path": f"x/{NAME}"}
+    named = card(tmp_path)
+    named = replace(named, config=replace(named.config, saved_dir=str(tmp_path / UTF8_NAME), **options))
+    named.save_pretrained(tmp_path)
+    text = (tmp_path / CARD).read_text()
+    read = HubCard(text)
+    assert read.data.base_model == f"x/{NAME}"
+    parsed = MarkdownIt().parse(read.text)
+    headings = [parsed[index + 1].content for index, token in enumerate(parsed) if token.type == "heading_open"]
+    shown = cell(NAME).encode(errors="backslashreplace").decode()
+    assert headings[0] == f"````{shown}````, fine-tuned"
+    assert headings[1:] == ["Use", "Training", "Dev metrics", "Versions"]
+    code = {token.info: token.content for token in parsed if token.type == "fence"}
+    assert shlex.split(code["bash"])[-1] == NAME.encode(errors="backslashreplace").decode()
+    [literal] = re.findall(r'pipeline\("text-classification", model=(".*")\)', code["python"])
+    assert ast.literal_eval(literal) == str(tmp_path / UTF8_NAME)
+    spans = [child.content for token in parsed for child in token.children or [] if child.type == "code_inline"]
+    assert spans[1:] == [shown, f"`{shown}`"]
