@@ -27,7 +27,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results,
 
 
 def dropped(tensor: Tensor, probability: float) -> Tensor:
-    """Dropout of a tensor on the CPU with a probability in [0, 1), rounded to a multiple of 1/65536.
+    """Dropout of a tensor on the CPU with a probability rounded to a multiple of 1/65536.
 
     A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
     of a training step.
@@ -35,7 +35,7 @@ def dropped(tensor: Tensor, probability: float) -> Tensor:
     drop = round(probability * _DRAWS)
     words = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: tensor.numel()].view(tensor.shape)  # uniform from -2**15 to 2**15 - 1
-    return tensor * (draws >= drop - _DRAWS // 2) * (_DRAWS / (_DRAWS - drop))
+    return tensor * (draws >= drop - _DRAWS // 2) * (_DRAWS / max(_DRAWS - drop, 1))
 
 
 class Dropout(nn.Dropout):
