@@ -15,6 +15,7 @@ from bertorch import distributed
 from bertorch.data.batch import PackedBatch
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches, share
+from bertorch.inference.heap import HEAP
 from bertorch.precision import Precision
 from bertorch.tasks.base import Inference
 from bertorch.training.eval_loop import GPU_TOKENS
@@ -91,6 +92,7 @@ class Engine:
                 if inference.is_set:
                     rows[:, 0] = of_batch[rows[:, 0].long()] + window.first
                 parts.append(rows)
+        HEAP.trim()
         rows = torch.cat(parts)
         if indices and not inference.is_set:
             rows = rows.index_select(0, torch.cat(indices).argsort())
