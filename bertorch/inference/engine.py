@@ -16,7 +16,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches, share
 from bertorch.inference.heap import HEAP
-from bertorch.precision import Precision
+from bertorch.precision import Precision, require_finite
 from bertorch.tasks.base import Inference
 from bertorch.training.eval_loop import GPU_TOKENS
 from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
@@ -57,7 +57,7 @@ class Engine:
             The inputs of a window in order, and their rows (inputs, …) or, of a set, an array (rows, …) for each input.
 
         Raises:
-            UserError: memory runs out.
+            UserError: memory runs out, or a result is not finite.
         """
         launched: tuple[list[Input], Tensor] | None = None  # inputs of a window, and its rows on the device
         windows = _windows(inputs, inference.size_of, WINDOW * self._world_size, WINDOW_CHARACTERS * self._world_size)
@@ -101,7 +101,9 @@ class Engine:
 
 def _results(inference: Inference[Input], inputs: list[Input], rows: Tensor) -> np.ndarray | list[np.ndarray]:
     """The result of each input, on the host."""
-    found = rows.cpu().numpy()
+    on_host = rows.cpu()
+    require_finite(on_host, f"{len(inputs)} inputs, the first of them {str(inputs[0])[:60]!r}")
+    found = on_host.numpy()
     if not inference.is_set:
         return found
     indices = found[:, 0].astype(np.int64)  # (rows,)

@@ -65,6 +65,7 @@ class Schedule:
         self.warmup_steps = math.ceil(self.warmup_proportion * self.total_steps)
 
     def __call__(self, step: int) -> float:
+        """The factor of the step after `step` steps."""
         if step < self.warmup_steps and self.name != "constant":
             return step / self.warmup_steps
         steps = max(1, self.total_steps - self.warmup_steps)

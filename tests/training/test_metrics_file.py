@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_lines_are_held_back_until_the_results_of_the_earlier_run_go(tmp_path):
     file.append(line(3))
     file.release()
     assert read_metrics(tmp_path / METRICS) == [line(1), line(3)]
+
+
+def test_numbers_that_json_does_not_have_are_left_out(tmp_path):
+    file = started(tmp_path)
+    file.append({"step": 1, "loss": math.nan, "rate": math.inf, "speed": 2.0})
+    text = (tmp_path / METRICS).read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "speed": 2.0}
 
 
 def test_an_unfinished_last_line_is_left_out(tmp_path):
