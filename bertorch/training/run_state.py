@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -11,6 +12,7 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
+from bertorch.data.model_digests import ModelDigests
 from bertorch.data.schedule import ScheduledStep
 from bertorch.errors import InterruptedRunError, NotFiniteError
 from bertorch.precision import Precision
@@ -20,7 +22,8 @@ from bertorch.training.hooks import Hook, diverged, require_finite_weights, usin
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
-from bertorch.training.run_folder import PROGRESS, RunFolder, describe_run
+from bertorch.training.run_folder import PROGRESS, RECORD, RunFolder
+from bertorch.training.run_options import describe_run
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
 from bertorch.weights import WEIGHTS, warm_start
 
@@ -131,8 +134,9 @@ class RunKeeper:
     def _open_folder(self) -> bool:
         """Open `--saved_dir`; returns whether the run is resumed."""
         config, processes, negatives = self._config, distributed.world_size(), self._task.negatives
-        options = describe_run(config, precision=self._precision.name, processes=processes, negatives=negatives)
-        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints)
+        digests, precision = ModelDigests(Path(config.saved_dir) / RECORD), self._precision.name
+        options = describe_run(config, digests, precision=precision, processes=processes, negatives=negatives)
+        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints, digests=digests.weights)
         self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None
 
