@@ -99,6 +99,7 @@ class SchedulerState(Stateful):
         self.scheduler.load_state_dict(dict(state.values))
         if not any(state.values["lr_lambdas"]):  # of a version that rounded the warm-up down, and kept no number
             for schedule in self.scheduler.lr_lambdas:
+                assert isinstance(schedule, Schedule)
                 schedule.warmup_steps = int(schedule.warmup_proportion * schedule.total_steps)
 
 
