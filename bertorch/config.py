@@ -88,9 +88,7 @@ class TrainingConfig(LaunchedConfig):
     )
     weight_decay: float = option(0.0, minimum=0.0, help="decoupled; not for biases and normalisation weights")
     max_grad_norm: float = option(1.0, minimum=0.0, help="clip gradients to this global norm; 0 disables clipping")
-    seed: int = option(
-        1000, minimum=0, maximum=2**64 - 1, help="seed of new weights, the order of the examples and dropout"
-    )
+    seed: int = option(1000, minimum=0, help="seed of new weights, the order of the examples and dropout")
     logging_steps: int = option(20, minimum=1, shapes_result=False, help="steps between two log lines")
     save_steps: int = option(
         100, minimum=1, shapes_result=False, help="steps between two evaluations and saves; always after the last step"

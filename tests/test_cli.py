@@ -176,7 +176,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected a finite number, got nan"),
         ([*REQUIRED, "--learning_rate", "inf"], "--learning_rate: expected a finite number, got inf"),
         ([*REQUIRED, "--weight_decay", "1e999"], "--weight_decay: expected a finite number, got 1e999"),
-        ([*REQUIRED, "--seed", str(2**64)], f"--seed: expected at most {2**64 - 1}, got {2**64}"),
+        ([*REQUIRED, "--seed", str(2**64)], f"--seed: expected at most {2**63 - 1}, got {2**64}"),
         ([*REQUIRED, "--epochs", str(2**63)], f"--epochs: expected at most {2**63 - 1}, got {2**63}"),
         ([*REQUIRED, "--local_rank", "first"], "--local_rank/--local-rank: invalid int value: 'first'"),
         ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),

@@ -98,8 +98,7 @@ class SchedulerState(Stateful):
     def restore(self, state: State) -> None:
         self.scheduler.load_state_dict(dict(state.values))
         if not any(state.values["lr_lambdas"]):  # of a version that rounded the warm-up down, and kept no number
-            for schedule in self.scheduler.lr_lambdas:
-                assert isinstance(schedule, Schedule)
+            for schedule in (each for each in self.scheduler.lr_lambdas if isinstance(each, Schedule)):
                 schedule.warmup_steps = int(schedule.warmup_proportion * schedule.total_steps)
 
 
