@@ -24,10 +24,11 @@ _DRAWS = 2**16
 SMALL_BLOCK = 2**17  # a block of no more attention scores is not split into blocks of similar lengths
 _FULLNESS = 0.75  # the least share of tokens in a row of these blocks
 _ROWS = 2048  # the weights of a oneDNN layer are laid out for a product with this many rows; others give the same
-# Products that oneDNN keeps, a quarter of a megabyte each, in two caches. Each number of rows has its own, and to make
-# one anew takes less than a millisecond. The default is 1024; they are read at the first use in the process.
-for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_cache, "128")
+# Prepared products that oneDNN keeps, a quarter of a megabyte each; every number of rows has its own three. Enough of
+# them for single sentences of up to 128 tokens; the second cache is that of a thread. By default both keep 1024. They
+# are read at the first product of the process.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "384")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results, as a share of the largest
 
 
