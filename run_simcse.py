@@ -22,7 +22,7 @@ class SimCSEConfig(ContrastiveConfig):
     """Options of `run_simcse.py`."""
 
     epochs: int = option(1, minimum=1, help="passes over the training sentences")
-    dropout: float = option(0.1, minimum=0.0, maximum=1.0, help="hidden and attention dropout of the encoder")
+    dropout: float = option(0.1, minimum=0.0, maximum=0.99, help="hidden and attention dropout of the encoder")
 
 
 def run(config: SimCSEConfig) -> None:

@@ -1,6 +1,7 @@
 """Command lines: dataclass fields become argparse options, user errors become exit code 2."""
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -186,15 +187,22 @@ def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: 
 
 
 def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callable[[str], Any]:
-    """An argparse type that converts and checks the bounds; no option takes an empty text."""
+    """An argparse type that converts, and checks the bounds of a number, which must be finite or fit into 64 bits.
+
+    No option takes an empty text.
+    """
+    if maximum is None and kind is int:
+        maximum = 2**63 - 1
 
     def convert(text: str) -> Any:
         if not text:  # as the name of a folder it would be the current one
             raise argparse.ArgumentTypeError("expected a value, got an empty text")
         value = kind(text)
-        if minimum is not None and not value >= minimum:  # also rejects nan
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+        if minimum is not None and value < minimum:
             raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {text}")
-        if maximum is not None and not value <= maximum:
+        if maximum is not None and value > maximum:
             raise argparse.ArgumentTypeError(f"expected at most {maximum}, got {text}")
         return value
 

@@ -81,7 +81,10 @@ class TrainingConfig(LaunchedConfig):
     learning_rate: float = option(5e-5, minimum=0.0, help="peak learning rate of AdamW")
     scheduler: str = option("linear", choices=SCHEDULERS, help="learning-rate schedule after the warm-up")
     warmup_proportion: float = option(
-        0.0, minimum=0.0, maximum=1.0, help="share of all steps over which the rate rises from 0 to its peak"
+        0.0,
+        minimum=0.0,
+        maximum=1.0,
+        help="share of all steps over which the rate rises from 0 to its peak, rounded up to whole steps",
     )
     weight_decay: float = option(0.0, minimum=0.0, help="decoupled; not for biases and normalisation weights")
     max_grad_norm: float = option(1.0, minimum=0.0, help="clip gradients to this global norm; 0 disables clipping")

@@ -22,12 +22,13 @@ from bertorch import cli, distributed, log
 from bertorch.config import option
 from bertorch.data.fingerprint import file_digest
 from bertorch.data.lines import cell
+from bertorch.data.model_digests import ModelDigests
 from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
-from bertorch.inference.load import InferenceConfig, model_digests
+from bertorch.inference.load import InferenceConfig
 from bertorch.inference.model import Model
-from bertorch.inference.vectors import VectorFile
+from bertorch.inference.vectors import VectorFile, record_path
 from bertorch.writer_lock import only_writer
 
 QUERIES_AT_ONCE = 4096
@@ -81,7 +82,9 @@ def _encode_into(path: str, model: Model, config: EncodeConfig) -> None:
 
     def begin() -> int:
         nonlocal file
-        file = VectorFile(path, _made_of(model, config), overwrite=config.overwrite)
+        digests = ModelDigests(record_path(path))
+        made_of = _made_of(model, config, digests)
+        file = VectorFile(path, made_of, overwrite=config.overwrite, digests=digests.weights)
         if file.done < file.rows:
             file.open()
         return file.done
@@ -96,7 +99,7 @@ def _encode_into(path: str, model: Model, config: EncodeConfig) -> None:
         file.finish()
 
 
-def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
+def _made_of(model: Model, config: EncodeConfig, digests: ModelDigests) -> dict[str, object]:
     """What the vectors depend on."""
     return {
         "rows": sum(1 for _ in _sentences(config.input_file)),
@@ -106,7 +109,7 @@ def _made_of(model: Model, config: EncodeConfig) -> dict[str, object]:
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
-        **model_digests(config.model_dir),
+        **{f"content of --model_dir, {file}": digest for file, digest in digests.of_model(config.model_dir).items()},
     }
 
 

@@ -30,6 +30,10 @@ class ShapeMismatchError(UserError):
         )
 
 
+class NotFiniteError(UserError):
+    """Results that are NaN or infinite: weights have diverged, or half precision has overflowed."""
+
+
 class InterruptedRunError(Exception):
     """A run stopped after a step because a signal asked it to; `folder` is its checkpoint, None if none was kept."""
 

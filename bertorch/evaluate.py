@@ -6,7 +6,7 @@ r"""Evaluate a trained model, of any of the five scripts, on a labelled file in 
 
 Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion.png`:
 
-    run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusion matrix
+    run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusions
     run_sentencebert.py                      the best thresholds of the cosine; with two labels its correlations
     run_simcse.py, run_batchneg.py           Spearman and Pearson correlation; thresholds where the scores are 0 and 1
     run_ner.py                               F1 of entities by type: strict, and lenient: one shared token is enough
@@ -32,6 +32,8 @@ from bertorch.tasks.base import Errors
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
+MOST_DRAWN = 100  # labels in the picture
+MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
 REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
 
 
@@ -53,18 +55,18 @@ def run(config: EvaluateConfig) -> None:
         require_matplotlib("--plot")
     model = config.load()
     task = model.task
-    if config.plot and not task.has_confusion_matrix:
+    if config.plot and not task.has_confusions:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
     source, examples = task.read_labelled(config.input_file, config.on_bad_line)
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
         header = {"model": config.model_dir, "task": task.name, "data": config.input_file}
-        _write(header | metric.report(), task.errors(metric, source), task.label_names, config)
+        _write(header | metric.report(), task.errors(metric, source), config)
     distributed.barrier()
 
 
-def _write(report: dict[str, Any], errors: Errors, label_names: Any, config: EvaluateConfig) -> None:
+def _write(report: dict[str, Any], errors: Errors, config: EvaluateConfig) -> None:
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,26 +77,53 @@ def _write(report: dict[str, Any], errors: Errors, label_names: Any, config: Eva
     with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
         file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if config.plot:
-        draw_confusion(report["confusion_matrix"], label_names, str(folder / PICTURE))
+        drawn = list(_frequent(report["labels"], MOST_DRAWN))
+        if len(drawn) < len(report["labels"]):
+            logger.info("{}: the {} most frequent of {} labels", PICTURE, len(drawn), len(report["labels"]))
+        matrix = [[report["confusions"].get(row, {}).get(column, 0) for column in drawn] for row in drawn]
+        draw_confusion(matrix, drawn, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
         file.write(to_json(report, indent=2) + "\n")
-    for line in _lines(report):
+    for line in _lines({name: value for name, value in report.items() if name != "confusions"}):
         logger.info("{}", line)
     logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))
 
 
 def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
-    """The numbers of a report, one per line, and each row of a table in one line."""
+    """The numbers of a report, one per line, and each row of a table in one line; of long tables a part."""
     lines = []
     for name, value in report.items():
         if isinstance(value, float):
             lines.append(f"{prefix}{name}: {value:.5f}")
         elif isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
-            lines += _lines(value, f"{prefix}{name}, ")
+            for part, rows in _parts(value).items():
+                lines += _lines(rows, f"{prefix}{name}{part}, ")
         elif isinstance(value, dict):
             row = (f"{key} {each:.5f}" if isinstance(each, float) else f"{key} {each}" for key, each in value.items())
             lines.append(f"{prefix}{name}: {', '.join(row)}")
     return lines
+
+
+def _parts(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the log has of a table, by a word that says which part it is."""
+    if len(table) <= MOST_LINES:
+        return {"": table}
+    if not all("f1" in row and "support" in row for row in table.values()):
+        return {}
+    worst = sorted(
+        (name for name in table if table[name]["support"]),
+        key=lambda name: (table[name]["f1"], -table[name]["support"]),
+    )
+    return {
+        ", most frequent": _frequent(table, MOST_LINES // 2),
+        ", worst": {name: table[name] for name in worst[: MOST_LINES // 2]},
+    }
+
+
+def _frequent(table: dict[str, Any], most: int) -> dict[str, Any]:
+    """The labels with the most examples, in the order of the table."""
+    names = set(sorted(table, key=lambda name: -table[name]["support"])[:most])
+    return {name: row for name, row in table.items() if name in names}
 
 
 if __name__ == "__main__":

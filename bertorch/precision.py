@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bertorch.errors import UserError
+from bertorch.errors import NotFiniteError, UserError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -14,6 +14,15 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """bf16 and fp16 become fp32; fp32 and fp64 stay."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def require_finite(results: Tensor, what: str) -> None:
+    """Raise a `NotFiniteError`, which says of what the results are, if one of them is NaN or infinite."""
+    if not results.isfinite().all():
+        raise NotFiniteError(
+            f"expected finite results for {what}, got NaN or infinity; the weights have diverged or are damaged, or "
+            "with --precision fp16 or bf16 take fp32"
+        )
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_every_option_takes_a_value(script):
         ("output_emb_size", "0", "expected at least 1, got 0"),
         ("micro_batch_size", "0", "expected at least 1, got 0"),
         ("scale", "-1", "expected at least 0.0, got -1"),
-        ("dropout", "1.5", "expected at most 1.0, got 1.5"),
+        ("dropout", "1", "expected at most 0.99, got 1"),
     ],
 )
 def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
@@ -173,7 +173,11 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
         ([*REQUIRED, "--batch_size", "two"], "--batch_size: invalid int value: 'two'"),
         ([*REQUIRED, "--warmup_proportion", "1.5"], "--warmup_proportion: expected at most 1.0, got 1.5"),
-        ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected at least 0.0, got nan"),
+        ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected a finite number, got nan"),
+        ([*REQUIRED, "--learning_rate", "inf"], "--learning_rate: expected a finite number, got inf"),
+        ([*REQUIRED, "--weight_decay", "1e999"], "--weight_decay: expected a finite number, got 1e999"),
+        ([*REQUIRED, "--seed", str(2**64)], f"--seed: expected at most {2**63 - 1}, got {2**64}"),
+        ([*REQUIRED, "--epochs", str(2**63)], f"--epochs: expected at most {2**63 - 1}, got {2**63}"),
         ([*REQUIRED, "--local_rank", "first"], "--local_rank/--local-rank: invalid int value: 'first'"),
         ([*REQUIRED, "--scheduler", "step"], "--scheduler: invalid choice: 'step'"),
         ([*REQUIRED, "--save_best"], "unrecognized arguments: --save_best"),
@@ -185,7 +189,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
         ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
-        ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got nan"),
+        ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a finite number, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),
     ],
 )

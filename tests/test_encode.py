@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -56,7 +57,20 @@ def test_another_librarys_folder_is_identified_by_all_of_its_files(folders, sour
     run(tmp_path / "model", source, **settings)  # left as it is
     pooling = tmp_path / "model" / "1_Pooling" / "config.json"
     pooling.write_text(pooling.read_text().replace('"cls"', '"max"'))
-    with pytest.raises(UserError, match="holds vectors of another run, which differs in model"):
+    with pytest.raises(UserError, match="holds vectors .* differs in content of --model_dir, 1_Pooling/config.json"):
+        run(tmp_path / "model", source, **settings)
+
+
+def test_vectors_depend_on_the_tokenizer(folders, source, tmp_path):
+    shutil.copytree(folders["simcse"], tmp_path / "model")
+    settings = {"output_file": str(tmp_path / "out.npy")}
+    run(tmp_path / "model", source, **settings)
+    run(tmp_path / "model", source, **settings)  # left as it is
+    tokenizer = tmp_path / "model" / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    content["normalizer"] = None
+    tokenizer.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="holds vectors .* differs in content of --model_dir, tokenizer.json"):
         run(tmp_path / "model", source, **settings)
 
 

@@ -1,6 +1,7 @@
 """The command as a user starts it, on folders of all scripts."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ from sklearn.metrics import f1_score
 
 from bertorch import evaluate, figures, load
 from bertorch.errors import UserError
+from bertorch.tasks.base import Errors
+from bertorch.tasks.metrics import class_report
 from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, run_processes
 from tests.log_lines import F1_LINE, last_result
 
@@ -37,6 +40,27 @@ def test_a_classifier(folders, tmp_path, log_lines):
     assert [[*row[:3], f"{float(row[3]):.3f}", row[4]] for row in errors] == expected
     assert any(line.startswith("accuracy: 0.") for line in log_lines)
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
+
+
+def test_the_log_of_many_classes_has_the_most_frequent_and_the_worst(log_lines, tmp_path):
+    names = [f"label{index}" for index in range(1000)]
+    gold = np.repeat(np.arange(900), np.arange(900) % 30 + 1)  # the last hundred labels have no example
+    predicted = np.where(gold % 100 == 7, gold + 1, gold)
+    report = class_report(gold, predicted, names)
+    config = evaluate.EvaluateConfig(model_dir="", input_file="", output_dir=str(tmp_path))
+    evaluate._write(report, Errors(["number"], []), config)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    told = [re.match(r"labels, (.*), (label\d+): .* f1 (.*), support (\d+)", line) for line in log_lines]
+    frequent, worst = (
+        {each[2]: (float(each[3]), int(each[4])) for each in told if each and each[1] == part}
+        for part in ("most frequent", "worst")
+    )
+    assert len(told) < 30
+    assert len(frequent) == len(worst) == 10
+    assert {support for _, support in frequent.values()} == {30}
+    assert {name: f1 for name, (f1, _) in worst.items() if f1 == 0} == {
+        f"label{index}07" if index else "label7": 0 for index in range(9)
+    }
 
 
 @pytest.mark.parametrize(("name", "data", "thresholds"), [("matching", MATCHING, ["1"]), ("nli", NLI, None)])
@@ -107,7 +131,7 @@ def test_two_processes_report_what_one_does(folders, tmp_path):
     config = evaluate.EvaluateConfig(**{name: str(value) for name, value in options.items()})
     run_processes(2, evaluate.run, config)
     two = json.loads((tmp_path / "two" / "report.json").read_text())
-    assert two["confusion_matrix"] == one["confusion_matrix"]
+    assert two["confusions"] == one["confusions"]
 
 
 def test_reports_are_not_replaced(folders, tmp_path):

@@ -4,6 +4,7 @@ Everything works without this file, only slower. oneDNN's layers:
 https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_guide_attributes_post_ops.html
 """
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,16 @@ _DRAWS = 2**16
 SMALL_BLOCK = 2**17  # a block of no more attention scores is not split into blocks of similar lengths
 _FULLNESS = 0.75  # the least share of tokens in a row of these blocks
 _ROWS = 2048  # the weights of a oneDNN layer are laid out for a product with this many rows; others give the same
+# Prepared products that oneDNN keeps, a quarter of a megabyte each; every number of rows has its own three. Enough of
+# them for single sentences of up to 128 tokens; the second cache is that of a thread. By default both keep 1024. They
+# are read at the first product of the process.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "384")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results, as a share of the largest
 
 
 def dropped(tensor: Tensor, probability: float) -> Tensor:
-    """Dropout of a tensor on the CPU with a probability in [0, 1), rounded to a multiple of 1/65536.
+    """Dropout of a tensor on the CPU with a probability rounded to a multiple of 1/65536.
 
     A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
     of a training step.
@@ -35,7 +41,7 @@ def dropped(tensor: Tensor, probability: float) -> Tensor:
     drop = round(probability * _DRAWS)
     words = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: tensor.numel()].view(tensor.shape)  # uniform from -2**15 to 2**15 - 1
-    return tensor * (draws >= drop - _DRAWS // 2) * (_DRAWS / (_DRAWS - drop))
+    return tensor * (draws >= drop - _DRAWS // 2) * (_DRAWS / max(_DRAWS - drop, 1))
 
 
 class Dropout(nn.Dropout):

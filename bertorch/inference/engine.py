@@ -15,7 +15,8 @@ from bertorch import distributed
 from bertorch.data.batch import PackedBatch, on_device
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches, share
-from bertorch.precision import Precision
+from bertorch.inference.heap import HEAP
+from bertorch.precision import Precision, require_finite
 from bertorch.tasks.base import Inference
 from bertorch.training.eval_loop import batch_tokens
 from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
@@ -56,7 +57,7 @@ class Engine:
             The inputs of a window in order, and their rows (inputs, …) or, of a set, an array (rows, …) for each input.
 
         Raises:
-            UserError: memory runs out.
+            UserError: memory runs out, or a result is not finite.
         """
         launched: tuple[list[Input], Tensor] | None = None  # inputs of a window, and its rows on the device
         windows = _windows(inputs, inference.size_of, WINDOW * self._world_size, WINDOW_CHARACTERS * self._world_size)
@@ -91,6 +92,7 @@ class Engine:
                 if inference.is_set:
                     rows[:, 0] = of_batch[rows[:, 0].long()] + window.first
                 parts.append(rows)
+        HEAP.trim()
         rows = torch.cat(parts)
         if indices and not inference.is_set:
             rows = rows.index_select(0, torch.cat(indices).argsort())
@@ -99,7 +101,9 @@ class Engine:
 
 def _results(inference: Inference[Input], inputs: list[Input], rows: Tensor) -> np.ndarray | list[np.ndarray]:
     """The result of each input, on the host."""
-    found = rows.cpu().numpy()
+    on_host = rows.cpu()
+    require_finite(on_host, f"{len(inputs)} inputs, the first of them {str(inputs[0])[:60]!r}")
+    found = on_host.numpy()
     if not inference.is_set:
         return found
     indices = found[:, 0].astype(np.int64)  # (rows,)

@@ -9,7 +9,6 @@ import torch
 
 from bertorch import distributed
 from bertorch.config import PRECISIONS, LaunchedConfig, option
-from bertorch.data.fingerprint import file_digest
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.errors import UserError
@@ -20,7 +19,7 @@ from bertorch.precision import Precision
 from bertorch.tasks.base import LoadedFolder, Task
 from bertorch.tasks.metadata import KEY, ModelMetadata
 from bertorch.tasks.registry import foreign_task, task_of
-from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, load_weights
+from bertorch.weights import load_weights
 
 _OPTION = "the model's folder"
 
@@ -76,16 +75,6 @@ def _own_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     if max_seq_length is not None:
         metadata = replace(metadata, max_seq_length=max_seq_length)
     return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
-
-
-def model_digests(folder: str) -> dict[str, Any]:
-    """What identifies the model in a folder, for records of what was computed with it."""
-    path = Path(folder)
-    if is_own(folder):
-        weights = next(name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).exists())  # as `load_weights` has it
-        return {"weights": file_digest(str(path / weights)), "config.json": file_digest(str(path / "config.json"))}
-    files = sorted((*path.iterdir(), *path.glob("*_*/*")))  # also in the folders that modules.json names
-    return {"model": {str(file.relative_to(path)): file_digest(str(file)) for file in files if file.is_file()}}
 
 
 def load(

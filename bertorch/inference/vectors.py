@@ -7,32 +7,40 @@ the file is called `vectors.npy.partial`, so that no reader takes it for complet
 import errno
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertorch.atomic import replacing, to_disk, unfinished
+from bertorch.data.model_digests import DIGESTS
 from bertorch.errors import UserError
 from bertorch.files import read_record, refuse_existing, writing
 
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without posix_fallocate
 
 
+def record_path(path: str) -> Path:
+    """Where the record of vectors is; a link is followed."""
+    return Path(f"{os.path.realpath(path)}.json")
+
+
 class VectorFile:
     """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
-    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`.
+    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`; the record also has
+    `digests` of weights, see `bertorch.data.model_digests`.
 
     Raises:
         UserError: the file exists and depends on something else. All methods raise it where they cannot write.
     """
 
-    def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool) -> None:
+    def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool, digests: Mapping[str, Any]) -> None:
         self._path = Path(os.path.realpath(path))  # a link stays one
         self._partial = self._path.with_name(f"{self._path.name}.partial")
-        self._record = self._path.with_name(f"{self._path.name}.json")
-        self._made_of = made_of
+        self._record = record_path(path)
+        self._made_of, self._digests = made_of, digests
         self._vectors: np.ndarray | None = None  # once it is open
         self.rows: int = made_of["rows"]  # in all
         self.done: int = 0 if overwrite else self._done_before(path)
@@ -109,5 +117,6 @@ class VectorFile:
             self._partial.replace(self._path)
 
     def _write_record(self) -> None:
+        content = {"made_of": self._made_of, "done": self.done, DIGESTS: self._digests}
         with replacing(self._record) as new:
-            new.write_text(json.dumps({"made_of": self._made_of, "done": self.done}, indent=1), encoding="utf-8")
+            new.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -104,7 +104,7 @@ class Task(ABC, Generic[B]):
     recomputes = False  # whether the backward pass runs parts of the forward pass again
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without
-    has_confusion_matrix = False  # in its report
+    has_confusions = False  # in its report
 
     def __init__(
         self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128

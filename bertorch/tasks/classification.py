@@ -50,7 +50,7 @@ class ClassificationTask(ScoringTask):
     pipeline_tag = "text-classification"
     head = "linear"
     loss_parts = ("loss", "accuracy")
-    has_confusion_matrix = True
+    has_confusions = True
 
     def __init__(
         self,

@@ -162,19 +162,22 @@ def pair_cosines(pairs: Tensor) -> Tensor:
 
 
 def class_report(gold: np.ndarray, predicted: np.ndarray, label_names: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro and micro F1, a table by label, and the confusion matrix.
+    """Accuracy, macro and micro F1, a table by label, and the confusions.
 
     `gold` and `predicted` are (N,) ids of labels. The macro F1 is the mean over all C labels, also those without an
     example, whose F1 is 0; `macro_f1_present` is the mean over the labels that occur in `gold` or `predicted`, which is
-    what scikit-learn's `f1_score(gold, predicted, average="macro")` gives. In the confusion matrix (C, C), the label of
-    the row was taken for that of the column.
+    what scikit-learn's `f1_score(gold, predicted, average="macro")` gives. Of a gold label the confusions have the
+    labels that it was taken for, itself among them, and how often.
     """
-    count = len(label_names)
-    matrix = np.bincount(gold * count + predicted, minlength=count * count).reshape(count, count)
-    right, guesses, support = matrix.diagonal().tolist(), matrix.sum(axis=0).tolist(), matrix.sum(axis=1).tolist()
+    groups = (gold[gold == predicted], predicted, gold)
+    right, guesses, support = (np.bincount(ids, minlength=len(label_names)).tolist() for ids in groups)
     by_label = [f1_scores(*counts) for counts in zip(right, guesses, support, strict=True)]
     present = [row["f1"] for row, *counts in zip(by_label, guesses, support, strict=True) if any(counts)]
     accuracy = sum(right) / len(gold)
+    confusions: dict[str, dict[str, int]] = {}
+    pairs, counts = np.unique(np.stack([gold, predicted]), axis=1, return_counts=True)  # (2, pairs), (pairs,)
+    for row, column, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        confusions.setdefault(label_names[row], {})[label_names[column]] = count
     return {
         "examples": len(gold),
         "accuracy": accuracy,
@@ -182,7 +185,7 @@ def class_report(gold: np.ndarray, predicted: np.ndarray, label_names: Sequence[
         "macro_f1_present": float(np.mean(present)),
         "micro_f1": accuracy,  # with one label an example, each false positive is a false negative of another label
         "labels": dict(zip(label_names, by_label, strict=True)),
-        "confusion_matrix": matrix.tolist(),
+        "confusions": confusions,
     }
 
 

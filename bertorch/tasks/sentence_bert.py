@@ -94,7 +94,7 @@ class SentenceBertTask(EmbeddingTask):
     scripts = "run_sentencebert.py"
     head = "siamese"
     loss_parts = ("loss", "accuracy")
-    has_confusion_matrix = True
+    has_confusions = True
 
     def __init__(self, model: SiameseClassifier, label_names: Sequence[str], **inputs: Unpack[InputSettings]) -> None:
         super().__init__(model, model.embedder, **inputs)

@@ -17,6 +17,7 @@ from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentence
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.files import to_json
+from bertorch.precision import require_finite
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.span_metric import Extent, SpanMetric
 from bertorch.tasks.tag_heads import CrfTagger, LinearTagger, SpanModel
@@ -136,7 +137,9 @@ class TaggingTask(Task[TaggedBatch]):
         return TaggedDataset.of(self.tokenizer, untagged, max_length=self.max_seq_length)
 
     def _spans(self, batch: TaggedBatch, *, with_scores: bool) -> Tensor:
-        extents, scores = self.span_model.decode(self.outputs(batch), batch, with_scores=with_scores).spans
+        emissions = self.outputs(batch)  # (T, C)
+        require_finite(emissions, "the tokens of a batch")  # else any tags would be found, and no scores with them
+        extents, scores = self.span_model.decode(emissions, batch, with_scores=with_scores).spans
         return torch.cat([extents.double(), scores.double()[:, None]], dim=1)  # (M, 5)
 
     def tagged(self, text: TextTokens, rows: np.ndarray) -> TaggedText:

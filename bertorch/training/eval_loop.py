@@ -12,7 +12,7 @@ from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches
 from bertorch.encoder.trials import eval_mode
-from bertorch.precision import Precision
+from bertorch.precision import Precision, require_finite
 from bertorch.tasks.base import Task
 from bertorch.tasks.metrics import Metric
 
@@ -33,6 +33,9 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
     """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
     `batch_size` is per process, and larger on a GPU; it does not change the result.
+
+    Raises:
+        NotFiniteError: on all processes, if a number of the metric is not finite.
     """
     device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
     metric = task.metric(device)
@@ -53,4 +56,5 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
             on_device = batch.to(device)
             metric.update(task.outputs(on_device), on_device, indices)
     metric.reduce()
+    require_finite(torch.tensor(list(metric.numbers().values())), "the evaluation")
     return metric

@@ -112,12 +112,26 @@ class StopIfNotFinite(Hook):
     def inspect(self, step: ScheduledStep, numbers: Mapping[str, float], rate: float) -> None:
         loss, norm = numbers["loss"], numbers["gradient_norm"]
         if not math.isfinite(loss + norm):
-            raise UserError(
-                f"step {step.number} (epoch {step.epoch}, batch {step.last_batch}), learning rate {rate:g}: expected "
-                f"a finite loss and gradient, got loss {loss} and a gradient of norm {norm}. The last save in "
-                f"{self._saved_dir} is from before it; lower --learning_rate, raise --warmup_proportion, or with "
-                "--precision fp16 take bf16 or fp32"
-            )
+            got = f"learning rate {rate:g}: expected a finite loss and gradient, got loss {loss} and a gradient of norm"
+            raise diverged(step, f"{got} {norm}", self._saved_dir)
+
+
+def require_finite_weights(weights: Iterable[Tensor], step: ScheduledStep, saved_dir: str) -> None:
+    """Raise a `UserError` before weights are saved that are not finite, or whose squares are not.
+
+    With the latter, products in the model overflow: a single step of AdamW at a rate of 1e30 makes weights of 1e30.
+    """
+    largest = nn.utils.get_total_norm((tensor.detach() for tensor in weights), norm_type=math.inf).item()
+    if not largest < torch.finfo(torch.float32).max ** 0.5:
+        raise diverged(step, f"expected finite weights, and finite squares of them, got up to {largest:g}", saved_dir)
+
+
+def diverged(step: ScheduledStep, message: str, saved_dir: str) -> UserError:
+    """The error of a run whose numbers are no longer finite."""
+    return UserError(
+        f"step {step.number} (epoch {step.epoch}, batch {step.last_batch}), {message}. The last save in {saved_dir} is "
+        "from before it; lower --learning_rate, raise --warmup_proportion, or with --precision fp16 take bf16 or fp32"
+    )
 
 
 class UsedParameters(Hook):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from loguru import logger
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from bertorch import distributed, log
 from bertorch.config import TrainingConfig
@@ -146,7 +146,7 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _build_optimizer(config: TrainingConfig, task: Task[Any], total_steps: int) -> tuple[Optimizer, LRScheduler]:
+def _build_optimizer(config: TrainingConfig, task: Task[Any], total_steps: int) -> tuple[Optimizer, LambdaLR]:
     optimizer = build_optimizer(
         task.model,
         learning_rate=config.learning_rate,

@@ -13,6 +13,7 @@ number by which the best weights are chosen.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,7 +104,13 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def _text(lines: list[Line]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    """As JSON, which has no NaN and no infinity: such numbers, say of a hook, are left out."""
+    finite = ({name: value for name, value in line.items() if _is_json(value)} for line in lines)
+    return "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in finite)
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class TensorBoardFolder:

@@ -1,19 +1,20 @@
-"""AdamW with its parameter groups, and the learning-rate schedules of transformers."""
+"""AdamW with its parameter groups, and the learning-rate schedules, which are those of transformers."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from bertorch.training.state import State, Stateful
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6
+_LAST_RATE = 1e-7  # of the polynomial schedule; a lower peak rate stays as it is
 
 
 def build_optimizer(
@@ -46,13 +47,59 @@ def build_optimizer(
     )
 
 
-def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LRScheduler:
-    """The schedule `name` of `bertorch.config.SCHEDULERS`; the rates in the optimizer are the peak rates.
+@dataclass
+class Schedule:
+    """The factor on the peak rate by step, from 0: the schedule `name` of `bertorch.config.SCHEDULERS`.
 
-    The warm-up is linear from 0; its share of `total_steps` is rounded down to whole steps.
+    The warm-up is linear from 0; its share `warmup_proportion` of all steps is rounded up to whole steps. `LambdaLR`
+    keeps the attributes in its state.
     """
-    warmup_steps = int(warmup_proportion * total_steps)
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+
+    name: str
+    warmup_proportion: float
+    total_steps: int
+    peak: float
+    warmup_steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.warmup_steps = math.ceil(self.warmup_proportion * self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        """The factor of the step after `step` steps."""
+        if step < self.warmup_steps and self.name != "constant":
+            return step / self.warmup_steps
+        steps = max(1, self.total_steps - self.warmup_steps)
+        done = (step - self.warmup_steps) / steps
+        if self.name == "linear":
+            return max(0.0, (self.total_steps - step) / steps)
+        if self.name == "polynomial" and self.peak > _LAST_RATE:  # of power 1
+            return ((self.peak - _LAST_RATE) * (1 - done) + _LAST_RATE) / self.peak
+        if self.name.startswith("cosine"):  # restarts would begin after the first cycle, which is all steps
+            return 0.5 * (1 + math.cos(math.pi * done))
+        return 1.0
+
+
+def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LambdaLR:
+    """The scheduler of a `Schedule`; the rates in the optimizer are the peak rates."""
+    return LambdaLR(optimizer, Schedule(name, warmup_proportion, total_steps, optimizer.defaults["lr"]))
+
+
+@dataclass(frozen=True)
+class SchedulerState(Stateful):
+    """A scheduler of `build_scheduler`, a part of a checkpoint, with the number of its warm-up steps."""
+
+    scheduler: LambdaLR
+
+    @override
+    def state(self) -> State:
+        return State({}, self.scheduler.state_dict())
+
+    @override
+    def restore(self, state: State) -> None:
+        self.scheduler.load_state_dict(dict(state.values))
+        if not any(state.values["lr_lambdas"]):  # of a version that rounded the warm-up down, and kept no number
+            for schedule in (each for each in self.scheduler.lr_lambdas if isinstance(each, Schedule)):
+                schedule.warmup_steps = int(schedule.warmup_proportion * schedule.total_steps)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     saved_dir/
         pytorch_model.bin, config.json, …   the weights for use: the last ones, or the best with --save_best_model
         metrics.jsonl                       the numbers of its log, see bertorch.training.metrics_file
-        run.json                            the run: a random id, its options, the digests of its data, its files
+        run.json                            the run: a random id, its options, digests of its inputs, its files
         .lock                               while the run goes on: who writes here
         checkpoint-200/                     everything that the run needs to continue after step 200
             model.safetensors, config.json, …, optimizer.safetensors, training_state.json
@@ -15,7 +15,6 @@ never taken for its own.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch.atomic import remove, replacing, to_disk
-from bertorch.config import TrainingConfig
-from bertorch.data.fingerprint import file_digest
+from bertorch.data.model_digests import DIGESTS
 from bertorch.errors import UserError
 from bertorch.files import read_record, to_json
-from bertorch.tasks.base import Negatives, Savable
+from bertorch.tasks.base import Savable
 from bertorch.training.checkpoints import STATE, checkpoint_name, checkpoints, newest_checkpoint, progress_of
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
+from bertorch.training.run_options import Options, differing
 from bertorch.training.saved_files import loaded_files, recorded_files, remove_saved
 from bertorch.training.saving import publish, staged, written_to
 from bertorch.training.state import State
@@ -38,40 +37,18 @@ from bertorch.weights import WEIGHTS, save_file
 RECORD = "run.json"
 LOCK = ".lock"  # held by the run that writes into the folder
 
-Options = Mapping[str, Any]
-
-
-def describe_run(config: TrainingConfig, *, precision: str, processes: int, negatives: Negatives) -> dict[str, Any]:
-    """What the result of a run depends on, by option, to recognise the same run.
-
-    Of files the content counts, not the name; of batch size and processes the product, unless the loss takes its
-    negatives from the process's own batch. `precision` is a resolved one, not `auto`.
-    """
-    described: dict[str, Any] = {"script": type(config).__name__}
-    for declared in fields(config):
-        value = getattr(config, declared.name)
-        if declared.metadata["is_input"] and value is not None and Path(value).is_file():
-            described[f"content of --{declared.name}"] = file_digest(value)
-        elif declared.metadata["shapes_result"]:
-            described[f"--{declared.name}"] = value
-    described["--precision"] = precision
-    described["--batch_size times processes"] = described.pop("--batch_size") * processes
-    if negatives is Negatives.LOCAL:
-        described["processes, without --gather_negatives"] = processes
-    if config.patience is not None or config.save_best_model:  # the result then depends on the evaluations
-        described["steps between evaluations"] = config.evaluation_steps
-    return described
-
 
 class RunFolder:
-    """The `--saved_dir` of a run with the options of `describe_run`, which only the first process uses.
+    """The `--saved_dir` of a run, which only the first process uses.
 
-    Keeps `keep` checkpoints. Raises a UserError where it cannot write; the previous save is then unchanged.
+    `options` are those of `bertorch.training.run_options`; the record also has `digests` of weights, see
+    `bertorch.data.model_digests`. Keeps `keep` checkpoints. Raises a UserError where it cannot write; the
+    previous save is then unchanged.
     """
 
-    def __init__(self, folder: str, options: Options, *, keep: int) -> None:
+    def __init__(self, folder: str, options: Options, *, keep: int, digests: Mapping[str, Any]) -> None:
         self._name, self._path = folder, Path(folder)
-        self._options, self._keep = dict(options), keep
+        self._options, self._keep, self._digests = dict(options), keep, digests
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, from this run or one before it
         self._is_claimed = False  # whether RECORD names this run
@@ -174,14 +151,19 @@ class RunFolder:
         self._is_claimed = True
 
     def _write_record(self) -> None:
-        record = {"id": self._id, "options": self._options, "files": sorted(self._files)}
+        record = {"id": self._id, "options": self._options, "files": sorted(self._files), DIGESTS: self._digests}
         with replacing(self._path / RECORD) as new:
             new.write_text(to_json(record, indent=1), encoding="utf-8")
 
     def _record(self) -> dict[str, Any] | None:
         return read_record(
             self._path / RECORD,
-            lambda read: {"id": str(read["id"]), "options": dict(read["options"]), "files": list(read["files"])},
+            lambda read: {
+                "id": str(read["id"]),
+                "options": dict(read["options"]),
+                "files": list(read["files"]),
+                DIGESTS: read.get(DIGESTS),
+            },
             expected="the record of a run",
             remedy="choose another --saved_dir, or repair or remove that file",
         )
@@ -195,19 +177,10 @@ class RunFolder:
             )
         if record is None:
             return
-        differences = [
-            f"  {name}: {_short(record['options'], name)} there, {_short(self._options, name)} now"
-            for name in dict.fromkeys([*record["options"], *self._options])
-            if _short(record["options"], name) != _short(self._options, name)
-        ]
+        differences = differing(record["options"], self._options, with_models=record[DIGESTS] is not None)
         if differences:
             raise UserError(
                 f"--saved_dir {self._name}: holds the results of another run. They differ in\n"
-                + "\n".join(differences)
+                + "\n".join(f"  {line}" for line in differences)
                 + "\nTo keep both, choose another --saved_dir; --overwrite replaces those that are there."
             )
-
-
-def _short(options: Options, name: str) -> str:
-    value = options.get(name)
-    return value[:12] if name.startswith("content") and isinstance(value, str) else repr(value)

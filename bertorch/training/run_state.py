@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -11,18 +12,20 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples, Subset
+from bertorch.data.model_digests import ModelDigests
 from bertorch.data.schedule import ScheduledStep
-from bertorch.errors import InterruptedRunError, UserError
+from bertorch.errors import InterruptedRunError, NotFiniteError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.training.checkpoints import PROGRESS
 from bertorch.training.drawn_examples import DrawnExamples
 from bertorch.training.eval_loop import evaluate
-from bertorch.training.hooks import Hook, using
+from bertorch.training.hooks import Hook, diverged, require_finite_weights, using
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
-from bertorch.training.run_folder import RunFolder, describe_run
+from bertorch.training.run_folder import RECORD, RunFolder
+from bertorch.training.run_options import describe_run
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
 from bertorch.weights import WEIGHTS, warm_start
 
@@ -100,13 +103,14 @@ class RunKeeper:
         """Evaluate and save what is due, and end the run early if `--patience` says so, or after a signal (`stop`).
 
         Raises:
-            UserError: memory runs out in the evaluation.
+            UserError: memory runs out in the evaluation, or its numbers or the weights are not finite.
             InterruptedRunError: `stop`, on every process, after saving.
         """
         evaluates, saves = self._due(step.number)
         with ExitStack() as stack:
             for hook in self._evaluation_hooks:
                 stack.enter_context(hook.evaluation_weights())
+            require_finite_weights(self._task.model.parameters(), step, self._config.saved_dir)
             improved = evaluates and self._evaluate(step)
             if self.run.evaluations_since_best == self._config.patience and step.number < self.run.last_step:
                 logger.info("ends early: evaluations without a better dev metric: {}", self._config.patience)
@@ -138,8 +142,9 @@ class RunKeeper:
     def _open_folder(self) -> bool:
         """Open `--saved_dir`; returns whether the run is resumed."""
         config, processes, negatives = self._config, distributed.world_size(), self._task.negatives
-        options = describe_run(config, precision=self._precision.name, processes=processes, negatives=negatives)
-        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints)
+        digests, precision = ModelDigests(Path(config.saved_dir) / RECORD), self._precision.name
+        options = describe_run(config, digests, precision=precision, processes=processes, negatives=negatives)
+        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints, digests=digests.weights)
         self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None
 
@@ -156,8 +161,12 @@ class RunKeeper:
     def _evaluate(self, step: ScheduledStep) -> bool:
         """Evaluate; returns whether the dev metric is the best so far, the same on every process."""
         assert self._dev is not None
-        with explain_out_of_memory(f"evaluation after step {step.number}", IN_TRAINING):
-            metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
+        try:
+            with explain_out_of_memory(f"evaluation after step {step.number}", IN_TRAINING):
+                metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
+        except NotFiniteError as error:
+            message = "expected finite dev metrics, got NaN or infinity"
+            raise diverged(step, message, self._config.saved_dir) from error
         logger.info(metric.line())
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})

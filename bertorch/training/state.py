@@ -50,7 +50,7 @@ class ModuleState(Stateful):
 
 @dataclass(frozen=True)
 class ValuesState(Stateful):
-    """An object whose `state_dict` has no tensors, such as a scheduler or the scaler of fp16."""
+    """An object whose `state_dict` has no tensors, such as the scaler of fp16."""
 
     target: Any
 

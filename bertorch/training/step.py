@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from bertorch import distributed
@@ -16,7 +16,7 @@ from bertorch.precision import Precision
 from bertorch.tasks.base import Losses
 from bertorch.training.graphs import MULTIPLE, StepGraphs, Work
 from bertorch.training.hooks import Hook, UsedParameters, using
-from bertorch.training.optimization import OptimizerState
+from bertorch.training.optimization import OptimizerState, SchedulerState
 from bertorch.training.state import State, Stateful, ValuesState
 
 
@@ -37,7 +37,7 @@ class OptimizationStep(Stateful):
         model: nn.Module,
         losses_of: Callable[[Any], Losses],
         optimizer: Optimizer,
-        scheduler: LRScheduler,
+        scheduler: LambdaLR,
         precision: Precision,
         *,
         loss_parts: Sequence[str] = ("loss",),
@@ -152,7 +152,7 @@ class OptimizationStep(Stateful):
         """What the next step depends on, beside the model: the parts of a checkpoint, by name."""
         return {
             "optimizer": OptimizerState(self._optimizer, self._named),
-            "scheduler": ValuesState(self._scheduler),
+            "scheduler": SchedulerState(self._scheduler),
             "scaler": ValuesState(self._scaler),
             "step": self,
             **{type(hook).__name__: hook for hook in using(self.hooks, "state")},

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -125,10 +126,20 @@ def test_classes_as_scikit_learn_has_them():
     assert report["accuracy"] == pytest.approx(accuracy_score(gold, predicted))
     assert report["macro_f1"] == pytest.approx(f1_score(gold, predicted, average="macro", **options))
     assert report["micro_f1"] == pytest.approx(f1_score(gold, predicted, average="micro", **options))
-    assert report["confusion_matrix"] == confusion_matrix(gold, predicted, labels=range(4)).tolist()
+    confusions = [[report["confusions"].get(row, {}).get(column, 0) for column in LABELS] for row in LABELS]
+    assert confusions == confusion_matrix(gold, predicted, labels=range(4)).tolist()
     expected = classification_report(gold, predicted, target_names=LABELS, output_dict=True, **options)
     for label in LABELS:
         assert list(report["labels"][label].values()) == pytest.approx(list(expected[label].values()))
+
+
+def test_the_report_of_many_labels_grows_with_the_examples():
+    """A matrix of all of them would have 10^8 numbers."""
+    names = [f"label {index}" for index in range(10_000)]
+    gold, predicted = np.random.default_rng(3).integers(0, len(names), (2, 500))
+    report = class_report(gold, predicted, names)
+    assert sum(map(len, report["confusions"].values())) <= 500
+    assert len(json.dumps(report)) < 2_000_000
 
 
 @pytest.mark.parametrize("decimals", [1, 6])

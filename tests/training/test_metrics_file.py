@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -71,6 +72,13 @@ def test_a_prepared_link_is_not_written_through(begin, tmp_path):
     with pytest.raises(OSError, match="symbolic links"):
         file.append(line(3))
     assert victim.read_text() == '{"step": 1}\n'
+
+
+def test_numbers_that_json_does_not_have_are_left_out(tmp_path):
+    file = started(tmp_path)
+    file.append({"step": 1, "loss": math.nan, "rate": math.inf, "speed": 2.0})
+    text = (tmp_path / METRICS).read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "speed": 2.0}
 
 
 def test_an_unfinished_last_line_is_left_out(tmp_path):

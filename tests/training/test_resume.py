@@ -65,6 +65,19 @@ def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, accumulation
     assert_equal(saved, whole)
 
 
+def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    vocabulary = tmp_path / "model" / "vocab.txt"
+    vocabulary.write_text("a\nb\n")
+    settings = {"pretrained_model_name_or_path": str(tmp_path / "model")}
+    stop_after(monkeypatch, 3)
+    with pytest.raises(InterruptedRunError):
+        run_task(tmp_path / "run", **settings)
+    vocabulary.write_text("b\na\n")
+    with pytest.raises(UserError, match="content of --pretrained_model_name_or_path, vocab.txt: .* there, .* now"):
+        run_task(tmp_path / "run", **settings, resume=True)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_gradient_checkpointing_reaches_every_task_and_may_come_and_go(name, tmp_path, monkeypatch):
     """It changes no bit of the weights, so a run goes on with it or without it."""

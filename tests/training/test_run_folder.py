@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from bertorch.config import TrainingConfig
+from bertorch.data.model_digests import ModelDigests
 from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 from bertorch.training.metrics_file import METRICS
-from bertorch.training.run_folder import RECORD, RunFolder, describe_run
+from bertorch.training.run_folder import RECORD, RunFolder
+from bertorch.training.run_options import describe_run
 from bertorch.training.run_state import RunState
 from bertorch.training.state import State
 from bertorch.weights import WEIGHTS
@@ -33,7 +35,7 @@ class Note:
 
 def opened(path: Path, options=OPTIONS, *, keep=2, **flags) -> tuple[RunFolder, dict[str, State] | None]:
     path.mkdir(parents=True, exist_ok=True)  # as the lock does
-    folder = RunFolder(str(path), options, keep=keep)
+    folder = RunFolder(str(path), options, keep=keep, digests={})
     return folder, folder.open(**{"resume": False, "overwrite": False, **flags})
 
 
@@ -223,7 +225,9 @@ def described(tmp_path: Path, content: str = "data", processes: int = 1, **setti
     train = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
     train.write_text(content)
     config = TrainingConfig(train_data_file=str(train), **settings)
-    return describe_run(config, precision="fp32", processes=processes, negatives=Negatives.NONE)
+    return describe_run(
+        config, ModelDigests(tmp_path / RECORD), precision="fp32", processes=processes, negatives=Negatives.NONE
+    )
 
 
 def test_what_makes_a_run_another(tmp_path):
@@ -245,6 +249,43 @@ def test_what_makes_a_run_another(tmp_path):
         described(tmp_path, dev_ratio=0.1),
     ):
         assert other != one
+
+
+def test_the_content_of_models_makes_a_run_another(tmp_path):
+    model = {"pretrained_model_name_or_path": str(tmp_path / "model"), "init_from_ckpt": str(tmp_path / "start.bin")}
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "model/vocab.txt", "model/model.safetensors", "start.bin"):
+        (tmp_path / name).write_text(name)
+    one = described(tmp_path, **model)
+    assert described(tmp_path, **model) == one
+    for name in ("model/vocab.txt", "model/model.safetensors", "start.bin"):
+        content = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(content[::-1])
+        other = described(tmp_path, **model)
+        assert len(set(one.items()) ^ set(other.items())) == 2
+        (tmp_path / name).write_text(content)
+    save(opened(tmp_path / "run", one)[0], 3)
+    with pytest.raises(UserError, match="content of --init_from_ckpt: .* there, .* now"):
+        opened(tmp_path / "run", other)
+
+
+def test_weights_that_the_run_replaces_are_not_part_of_it(tmp_path):
+    """It starts from what another run left in its folder, and has saved since."""
+    (tmp_path / "run").mkdir()
+    settings = {"saved_dir": str(tmp_path / "run"), "init_from_ckpt": str(tmp_path / "run" / WEIGHTS)}
+    (tmp_path / "run" / WEIGHTS).write_text("before")
+    one = described(tmp_path, **settings)
+    (tmp_path / "run" / WEIGHTS).write_text("after")
+    assert described(tmp_path, **settings) == one
+
+
+def test_a_record_from_before_the_digests_of_models_is_resumed(tmp_path):
+    save(opened(tmp_path)[0], 3)
+    record = json.loads((tmp_path / RECORD).read_text())
+    del record["digests"]
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    now = OPTIONS | {"content of --pretrained_model_name_or_path, vocab.txt": "c" * 32}
+    assert step_of(opened(tmp_path, now)[1]) == 3
 
 
 @pytest.mark.parametrize("choice", [{"patience": 2}, {"save_best_model": True}, {}], ids=str)

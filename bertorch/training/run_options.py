@@ -1,0 +1,69 @@
+"""What the result of a run depends on, to recognise the same run."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from bertorch.config import TrainingConfig
+from bertorch.data.fingerprint import file_digest
+from bertorch.data.model_digests import ModelDigests
+from bertorch.tasks.base import Negatives
+
+Options = Mapping[str, Any]
+
+_OF_ENCODER, _OF_WEIGHTS = "content of --pretrained_model_name_or_path", "content of --init_from_ckpt"
+
+
+def describe_run(
+    config: TrainingConfig, digests: ModelDigests, *, precision: str, processes: int, negatives: Negatives
+) -> dict[str, Any]:
+    """What the result of a run depends on, by option.
+
+    Of files the content counts, not the name; of batch size and processes the product, unless the loss takes its
+    negatives from the process's own batch. `precision` is a resolved one, not `auto`.
+    """
+    described: dict[str, Any] = {"script": type(config).__name__}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        if declared.metadata["is_input"] and value is not None and Path(value).is_file():
+            described[f"content of --{declared.name}"] = file_digest(value)
+        elif declared.metadata["shapes_result"]:
+            described[f"--{declared.name}"] = value
+    described |= _models_content(config, digests)
+    described["--precision"] = precision
+    described["--batch_size times processes"] = described.pop("--batch_size") * processes
+    if negatives is Negatives.LOCAL:
+        described["processes, without --gather_negatives"] = processes
+    if config.patience is not None or config.save_best_model:  # the result then depends on the evaluations
+        described["steps between evaluations"] = config.evaluation_steps
+    return described
+
+
+def _models_content(config: TrainingConfig, digests: ModelDigests) -> dict[str, str]:
+    """The digests of the models that a run starts from, unless its own saves replace them."""
+    saved_dir, name, source = Path(config.saved_dir), config.pretrained_model_name_or_path, config.init_from_ckpt
+
+    def is_replaced(path: Path) -> bool:
+        return path.exists() and saved_dir.resolve() in (path.resolve(), path.resolve().parent)
+
+    content: dict[str, str] = {}
+    if not is_replaced(Path(name)):
+        content = {f"{_OF_ENCODER}, {file}": digest for file, digest in digests.of_model(name).items()}
+    if source is not None and not is_replaced(Path(source)) and (digest := digests.of_weights(source)) is not None:
+        content[_OF_WEIGHTS] = digest
+    return content
+
+
+def differing(there: Options, now: Options, *, with_models: bool) -> list[str]:
+    """The options in which two runs differ, with both values; without models, the content of these is left out."""
+
+    def short(options: Options, name: str) -> str:
+        value = options.get(name)
+        return value[:12] if name.startswith("content") and isinstance(value, str) else repr(value)
+
+    return [
+        f"{name}: {short(there, name)} there, {short(now, name)} now"
+        for name in dict.fromkeys([*there, *now])
+        if (with_models or not name.startswith((_OF_ENCODER, _OF_WEIGHTS))) and short(there, name) != short(now, name)
+    ]
