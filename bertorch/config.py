@@ -102,6 +102,9 @@ class TrainingConfig(LaunchedConfig):
         None, shapes_result=False, help="keep tokenised files here, memory-mapped by all processes; for large data"
     )
 
+    new_head: bool = _optimisation(
+        False, help="leave out the head of --init_from_ckpt, which had other labels or was another script's"
+    )
     gradient_accumulation_steps: int = _optimisation(1, minimum=1, help="batches per optimisation step")
     max_steps: int | None = _optimisation(
         None, minimum=1, help="stop after this many steps; the schedule spans the smaller of this and all steps"
@@ -140,6 +143,8 @@ class TrainingConfig(LaunchedConfig):
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UserError("--resume continues what --overwrite replaces; choose one of them")
+        if self.new_head and self.init_from_ckpt is None:
+            raise UserError("--new_head leaves out the head of --init_from_ckpt, got no --init_from_ckpt")
         if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:

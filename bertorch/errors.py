@@ -18,15 +18,19 @@ class UserError(Exception):
 class ShapeMismatchError(UserError):
     """Weights whose shapes are not those of the model.
 
-    `source` is the option and file or folder that the weights come from.
+    `source` is the option and file or folder that the weights come from, `remedy` what to do.
     """
 
-    def __init__(self, source: str, tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    def __init__(
+        self,
+        source: str,
+        tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+        remedy: str = "Use weights of the same encoder; a head (classifier.…) must be of the same script and have as "
+        "many outputs as there are labels.",
+    ) -> None:
         lines = [f"  {name}: expected {tuple(expected)}, got {tuple(got)}" for name, expected, got in tensors]
         super().__init__(
-            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines])
-            + "\nUse weights of the same encoder; a head (classifier.…) must be of the same script and have as many "
-            "outputs as there are labels."
+            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])
         )
 
 

@@ -77,7 +77,10 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         model, report = auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True, **options)
     if report["mismatched_keys"]:  # transformers would initialise them afresh
         mismatched = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
-        raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched)
+        body = f"{model.base_model_prefix}."
+        encoder = f"To start with its encoder alone, name another model and add --init_from_ckpt {name} --new_head."
+        remedy = {} if any(tensor.startswith(body) for tensor, *_ in mismatched) else {"remedy": encoder}
+        raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched, **remedy)
     model.config.architectures = [type(model).__name__]  # of a checkpoint for another task, it names that one
     fresh = sorted(report["missing_keys"])
     weights = [weight for weight, _ in model.named_parameters()]

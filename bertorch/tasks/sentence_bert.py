@@ -68,6 +68,10 @@ class SiameseClassifier(EncoderModel):
         weights["classifier"] = self.classifier
         return weights
 
+    @override
+    def is_head(self, name: str) -> bool:
+        return name.startswith("classifier.")
+
     def forward(self, batch: PackedBatch) -> Tensor:
         """Embeddings (examples, 2, E) of both sentences of each example."""
         return self.embedder(batch).view(-1, 2, self.embedder.size)

@@ -201,7 +201,8 @@ class RunFolder:
         differences = [
             f"  {name}: {_short(record['options'], name)} there, {_short(self._options, name)} now"
             for name in dict.fromkeys([*record["options"], *self._options])
-            if _short(record["options"], name) != _short(self._options, name)
+            # An option that is off counts as one that came after the record was written.
+            if (record["options"].get(name) or None) != (self._options.get(name) or None)
         ]
         if differences:
             raise UserError(
