@@ -1,5 +1,6 @@
 """Load tokenizers, configs and models by transformers; one that is missing or broken is an error that names it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch import distributed
+from bertorch.encoder.hub import require_found
 from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
@@ -148,7 +150,10 @@ def loading(name: str, option: str = PRETRAINED) -> Iterator[None]:
     option = f"{option} {name}"
     expected = "a model of the hub or a local folder with config.json, weights and the tokenizer's files"
     try:
-        _check_folder(Path(name), f"{option}: expected {expected}")
+        if os.path.exists(name):
+            _check_folder(Path(name), f"{option}: expected {expected}")
+        else:
+            require_found(name, f"{option}: expected {expected}")
         yield
     except UserError:
         raise
@@ -158,8 +163,6 @@ def loading(name: str, option: str = PRETRAINED) -> Iterator[None]:
 
 def _check_folder(path: Path, expected: str) -> None:
     """Check that a local model is a folder without pipes and devices, and that its archives are whole."""
-    if not path.exists():
-        return  # a name of the hub
     if not path.is_dir():
         raise UserError(f"{expected}, got a file or device; name the folder")
     for file in path.iterdir():
