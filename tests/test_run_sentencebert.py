@@ -78,7 +78,7 @@ def test_inference_on_two_processes(tmp_path):
 @pytest.mark.parametrize(
     ("data", "settings", "message"),
     [
-        (NLI, {}, "train.txt:1: expected one of the labels (0, 1), got 'neutral'"),
+        (NLI, {}, "train.txt:1: expected one of the labels (0, 1), got 'neutral'; --is_nli with a --label_file is for"),
         (NLI, {"is_nli": True, "label_file": MATCHING / "labels.txt"}, "expected one of the labels (0, 1), got"),
     ],
 )

@@ -8,15 +8,16 @@ from functools import cache
 from pathlib import Path
 from threading import Thread
 
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 from loguru import logger
 
 from bertorch.errors import UserError
 from bertorch.files import reason
 
 PATIENCE = 5.0  # seconds for an answer of the hub
-_OFFLINE = (
+WITHOUT_NETWORK = (
     "Name the folder of a model that is here, set HF_ENDPOINT to a mirror of the hub, or copy the hub's cache from "
     "elsewhere and set HF_HUB_OFFLINE=1"
 )
@@ -38,7 +39,7 @@ def require_found(name: str, expected: str) -> None:
     is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
     obstacle = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else _obstacle()
     if obstacle is not None and not is_cached:
-        raise UserError(f"{missing}, none in the hub's cache, and {obstacle}. {_OFFLINE}")
+        raise UserError(f"{missing}, none in the hub's cache, and {obstacle}. {WITHOUT_NETWORK}")
     if obstacle is not None and not constants.is_offline_mode():
         logger.warning("{}: {}; the model is taken from the hub's cache", name, obstacle)
         constants.HF_HUB_OFFLINE = True
@@ -57,7 +58,7 @@ def _obstacle() -> str | None:
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-        except Exception as error:  # of whatever library the hub's client uses
+        except Exception as error:  # noqa: BLE001 - of whatever library the hub's client uses
             found[:] = [f"{constants.ENDPOINT} cannot be reached ({reason(error)})"]
         else:
             found.clear()

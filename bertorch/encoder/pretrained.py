@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch import distributed
-from bertorch.encoder.hub import require_found
+from bertorch.encoder.hub import WITHOUT_NETWORK, require_found
 from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
@@ -158,7 +158,8 @@ def loading(name: str, option: str = PRETRAINED) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower, and a broken config.json fails anywhere
-        raise UserError(f"{option}: expected {expected}, got {reason(error)}") from error
+        remedy = "" if os.path.exists(name) else f". {WITHOUT_NETWORK}"
+        raise UserError(f"{option}: expected {expected}, got {reason(error)}{remedy}") from error
 
 
 def _check_folder(path: Path, expected: str) -> None:

@@ -54,7 +54,7 @@ def test_a_hub_that_does_not_answer(online):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        online("http://127.0.0.1:{}".format(silent.getsockname()[1]))
+        online(f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
         assert "some/model" in told("some/model")
         assert time.monotonic() - began < 5
