@@ -1,5 +1,6 @@
 """Errors that the user can fix, and the one that a stopped run raises."""
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,10 +49,14 @@ def exit_on_user_error(rank: int = 0) -> Iterator[None]:
     """Log a `UserError` without a traceback and exit; other processes than the first log its first line only.
 
     Raises:
-        SystemExit: code 2, for a `UserError`.
+        SystemExit: code 2 for a `UserError`, 130 for Ctrl-C, which unwinds: unfinished files are removed.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # while the program was imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         logger.error("{}", error if rank == 0 else f"process {rank}: {str(error).splitlines()[0]}")
         sys.exit(2)

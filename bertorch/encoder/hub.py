@@ -10,7 +10,7 @@ from threading import Thread
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from loguru import logger
 
 from bertorch.errors import UserError
