@@ -184,10 +184,12 @@ def _add_option(target: argparse._ActionsContainer, declared: Field[Any], hint: 
 
 
 def _bounded(kind: type, minimum: float | None, maximum: float | None) -> Callable[[str], Any]:
-    """An argparse type that converts and checks the bounds."""
+    """An argparse type that converts and checks the bounds; a text is not empty."""
 
     def convert(text: str) -> Any:
         value = kind(text)
+        if value == "":  # a folder of this name would be the current one
+            raise argparse.ArgumentTypeError("expected a name, got an empty one")
         if minimum is not None and not value >= minimum:  # also rejects nan
             raise argparse.ArgumentTypeError(f"expected at least {minimum}, got {text}")
         if maximum is not None and not value <= maximum:

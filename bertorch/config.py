@@ -13,6 +13,7 @@ SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constan
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CUDA_GRAPHS = ("auto", "off")
 COMPILE = ("auto", "on", "off")
+LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
 
@@ -74,7 +75,10 @@ class TrainingConfig(LaunchedConfig):
     init_from_ckpt: str | None = option(None, help="weights to start from: .bin, .safetensors, or a folder with one")
     saved_dir: str = option("./checkpoint", shapes_result=False, help="folder for weights, config and tokenizer")
     max_seq_length: int = option(
-        128, minimum=3, help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)"
+        128,
+        minimum=3,
+        maximum=LONGEST,
+        help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)",
     )
     batch_size: int = option(32, minimum=1, help="examples per batch and process")
     epochs: int = option(3, minimum=1, help="passes over the training examples")

@@ -124,3 +124,10 @@ def test_the_output_behind_a_link_takes_its_place_there(tmp_path):
         file.write("a")
     assert link.is_symlink()
     assert target.read_text() == "a"
+
+
+@pytest.mark.parametrize("name", ["file/inside", "x" * 5000])
+def test_an_output_that_cannot_be_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="expected a file that can be written, got: "):
+        refuse_existing([str(tmp_path / name)], overwrite=True)

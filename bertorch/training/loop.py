@@ -48,23 +48,24 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     )
     total_steps = min(schedule.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
     keeper = RunKeeper(config, task, dev, precision, total_steps)
-    keeper.load_weights()
-    hooks = build_hooks(config, task)
-    tokens = float(train.lengths.mean()) * config.batch_size
-    mode = choose_mode(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
-    optimizer, scheduler = _build_optimizer(config, task, total_steps)
-    step = OptimizationStep(
-        task.model,
-        task.losses,
-        optimizer,
-        scheduler,
-        precision,
-        loss_parts=task.loss_parts,
-        hooks=hooks,
-        capture=mode.capture,
-        compiled=mode.compiled,
-    )
-    keeper.attach(step.parts(), hooks)
+    with keeper.preparing():
+        keeper.load_weights()
+        hooks = build_hooks(config, task)
+        tokens = float(train.lengths.mean()) * config.batch_size
+        mode = choose_mode(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
+        optimizer, scheduler = _build_optimizer(config, task, total_steps)
+        step = OptimizationStep(
+            task.model,
+            task.losses,
+            optimizer,
+            scheduler,
+            precision,
+            loss_parts=task.loss_parts,
+            hooks=hooks,
+            capture=mode.capture,
+            compiled=mode.compiled,
+        )
+        keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:

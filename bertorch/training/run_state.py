@@ -1,8 +1,10 @@
 """The progress of a run and its results: dev metrics, weights, checkpoints; and how it is resumed."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -12,7 +14,7 @@ from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
 from bertorch.data.schedule import ScheduledStep
-from bertorch.errors import InterruptedRunError
+from bertorch.errors import InterruptedRunError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.training.eval_loop import evaluate
@@ -57,9 +59,21 @@ class RunKeeper:
         self, config: TrainingConfig, task: Task[Any], dev: Examples | None, precision: Precision, last_step: int
     ) -> None:
         self._config, self._task, self._dev, self._precision = config, task, dev, precision
+        self._made: list[Path] = []  # folders that were not there before, the deepest first
         self.run = RunState(last_step, processes=distributed.world_size())
         self._saved: Mapping[str, State] | None = None
         self._is_resumed: bool = distributed.on_main(self._open_folder)
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What comes before the first step; an error in it leaves no new `--saved_dir` behind."""
+        try:
+            yield
+        except UserError:
+            with suppress(OSError):  # something is in one
+                for path in self._made:
+                    path.rmdir()
+            raise
 
     def load_weights(self) -> None:
         """Warm-start the model unless the run is resumed; move it to this process's device, the same on all."""
@@ -133,6 +147,8 @@ class RunKeeper:
         """Open `--saved_dir`; returns whether the run is resumed."""
         config, processes, negatives = self._config, distributed.world_size(), self._task.negatives
         options = describe_run(config, precision=self._precision.name, processes=processes, negatives=negatives)
+        saved_dir = Path(config.saved_dir)
+        self._made = [path for path in (saved_dir, *saved_dir.parents) if not os.path.lexists(path)]
         self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints)
         self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None
