@@ -14,7 +14,7 @@ from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
 from bertorch.data.load import load_examples
 from bertorch.encoder.pretrained import load_tokenizer
-from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs
+from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs, warn_without_negatives
 from bertorch.training.loop import fit
 
 
@@ -29,6 +29,7 @@ def run(config: BatchNegConfig) -> None:
     """Read the data, build the task, train."""
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
     train, dev = load_examples(config, tokenizer, anchors_with_positives, scored_pairs)
+    warn_without_negatives(config, train)
     task = ContrastiveTask.from_config(config, tokenizer, symmetric=config.mean_loss)
     fit(config, task, train, dev)
 

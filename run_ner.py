@@ -10,6 +10,8 @@ Lines are `{"text": ["我", "们"], "label": ["O", "O"]}`, with a tag for each t
 from dataclasses import dataclass
 from functools import partial
 
+from loguru import logger
+
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
 from bertorch.data.load import load_examples
@@ -40,6 +42,8 @@ class NERConfig(TrainingConfig):
 def run(config: NERConfig) -> None:
     """Read the data, build the task, train."""
     name = config.pretrained_model_name_or_path
+    if config.crf_learning_rate != NERConfig.crf_learning_rate and not config.use_crf:
+        logger.warning("--crf_learning_rate is the rate of the CRF's head: without --use_crf it changes nothing")
     tags = TagSet(read_label_names(config.label_file), config.tag, config.label_file)
     read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf)
     tokenizer = load_tokenizer(name)

@@ -17,10 +17,8 @@ from bertorch.data.load import load_examples
 from bertorch.data.readers import read_label_names
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.errors import UserError
-from bertorch.tasks.sentence_bert import SentenceBertTask, labelled_pairs
+from bertorch.tasks.sentence_bert import MATCHING_LABELS, SentenceBertTask, labelled_pairs
 from bertorch.training.loop import fit
-
-MATCHING_LABELS = ["0", "1"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
 from bertorch.data.load import load_examples
 from bertorch.encoder.pretrained import load_tokenizer
-from bertorch.tasks.contrastive import ContrastiveTask, scored_pairs, sentences_twice
+from bertorch.tasks.contrastive import ContrastiveTask, scored_pairs, sentences_twice, warn_without_negatives
 from bertorch.training.loop import fit
 
 
@@ -29,6 +29,7 @@ def run(config: SimCSEConfig) -> None:
     """Read the data, each sentence as its own positive, build the task, train."""
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
     train, dev = load_examples(config, tokenizer, sentences_twice, scored_pairs)
+    warn_without_negatives(config, train)
     task = ContrastiveTask.from_config(config, tokenizer, dropout=config.dropout)
     fit(config, task, train, dev)
 

@@ -1,5 +1,8 @@
 """bertorch: fine-tuning of BERT-family encoders on packed batches."""
 
+import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,6 +10,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["load"]
+
+_PROGRAMS = {f"run_{name}.py" for name in ("classifier", "sentencebert", "simcse", "batchneg", "ner")} | {"prepare.py"}
+
+
+def _is_command() -> bool:
+    """Whether this process was started as one of our scripts or commands, and does not only import us."""
+    started = next(iter(sys.argv), "")
+    if started == "-m":  # what Python has there while it imports the package of a module to run
+        return any(word.startswith("bertorch.") for word in sys.orig_argv)
+    return Path(started).name in _PROGRAMS
+
+
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds, and a KeyboardInterrupt in one is a traceback. `errors.exit_on_user_error` takes this back.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

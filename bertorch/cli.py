@@ -70,8 +70,6 @@ def command(config_class: type[Launched], run: Callable[[Launched], None], descr
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds: unfinished files are removed
     try:
         _run(config, run)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(1)
 
@@ -80,7 +78,8 @@ def main(config_class: type[Training], run: Callable[[Training], None], descript
     """Run a training script: as `command`, with the run's seed and resumption.
 
     Raises:
-        SystemExit: code 2 for a user error, 75 for a run stopped by a signal, with the command that resumes it.
+        SystemExit: code 2 for a user error, 75 for a run stopped by a signal, with the command that resumes it, 130
+            for Ctrl-C before the first step.
     """
     config = parse(config_class, description=description)
     if config.deterministic:

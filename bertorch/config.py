@@ -13,6 +13,7 @@ SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constan
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CUDA_GRAPHS = ("auto", "off")
 COMPILE = ("auto", "on", "off")
+LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
 
@@ -74,7 +75,10 @@ class TrainingConfig(LaunchedConfig):
     init_from_ckpt: str | None = option(None, help="weights to start from: .bin, .safetensors, or a folder with one")
     saved_dir: str = option("./checkpoint", shapes_result=False, help="folder for weights, config and tokenizer")
     max_seq_length: int = option(
-        128, minimum=3, help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)"
+        128,
+        minimum=3,
+        maximum=LONGEST,
+        help="tokens per example, with [CLS] and [SEP]; longer ones are truncated (tagging: windows)",
     )
     batch_size: int = option(32, minimum=1, help="examples per batch and process")
     epochs: int = option(3, minimum=1, help="passes over the training examples")
@@ -107,6 +111,9 @@ class TrainingConfig(LaunchedConfig):
         None, shapes_result=False, help="keep tokenised files here, memory-mapped by all processes; for large data"
     )
 
+    new_head: bool = _optimisation(
+        False, help="leave out the head of --init_from_ckpt, which had other labels or was another script's"
+    )
     gradient_accumulation_steps: int = _optimisation(1, minimum=1, help="batches per optimisation step")
     max_steps: int | None = _optimisation(
         None, minimum=1, help="stop after this many steps; the schedule spans the smaller of this and all steps"
@@ -147,6 +154,8 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--saved_dir: expected a name in UTF-8, which tokenizers need, got {self.saved_dir!r}")
         if self.resume and self.overwrite:
             raise UserError("--resume continues what --overwrite replaces; choose one of them")
+        if self.new_head and self.init_from_ckpt is None:
+            raise UserError("--new_head leaves out the head of --init_from_ckpt, got no --init_from_ckpt")
         if self.dev_ratio is not None and not 0 < self.dev_ratio < 1:
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:

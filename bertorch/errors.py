@@ -1,5 +1,6 @@
 """Errors that the user can fix, and the one that a stopped run raises."""
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +19,19 @@ class UserError(Exception):
 class ShapeMismatchError(UserError):
     """Weights whose shapes are not those of the model.
 
-    `source` is the option and file or folder that the weights come from.
+    `source` is the option and file or folder that the weights come from, `remedy` what to do.
     """
 
-    def __init__(self, source: str, tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    def __init__(
+        self,
+        source: str,
+        tensors: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+        remedy: str = "Use weights of the same encoder; a head (classifier.…) must be of the same script and have as "
+        "many outputs as there are labels.",
+    ) -> None:
         lines = [f"  {name}: expected {tuple(expected)}, got {tuple(got)}" for name, expected, got in tensors]
         super().__init__(
-            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines])
-            + "\nUse weights of the same encoder; a head (classifier.…) must be of the same script and have as many "
-            "outputs as there are labels."
+            "\n".join([f"{source}: tensors of another shape than the model's: {len(lines)}", *lines, remedy])
         )
 
 
@@ -48,10 +53,14 @@ def exit_on_user_error(rank: int = 0) -> Iterator[None]:
     """Log a `UserError` without a traceback and exit; other processes than the first log its first line only.
 
     Raises:
-        SystemExit: code 2, for a `UserError`.
+        SystemExit: code 2 for a `UserError`, 130 for Ctrl-C, which unwinds: unfinished files are removed.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # while the program was imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         logger.error("{}", error if rank == 0 else f"process {rank}: {str(error).splitlines()[0]}")
         sys.exit(2)

@@ -8,7 +8,7 @@ import stat
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -182,6 +182,8 @@ def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
         if path in seen:
             raise UserError(f"{path}: expected another file for each output, got this one twice")
         seen.add(path)
+        with writing(path), suppress(FileNotFoundError):  # such as below a file, or a name too long
+            os.stat(path)
         if os.path.exists(path):
             require_file(path, "the name of a file")
         if os.path.lexists(path) and not overwrite:

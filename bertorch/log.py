@@ -25,15 +25,20 @@ def setup() -> None:
         logger.add(sys.stderr, level="INFO")
 
 
-def progress_bar(total: int | None, done: int, unit: str = "step") -> tqdm:
-    """A progress bar, shown by the first process and on a terminal only."""
+def progress_bar(total: int | None, done: int, unit: str = "step", **settings: float) -> tqdm:
+    """A progress bar, shown by the first process and on a terminal only; `settings` are those of tqdm."""
     hidden = not (sys.stderr.isatty() and distributed.is_main())
-    return tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True, disable=hidden)
+    return tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True, disable=hidden, **settings)
 
 
 def input_bar(done: int = 0) -> tqdm:
     """A progress bar over inputs of unknown number."""
     return progress_bar(None, done, unit="input")
+
+
+def tokenizing_bar(total: int) -> tqdm:
+    """A progress bar over examples that are tokenised, shown if that takes more than a second, and then removed."""
+    return progress_bar(total, 0, unit="example", delay=1, leave=False)
 
 
 def training_line(global_step: int, epoch: int, batch: int, losses: Mapping[str, float], speed: float) -> str:

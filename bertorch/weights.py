@@ -21,6 +21,7 @@ def warm_start(
     source: str,
     encoder_prefix: str,
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+    is_dropped: Callable[[str], bool] | None = None,
 ) -> None:
     """Load weights by name into a module; the log names every missing or unexpected tensor.
 
@@ -33,12 +34,26 @@ def warm_start(
         source: as for `load_weights`.
         encoder_prefix: the encoder's name within the module, such as `bert`.
         convert: the task's conversion of weights of earlier programs, which keep their names.
+        is_dropped: whether a tensor, by the module's name, is one of the head, to start anew; what else lies outside
+            the encoder then starts anew if it does not fit. None takes all.
 
     Raises:
         UserError: no readable weights, a shape mismatch, or not one tensor that fits.
     """
     expected = module.state_dict()
-    found, unexpected = _matched(f"--init_from_ckpt {source}", expected, convert(load_weights(source)), encoder_prefix)
+    found, unexpected = _matched(expected, convert(load_weights(source)), encoder_prefix)
+    unfit = _unfit(expected, found)
+    outside = {name for name in found if not name.startswith(f"{encoder_prefix}.")}
+    if is_dropped is not None:
+        dropped = {name for name in outside if is_dropped(name) or name in unfit}
+        found = {name: tensor for name, tensor in found.items() if name not in dropped}
+    elif unfit and unfit.keys() <= outside:
+        remedy = (
+            "A head must be of the same script and have as many outputs as there are labels; --new_head leaves it out "
+            "and trains a new one."
+        )
+        raise ShapeMismatchError(f"--init_from_ckpt {source}", unfit.values(), remedy)
+    _require_shapes(f"--init_from_ckpt {source}", expected, found)
     if not found:
         raise UserError(
             f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
@@ -57,7 +72,8 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: 
     Raises:
         UserError: a weight of the model is missing, or has another shape.
     """
-    found, unexpected = _matched(folder, module.state_dict(), weights, encoder_prefix)
+    found, unexpected = _matched(module.state_dict(), weights, encoder_prefix)
+    _require_shapes(folder, module.state_dict(), found)
     missing = sorted(name for name, _ in module.named_parameters() if name not in found)
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
@@ -71,16 +87,25 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: 
 
 
 def _matched(
-    source: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], encoder_prefix: str
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], encoder_prefix: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights under the names expected, and the names of those that are not expected."""
     targets = {name: _target_name(name, expected, encoder_prefix) for name in weights}
     found = {target: weights[name] for name, target in targets.items() if target is not None}
-    shapes = [(name, expected[name].shape, tensor.shape) for name, tensor in found.items()]
-    mismatched = [each for each in shapes if each[1] != each[2]]
-    if mismatched:
-        raise ShapeMismatchError(source, mismatched)
     return found, [name for name, target in targets.items() if target is None]
+
+
+def _unfit(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> dict[str, tuple[str, torch.Size, torch.Size]]:
+    """By name the tensors of another shape: name, expected and got."""
+    shapes = {name: (name, expected[name].shape, tensor.shape) for name, tensor in found.items()}
+    return {name: each for name, each in shapes.items() if each[1] != each[2]}
+
+
+def _require_shapes(source: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    if unfit := _unfit(expected, found):
+        raise ShapeMismatchError(source, unfit.values())
 
 
 def load_weights(source: str) -> dict[str, Tensor]:

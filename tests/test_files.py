@@ -190,3 +190,10 @@ def test_the_folder_of_an_output_is_made(tmp_path):
     with whole_output(str(tmp_path / "a" / "b"), overwrite=False) as file:
         file.write("c")
     assert (tmp_path / "a" / "b").read_text() == "c"
+
+
+@pytest.mark.parametrize("name", ["file/inside", "x" * 5000])
+def test_an_output_that_cannot_be_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="expected a file that can be written, got: "):
+        refuse_existing([str(tmp_path / name)], overwrite=True)

@@ -5,6 +5,8 @@ import random
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 
 from bertorch.cli import INTERRUPTED
 from bertorch.training.metrics_file import METRICS, read_metrics
-from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, Script, launcher, run_script
+from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, ROOT, SENTENCES, STS, Script, launcher, run_script
 from tests.log_lines import command
 
 # `make kills` asks for 20; each costs a start of the interpreter.
@@ -285,3 +287,42 @@ def test_results_of_other_options_are_refused(whole):
     done = run_script(*arguments(whole, epochs=EPOCHS, learning_rate=1e-3), check=2)
     assert "--learning_rate: 5e-05 there, 0.001 now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+TAKES_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be told to ignore it
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 0.3, 1, 2])
+@pytest.mark.parametrize(
+    "program",
+    [("run_classifier.py",), ("-m", "run_ner"), ("-m", "bertorch.predict"), ("data/prepare.py",)],
+    ids=lambda program: program[-1],
+)
+def test_ctrl_c_in_the_imports_ends_without_a_traceback(program, seconds):
+    """Also where the command line has already been refused, since it lacks what is required."""
+    command_line = [sys.executable, "-c", TAKES_SIGINT, *program]
+    with subprocess.Popen(command_line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert "Traceback" not in told
+    assert process.returncode in (-signal.SIGINT, 2)
+
+
+def test_ctrl_c_while_data_are_read_ends_without_a_traceback(tmp_path):
+    lines = (REVIEWS / "train.txt").read_text()
+    (tmp_path / "train.txt").write_text(lines * 1000)
+    process = Script(*arguments(tmp_path / "saved", train_data_file=tmp_path / "train.txt"))
+    process.wait_for("train.txt: reads and tokenises")
+    process.send_signal(signal.SIGINT)
+    rest = process.finish(check=128 + signal.SIGINT).stderr
+    assert "Traceback" not in rest
+    assert "global step" not in rest
+    assert not (tmp_path / "saved").exists()

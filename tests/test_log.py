@@ -45,9 +45,12 @@ def test_no_progress_bar_into_a_file():
 def test_a_progress_bar_on_a_terminal():
     """On a pseudo-terminal of 100 columns: the bar is drawn, and a log line stands on a line of its own."""
     program = (
-        "from bertorch import log; from loguru import logger; log.setup()\n"
+        "import time; from bertorch import log; from loguru import logger; log.setup()\n"
         "with log.progress_bar(3, done=0) as bar:\n"
         "    bar.update(); logger.info('a message'); bar.update(2)\n"
+        "with log.tokenizing_bar(7) as bar: pass\n"
+        "with log.tokenizing_bar(9) as bar:\n"
+        "    time.sleep(1.1); bar.update(4)\n"
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
@@ -57,4 +60,6 @@ def test_a_progress_bar_on_a_terminal():
     text = os.read(ours, 100_000).decode()
     os.close(ours)
     assert "3/3" in text
+    assert "4/9" in text  # what takes less than a second has no bar
+    assert "/7" not in text
     assert [line for line in re.split(r"[\r\n]+", text) if "a message" in line and "step" not in line]

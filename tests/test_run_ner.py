@@ -6,8 +6,10 @@ import re
 import pytest
 import torch
 
+from bertorch.errors import UserError
 from bertorch.inference.load import load_trained
 from bertorch.training.metrics_file import METRICS, read_metrics
+from run_ner import NERConfig, run
 from tests.conftest import NER, TINY, launcher, run_script
 from tests.log_lines import F1_LINE, TRAINING_LINE, assert_refused, command, last_result, matches
 
@@ -66,6 +68,16 @@ def test_part_of_the_training_sentences_is_enough_to_evaluate_on_two_processes(t
     ]
     told = [f"{line['dev_F1']:.5f}" for line in lines if "dev_F1" in line]
     assert told == [line.group(1) for line in matches(F1_LINE, done.stderr)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [({}, False), ({"use_crf": True, "crf_learning_rate": 1e-3}, False), ({"crf_learning_rate": 1e-3}, True)],
+)
+def test_a_rate_of_the_crf_without_a_crf_is_said(settings, warned, log_lines):
+    with pytest.raises(UserError, match="nowhere"):
+        run(NERConfig(train_data_file="nowhere", label_file="nowhere", **settings))
+    assert any("without --use_crf it changes nothing" in line for line in log_lines) is warned
 
 
 @pytest.mark.parametrize(

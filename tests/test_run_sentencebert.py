@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from tests.conftest import MATCHING, NLI, launcher, run_script
+from tests.conftest import MATCHING, NLI, REVIEWS, launcher, run_script
 from tests.log_lines import ACCURACY_LINE, ACCURATE_TRAINING_LINE, assert_refused, command, last_result, matches
 
 
@@ -33,6 +34,30 @@ def test_it_warm_starts_where_it_ended(folders, tmp_path):
     assert "missing" not in again.stderr
 
 
+def test_a_model_of_inference_learns_to_match_with_a_new_head(folders, tmp_path):
+    settings = {"pooling_mode": "cls", "output_emb_size": 16, "max_seq_length": 32, "max_steps": 1, "learning_rate": 0}
+    settings |= {"init_from_ckpt": folders["nli"]}
+    assert_refused("--new_head leaves it out", *arguments(MATCHING, tmp_path, **settings))
+    run_script(*arguments(MATCHING, tmp_path, **settings), "--new_head")
+    before, after = (torch.load(path / "pytorch_model.bin", weights_only=True) for path in (folders["nli"], tmp_path))
+    assert after["classifier.weight"].shape == (2, 48)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+
+
+def test_its_encoder_goes_into_a_classifier(folders, tmp_path):
+    data = REVIEWS / "train.txt", REVIEWS / "dev.txt"
+    settings = {"label_file": REVIEWS / "labels.txt", "init_from_ckpt": folders["nli"], "max_steps": 1}
+    classifier = command("run_classifier.py", *data, tmp_path, **settings)
+    assert_refused("--new_head leaves it out", *classifier)
+    assert "unexpected: emb_reduce_linear.bias" in run_script(*classifier, "--new_head").stderr
+    continued = command("run_classifier.py", NLI / "train.txt", NLI / "dev.txt", tmp_path / "again")
+    continued += ["--is_text_pair", "--label_file", NLI / "labels.txt", "--pretrained_model_name_or_path", tmp_path]
+    assert_refused(f"add --init_from_ckpt {tmp_path} --new_head", *continued)
+
+
 @pytest.mark.slow
 def test_inference_on_two_processes(tmp_path):
     settings = {
@@ -53,7 +78,7 @@ def test_inference_on_two_processes(tmp_path):
 @pytest.mark.parametrize(
     ("data", "settings", "message"),
     [
-        (NLI, {}, "train.txt:1: expected one of the labels (0, 1), got 'neutral'"),
+        (NLI, {}, "train.txt:1: expected one of the labels (0, 1), got 'neutral'; --is_nli with a --label_file is for"),
         (NLI, {"is_nli": True, "label_file": MATCHING / "labels.txt"}, "expected one of the labels (0, 1), got"),
     ],
 )

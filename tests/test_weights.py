@@ -230,6 +230,28 @@ def test_a_head_of_another_size_is_an_error(tmp_path):
     assert all((parameter == -7).all() for parameter in model.parameters())
 
 
+def test_the_error_of_a_head_names_what_leaves_it_out(tmp_path):
+    torch.save(source_weights() | {"classifier.bias": torch.zeros(5)}, tmp_path / "weights.bin")
+    with pytest.raises(UserError, match="--new_head leaves it out and trains a new one"):
+        weights.warm_start(fresh_classifier(), str(tmp_path / "weights.bin"), "bert")
+    torch.save({name: tensor[..., :1] for name, tensor in source_weights().items()}, tmp_path / "weights.bin")
+    with pytest.raises(UserError) as error:
+        weights.warm_start(fresh_classifier(), str(tmp_path / "weights.bin"), "bert")
+    assert "--new_head" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [3, 5])
+def test_a_dropped_head_starts_anew_whatever_its_size(labels, tmp_path, log_lines):
+    head = {"classifier.weight": torch.ones(labels, 32), "classifier.bias": torch.ones(labels)}
+    torch.save(source_weights() | head, tmp_path / "weights.bin")
+    model = fresh_classifier()
+    source = str(tmp_path / "weights.bin")
+    weights.warm_start(model, source, "bert", is_dropped=lambda name: not name.startswith("bert."))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.full_like(tensor, -7) if name in head else source_weights()[name]), name
+    assert any(line.endswith("missing: classifier.bias, classifier.weight") for line in log_lines)
+
+
 class Malicious:
     """Writes a file where it is unpickled."""
 

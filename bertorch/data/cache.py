@@ -43,12 +43,17 @@ def open_dataset(read: "partial[D]", path: str, cache_dir: str | None) -> D:
         UserError: an error in the file, the file changes meanwhile, or the folder cannot be written.
     """
     if cache_dir is None:
-        return read(path)
+        return _reading(read, path)
     with distributed.machine_first():
         content = _digest(path)
         if content is None:  # a pipe, which can be read only once, or a path that `read` will reject
-            return read(path)
+            return _reading(read, path)
         return _Entry(read, path, content, Path(cache_dir)).open()
+
+
+def _reading(read: "partial[D]", path: str) -> D:
+    logger.info("{}: reads and tokenises", path)  # some seconds for large files
+    return read(path)
 
 
 def _digest(path: str) -> str | None:
@@ -103,7 +108,7 @@ class _Entry(Generic[D]):
                 self._cache_dir.mkdir(parents=True, exist_ok=True)
                 new = stack.enter_context(unfinished(self._cache_dir, is_folder=True))
             with _recorded_warnings() as warnings:
-                dataset = self._read(self._path)
+                dataset = _reading(self._read, self._path)
             if _digest(self._path) != self._content:
                 raise UserError(f"{self._path}: changed while it was read; start again when it is complete")
             with self._writing():

@@ -153,12 +153,16 @@ def _decode(raw: bytes | int, *, blank_lines: bool = False) -> str:
     return line
 
 
-def split_columns(line: str, width: int, form: str) -> list[str]:
-    """The tab-separated columns of a line, `form` in errors; a `BadLineError` if not `width`, or if one is blank."""
+def split_columns(line: str, width: int, form: str, wider: str = "") -> list[str]:
+    """The tab-separated columns of a line, `form` in errors; a `BadLineError` if not `width`, or if one is blank.
+
+    `wider` ends the error of a line with one column more.
+    """
     columns = line.split("\t")
     if len(columns) != width:
         expected = f"{width} column{'s' * (width > 1)}"
-        raise BadLineError(f"expected {expected} ({form}), got {len(columns)}: {shorten(line)}")
+        hint = wider if len(columns) == width + 1 else ""
+        raise BadLineError(f"expected {expected} ({form}), got {len(columns)}: {shorten(line)}{hint}")
     if not all(map(str.strip, columns)):
         raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")
     return columns

@@ -55,19 +55,24 @@ def read_label_names(path: str) -> list[str]:
 
 
 def read_labelled_texts(
-    path: str, label_names: Sequence[str], *, num_texts: int = 1, on_bad_line: str = "stop"
+    path: str, label_names: Sequence[str], *, num_texts: int = 1, on_bad_line: str = "stop", other_labels: str = ""
 ) -> LabelledTexts:
-    """Read `text⇥label` lines, or `a⇥b⇥label` lines with `num_texts=2`; label ids are indices of `label_names`."""
+    """Read `text⇥label` lines, or `a⇥b⇥label` lines with `num_texts=2`; label ids are indices of `label_names`.
+
+    `other_labels` is what to do about labels beside these; the error of one ends with it.
+    """
     ids = {name: index for index, name in enumerate(label_names)}
 
     def label_id(column: str) -> int:
         name = column.strip()
         if name not in ids:
-            raise BadLineError(f"expected one of the labels ({first_few(label_names)}), got {shorten(name)}")
+            expected = f"expected one of the labels ({first_few(label_names)})"
+            raise BadLineError(f"{expected}, got {shorten(name)}{other_labels}")
         return ids[name]
 
     form = "text⇥label" if num_texts == 1 else "a⇥b⇥label"
-    columns, labels = _read_with_targets(path, form, label_id, on_bad_line)
+    wider = "; lines of a⇥b⇥label need --is_text_pair" if num_texts == 1 else ""
+    columns, labels = _read_with_targets(path, form, label_id, on_bad_line, wider)
     return LabelledTexts(columns, np.array(labels, dtype=np.int64))
 
 
@@ -95,12 +100,12 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
 
 
 def _read_with_targets(
-    path: str, form: str, convert: Callable[[str], float], on_bad_line: str
+    path: str, form: str, convert: Callable[[str], float], on_bad_line: str, wider: str = ""
 ) -> tuple[tuple[list[str], ...], tuple[float, ...]]:
     """The text columns of a file, and its last column converted."""
 
     def parse(line: str) -> tuple[list[str], float]:
-        *texts, target = split_columns(line, form.count("⇥") + 1, form)
+        *texts, target = split_columns(line, form.count("⇥") + 1, form, wider)
         return texts, convert(target)
 
     rows, targets = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from bertorch import log
 from bertorch.errors import UserError
 
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
@@ -51,7 +52,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], m
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
     chunks = ([column[start:end] for column in columns] for start, end in pairwise(_chunk_bounds(columns)))
-    lengths, ids, types = zip(*(encode(tokenizer, chunk, max_length) for chunk in chunks), strict=True)
+    encoded = []
+    with log.tokenizing_bar(len(columns[0])) as progress:
+        for chunk in chunks:
+            encoded.append(encode(tokenizer, chunk, max_length))
+            progress.update(len(chunk[0]))
+    lengths, ids, types = zip(*encoded, strict=True)
     return TokenStore(np.concatenate(ids), np.concatenate(types), np.concatenate([[0], *lengths]).cumsum())
 
 

@@ -30,6 +30,10 @@ class EncoderModel(nn.Module):
         """The encoders inside, at least one."""
         return [module for module in self.modules() if isinstance(module, Encoder)]
 
+    def is_head(self, name: str) -> bool:
+        """Whether a weight, by its name within `weights`, starts anew with `--new_head`."""
+        return not name.startswith(f"{self.encoder_prefix}.")
+
     def compile_encoders(self) -> None:
         """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
         for encoder in self.encoders:

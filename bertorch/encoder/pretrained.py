@@ -1,5 +1,6 @@
 """Load tokenizers, configs and models by transformers; one that is missing or broken is an error that names it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch import distributed
+from bertorch.encoder.hub import WITHOUT_NETWORK, require_found
 from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
@@ -77,7 +79,10 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         model, report = auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True, **options)
     if report["mismatched_keys"]:  # transformers would initialise them afresh
         mismatched = [(tensor, expected, got) for tensor, got, expected in sorted(report["mismatched_keys"])]
-        raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched)
+        body = f"{model.base_model_prefix}."
+        encoder = f"To start with its encoder alone, name another model and add --init_from_ckpt {name} --new_head."
+        remedy = {} if any(tensor.startswith(body) for tensor, *_ in mismatched) else {"remedy": encoder}
+        raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched, **remedy)
     model.config.architectures = [type(model).__name__]  # of a checkpoint for another task, it names that one
     fresh = sorted(report["missing_keys"])
     weights = [weight for weight, _ in model.named_parameters()]
@@ -145,18 +150,20 @@ def loading(name: str, option: str = PRETRAINED) -> Iterator[None]:
     option = f"{option} {name}"
     expected = "a model of the hub or a local folder with config.json, weights and the tokenizer's files"
     try:
-        _check_folder(Path(name), f"{option}: expected {expected}")
+        if os.path.exists(name):
+            _check_folder(Path(name), f"{option}: expected {expected}")
+        else:
+            require_found(name, f"{option}: expected {expected}")
         yield
     except UserError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower, and a broken config.json fails anywhere
-        raise UserError(f"{option}: expected {expected}, got {reason(error)}") from error
+        remedy = "" if os.path.exists(name) else f". {WITHOUT_NETWORK}"
+        raise UserError(f"{option}: expected {expected}, got {reason(error)}{remedy}") from error
 
 
 def _check_folder(path: Path, expected: str) -> None:
     """Check that a local model is a folder without pipes and devices, and that its archives are whole."""
-    if not path.exists():
-        return  # a name of the hub
     if not path.is_dir():
         raise UserError(f"{expected}, got a file or device; name the folder")
     for file in path.iterdir():

@@ -86,6 +86,10 @@ class SentenceEncoder(EncoderModel):
             weights["emb_reduce_linear"] = self.emb_reduce_linear
         return weights
 
+    @override
+    def is_head(self, name: str) -> bool:
+        return False  # the layer after pooling is part of what was learned
+
     def forward(self, batch: PackedBatch) -> Tensor:
         """Embeddings (N, E), at least in fp32."""
         if not batch.size:  # a process without examples still takes part in the exchange of embeddings

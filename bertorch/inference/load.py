@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bertorch import distributed
-from bertorch.config import PRECISIONS, LaunchedConfig, option
+from bertorch.config import LONGEST, PRECISIONS, LaunchedConfig, option
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.errors import UserError
@@ -131,7 +131,9 @@ class InferenceConfig(LaunchedConfig):
     precision: str = option(
         "auto", choices=PRECISIONS, help="of the arithmetic; auto is half precision on a GPU, fp32 on the CPU"
     )
-    max_seq_length: int | None = option(None, minimum=3, help="tokens of an input; by default as many as in training")
+    max_seq_length: int | None = option(
+        None, minimum=3, maximum=LONGEST, help="tokens of an input; by default as many as in training"
+    )
     overwrite: bool = option(False, help="replace the output if it exists")
 
     def load(self) -> Model:

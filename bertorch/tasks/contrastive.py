@@ -5,6 +5,7 @@ from functools import partial
 from typing import Self, Unpack
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.dataset import Dataset, Examples, TextRows
 from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
@@ -41,6 +42,14 @@ def scored_pairs(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: i
     """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
     read = read_scored_pairs(path, on_bad_line=on_bad_line)
     return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
+
+
+def warn_without_negatives(config: ContrastiveConfig, train: Examples) -> None:
+    """Say so in the log where a batch has no negative, so that its loss is constant: one row without hard negatives."""
+    rows = min(len(train), config.batch_size * (distributed.world_size() if config.gather_negatives else 1))
+    if rows == 1 and isinstance(train, TextRows) and train.sentences.shape[1] == 2:
+        more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
+        logger.warning("a batch of one row has no negatives, and nothing is learned; {}", more)
 
 
 class ContrastiveTask(EmbeddingTask):

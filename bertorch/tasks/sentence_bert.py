@@ -21,12 +21,15 @@ from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
+MATCHING_LABELS = ["0", "1"]
+
 
 def labelled_pairs(
     path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, label_names: Sequence[str], on_bad_line: str
 ) -> Dataset:
     """Pairs with a class, whose texts are encoded apart. See `read_labelled_texts`."""
-    read = read_labelled_texts(path, label_names, num_texts=2, on_bad_line=on_bad_line)
+    hint = "; --is_nli with a --label_file is for other labels" if label_names == MATCHING_LABELS else ""
+    read = read_labelled_texts(path, label_names, num_texts=2, on_bad_line=on_bad_line, other_labels=hint)
     return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
 
 
@@ -67,6 +70,10 @@ class SiameseClassifier(EncoderModel):
         weights = self.embedder.weights
         weights["classifier"] = self.classifier
         return weights
+
+    @override
+    def is_head(self, name: str) -> bool:
+        return name.startswith("classifier.")
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Embeddings (examples, 2, E) of both sentences of each example."""

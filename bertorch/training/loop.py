@@ -102,8 +102,9 @@ def _run(
         return now, label_count, [step.prepared(train.batch(indices)) for indices in local_batches]
 
     task.model.train()
+    logging_steps = min(config.logging_steps, keeper.run.last_step)  # a short run has a line too, after its last step
     training_log = TrainingLog(
-        config.logging_steps, loss_parts=task.loss_parts, reports=step.reports, hooks=step.hooks, record=keeper.record
+        logging_steps, loss_parts=task.loss_parts, reports=step.reports, hooks=step.hooks, record=keeper.record
     )
     with (
         Interruption() as interruption,

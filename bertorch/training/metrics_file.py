@@ -15,9 +15,13 @@ number by which the best weights are chosen.
 import json
 import math
 import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from loguru import logger
 
 from bertorch.atomic import replacing, to_disk
 from bertorch.errors import UserError
@@ -116,17 +120,25 @@ def _is_json(value: Any) -> bool:
 class TensorBoardFolder:
     """Writes the numbers of `metrics.jsonl` for TensorBoard, an extra. Only the first process uses it.
 
-    The run continues after the step `after`; TensorBoard hides later ones that the folder already has.
+    The run continues after the step `after`; TensorBoard hides later ones that the folder already has. Its own writer
+    is not used: an error of writing ends a thread there, with a traceback.
 
     Raises:
         UserError: the package is missing, or the folder cannot be written to.
     """
 
     def __init__(self, folder: str, *, after: int) -> None:
+        self._folder, self._is_full = folder, False
         try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+            from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 - an extra
+            from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-            self._writer = SummaryWriter(folder, purge_step=after + 1)
+            self._writer, self._event, self._summary = RecordWriter, event_pb2.Event, summary_pb2.Summary
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+            self._path = Path(folder) / name
+            self._append(file_version="brain.Event:2")
+            self._append(step=after + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
         except ImportError as error:
             raise UserError(
                 f"--tensorboard_dir {folder}: expected the package tensorboard, got: {error}; install it with "
@@ -138,8 +150,21 @@ class TensorBoardFolder:
             ) from error
 
     def write(self, line: Line) -> None:
-        """Write the numbers of a line, visible at once."""
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name.replace("dev_", "dev/"), value, line["step"])
-        self._writer.flush()
+        """Write the numbers of a line, visible at once; where that fails, the log says so, and the run goes on."""
+        if self._is_full:
+            return
+        numbers = {name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)}
+        tags = {name: name.replace("dev_", "dev/") for name in numbers}
+        values = [self._summary.Value(tag=tags[name], simple_value=value) for name, value in numbers.items()]
+        try:
+            self._append(step=line["step"], summary=self._summary(value=values))
+        except OSError as error:
+            self._is_full = True
+            logger.warning(
+                "--tensorboard_dir {}: gets no more numbers, since it cannot be written to: {}; {} has them all",
+                *(self._folder, error.strerror or error, METRICS),
+            )
+
+    def _append(self, **content: Any) -> None:
+        with self._path.open("ab") as file:
+            self._writer(file).write(self._event(wall_time=time.time(), **content).SerializeToString())

@@ -65,5 +65,7 @@ def differing(there: Options, now: Options, *, with_models: bool) -> list[str]:
     return [
         f"{name}: {short(there, name)} there, {short(now, name)} now"
         for name in dict.fromkeys([*there, *now])
-        if (with_models or not name.startswith((_OF_ENCODER, _OF_WEIGHTS))) and short(there, name) != short(now, name)
+        # An option that is off counts as one that came after the record was written.
+        if (there.get(name) or None) != (now.get(name) or None)
+        and (with_models or not name.startswith((_OF_ENCODER, _OF_WEIGHTS)))
     ]

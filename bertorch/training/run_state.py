@@ -70,7 +70,9 @@ class RunKeeper:
         """Warm-start the model unless the run is resumed; move it to this process's device, the same on all."""
         model, source = self._task.model, self._config.init_from_ckpt
         if source is not None and not self._is_resumed:
-            warm_start(model.weights, source, model.encoder_prefix, convert=self._task.convert_legacy_weights)
+            is_dropped = model.is_head if self._config.new_head else None
+            convert = self._task.convert_legacy_weights
+            warm_start(model.weights, source, model.encoder_prefix, convert=convert, is_dropped=is_dropped)
         model.to(distributed.device())
         distributed.broadcast_weights(model)
 

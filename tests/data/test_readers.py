@@ -60,7 +60,11 @@ def test_only_a_newline_ends_a_line(write, separator):
     ("line", "expected"),
     [
         (b"text", "expected 2 columns (text⇥label), got 1: 'text'"),
-        (b"a\tb\tpositive", "expected 2 columns (text⇥label), got 3: 'a\\tb\\tpositive'"),
+        (
+            b"a\tb\tpositive",
+            "expected 2 columns (text⇥label), got 3: 'a\\tb\\tpositive'; lines of a⇥b⇥label need --is_text_pair",
+        ),
+        (b"a\tb\tc\tpositive", "expected 2 columns (text⇥label), got 4: 'a\\tb\\tc\\tpositive'"),
         (b"text\tneutral", "expected one of the labels (negative, positive), got 'neutral'"),
         (b"text\t", "expected no empty column (text⇥label), got 'text\\t'"),
         (b" \tpositive", "expected no empty column (text⇥label), got ' \\tpositive'"),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from bertorch.config import ContrastiveConfig
 from bertorch.data.dataset import TextRows
 from bertorch.tasks.base import Negatives
-from bertorch.tasks.contrastive import encode_in_chunks
+from bertorch.tasks.contrastive import encode_in_chunks, warn_without_negatives
 from bertorch.tasks.metrics import CorrelationMetric
 from tests.architectures import random_store
 from tests.short_runs import assert_same_as_one_process
@@ -153,3 +154,19 @@ def test_the_task_joins_processes_only_for_their_negatives():
     assert contrastive_task().negatives is Negatives.LOCAL
     assert contrastive_task().loss_parts == ("loss",)
     assert isinstance(contrastive_task().metric(torch.device("cpu")), CorrelationMetric)
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts", "settings", "warned"),
+    [
+        (5, 2, {"batch_size": 1}, True),
+        (1, 2, {}, True),
+        (5, 2, {"batch_size": 1, "gather_negatives": True}, True),  # of one process
+        (5, 3, {"batch_size": 1}, False),  # each row has a hard negative
+        (5, 2, {"batch_size": 2}, False),
+    ],
+)
+def test_a_batch_without_negatives_is_said(rows, texts, settings, warned, log_lines):
+    train = TextRows(random_store(rows * texts), np.arange(rows * texts).reshape(rows, texts))
+    warn_without_negatives(ContrastiveConfig(train_data_file="-", **settings), train)
+    assert any("a batch of one row has no negatives" in line for line in log_lines) is warned

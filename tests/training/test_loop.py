@@ -5,13 +5,14 @@ from functools import partial
 import pytest
 import torch
 
+from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.training import run_folder, run_state
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
 from bertorch.weights import load_weights
 from tests.conftest import run_processes
-from tests.short_runs import assert_same_as_one_process, config
+from tests.short_runs import assert_same_as_one_process, config, trained
 from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, pair_data, siamese_task
 
 
@@ -149,3 +150,11 @@ def test_bf16_on_the_cpu_keeps_fp32_weights(tmp_path, log_lines):
         torch.float32
     }
     assert any("bf16" in line for line in log_lines)
+
+
+def test_an_error_before_the_first_step_leaves_no_folder_behind(tmp_path):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "new" / "inside", tmp_path / "there"):
+        with pytest.raises(UserError, match="nowhere"):
+            trained(folder, classification_task(), classification_data(8), init_from_ckpt="nowhere.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

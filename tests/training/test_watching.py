@@ -215,3 +215,10 @@ def test_several_processes_end_early_as_one_and_write_once(world_size, tmp_path)
     for ours, theirs in zip(many, one, strict=True):
         assert ours.pop("metric", None) == theirs.pop("metric", None)
         assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_run_of_fewer_steps_than_logging_steps_has_a_line_of_its_last(tmp_path, log_lines):
+    run(tmp_path, max_steps=3, logging_steps=20)
+    lines = [line for line in read_metrics(tmp_path / METRICS) if "metric" not in line]
+    assert [line["step"] for line in lines] == [3]
+    assert sum(line.startswith("global step: 3,") for line in log_lines) == 1
