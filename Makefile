@@ -41,9 +41,11 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, whole runs against peers, a CRF against others, the token cache, inference
+benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole commands against peers, a CRF against others, the token cache, inference
 	$(BIN)/python -m benchmarks.classifier_step
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.end_to_end --case saving
 	$(BIN)/python -m benchmarks.tagger_step
 	$(BIN)/python -m benchmarks.crf
 	$(BIN)/python -m benchmarks.token_cache

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,7 +25,8 @@ from bertorch.training.hooks import ClipGradients
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import OptimizationStep
 
-DATA = Path(__file__).parent.parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data"
 WARMUP = 3  # turns that are left out of the medians
 
 
@@ -89,6 +92,14 @@ def compare_steps(
     write_json(result, options.json)
 
 
+def positive(text: str) -> int:
+    """A number of the command line, from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {number}")
+    return number
+
+
 def timed(job: Callable[[], Any], device: torch.device) -> float:
     """Seconds that a job takes, until the device has done it."""
     began = time.perf_counter()
@@ -96,6 +107,26 @@ def timed(job: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
+
+
+def use_one_device(*, cpu: bool) -> None:
+    """Hide the GPUs, or all but the first, from this process and those that it starts; before any is used."""
+    if cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def run_command(arguments: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """Run a command in the root of the repository; returns what it logged on standard error.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it logged.
+    """
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
+    return done.stderr
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -20,7 +20,7 @@ from loguru import logger
 import run_classifier
 import run_ner
 from benchmarks.gpu_check.material import LINES, Material
-from benchmarks.measuring import DATA, timed
+from benchmarks.measuring import DATA, ROOT, run_command, timed
 from benchmarks.peers.ours import watched
 from benchmarks.peers.watching import Stopwatch
 from bertorch import cli, distributed, load
@@ -31,7 +31,6 @@ from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.training.saving import publish
 from bertorch.weights import WEIGHTS
 
-ROOT = DATA.parent
 MODES = {
     "eager": ("--cuda_graphs", "off", "--compile", "off"),
     "graphs": ("--compile", "off"),
@@ -179,17 +178,6 @@ def _obstacles() -> Iterator[list[str]]:
         yield lines
     finally:
         logger.remove(handler)
-
-
-def run_command(arguments: list[str]) -> None:
-    """Run a command of this project.
-
-    Raises:
-        RuntimeError: it failed; with the end of what it logged.
-    """
-    done = subprocess.run(arguments, cwd=ROOT, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
 
 
 def _arguments(material: Material, encoder: str, saved_dir: Path | str) -> list[str]:

@@ -32,9 +32,9 @@ What is told is the median over the runs of each:
 """
 
 import argparse
-import os
 
-TASKS = ("classifier", "sentencebert", "batchneg")
+from benchmarks.measuring import positive, use_one_device
+from benchmarks.peers.job import TASKS
 
 
 def main() -> None:
@@ -47,13 +47,9 @@ def main() -> None:
         parser.error("--dev_data_file and --label_file need --train_data_file")
     if options.dev_data_file and options.task != "classifier":
         parser.error("--dev_data_file is for --task classifier")
-    # Before anything asks for GPUs; of several, a Trainer would take all.
-    if options.cpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    use_one_device(cpu=options.cpu)  # of several GPUs, a Trainer would take all
     try:
-        from benchmarks.peers.comparison import run  # noqa: PLC0415 - see above
+        from benchmarks.peers.comparison import run  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         parser.error(f"{error.name} is missing: pip install -e '.[benchmarks]'")
     run(options, [options.task] if options.task else list(TASKS))
@@ -70,18 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU")
-    parser.add_argument("--warmup", type=_positive, help="steps of a run that are not timed: 3, on a GPU 40")
-    parser.add_argument("--steps", type=_positive, help="steps of a run that are, after them: 20, on a GPU 200")
-    parser.add_argument("--rounds", type=_positive, default=3, help="runs of each contender")
+    parser.add_argument("--warmup", type=positive, help="steps of a run that are not timed: 3, on a GPU 40")
+    parser.add_argument("--steps", type=positive, help="steps of a run that are, after them: 20, on a GPU 200")
+    parser.add_argument("--rounds", type=positive, default=3, help="runs of each contender")
     parser.add_argument("--json", help="also write the result to this file")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {number}")
-    return number
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from loguru import logger
 from benchmarks.measuring import DATA, hardware, matmul_flops, versions, write_json
 from benchmarks.peers import ours
 from benchmarks.peers.flops import Work
-from benchmarks.peers.job import Job, labels_of, write_sample
+from benchmarks.peers.job import SAMPLES, Job, labels_of, write_sample
 from benchmarks.peers.theirs import PEERS, PEERS_ON_GPU, Run
 from benchmarks.peers.watching import Stopwatch, fresh_start
 from bertorch import distributed, log
@@ -22,15 +22,6 @@ from bertorch.precision import Precision
 
 OURS = "bertorch"
 PACKAGES = ("torch", "transformers", "accelerate", "sentence-transformers", "datasets", "tokenizers")
-SAMPLES: dict[str, dict[str, str | None]] = {
-    "classifier": {
-        "train_data_file": str(DATA / "reviews" / "train.txt"),
-        "dev_data_file": str(DATA / "reviews" / "dev.txt"),
-        "label_file": str(DATA / "reviews" / "labels.txt"),
-    },
-    "sentencebert": {"train_data_file": str(DATA / "matching" / "train.txt")},
-    "batchneg": {"train_data_file": str(DATA / "paraphrases" / "train.txt")},
-}
 # What is told: its name, the unit it is printed in, the size of that unit.
 COLUMNS = {
     "steps_per_second": ("steps/s", 1.0),
@@ -98,7 +89,7 @@ def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> dict[str, A
             task=task,
             model=options.pretrained_model_name_or_path or str(DATA / "bert-tiny-zh"),
             train_data_file=str(sample),
-            dev_data_file=files.get("dev_data_file"),
+            dev_data_file=files.get("dev_data_file") if task == "classifier" else None,
             labels=labels_of(task, files.get("label_file")),
             batch_size=plan.batch_size,
             max_length=plan.max_seq_length,

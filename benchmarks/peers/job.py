@@ -5,7 +5,25 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measuring import DATA
 from bertorch.data.readers import read_label_names
+
+SAMPLES: dict[str, dict[str, str | None]] = {
+    "classifier": {
+        "train_data_file": str(DATA / "reviews" / "train.txt"),
+        "dev_data_file": str(DATA / "reviews" / "dev.txt"),
+        "label_file": str(DATA / "reviews" / "labels.txt"),
+    },
+    "sentencebert": {
+        "train_data_file": str(DATA / "matching" / "train.txt"),
+        "dev_data_file": str(DATA / "matching" / "dev.txt"),
+    },
+    "batchneg": {
+        "train_data_file": str(DATA / "paraphrases" / "train.txt"),
+        "dev_data_file": str(DATA / "sts" / "dev.txt"),
+    },
+}
+TASKS = tuple(SAMPLES)
 
 
 @dataclass(frozen=True)
