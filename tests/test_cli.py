@@ -186,7 +186,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--save_best_model"], "--save_best_model compares dev metrics and needs --dev_data_file"),
         ([*REQUIRED, "--patience", "2"], "--patience counts evaluations and needs --dev_data_file or --dev_ratio"),
         ([*REQUIRED, "--eval_steps", "2"], "--eval_steps is for evaluations and needs --dev_data_file or --dev_ratio"),
-        ([*REQUIRED, "--saved_dir", ""], "--saved_dir: expected a name, got an empty one"),
+        ([*REQUIRED, "--saved_dir", ""], "--saved_dir: expected a value, got an empty text"),
         ([*REQUIRED, "--new_head"], "--new_head leaves out the head of --init_from_ckpt, got no --init_from_ckpt"),
         ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),

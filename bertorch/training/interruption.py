@@ -16,7 +16,8 @@ class Interruption:
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
-        self._came = False
+        self._came: signal.Signals | None = None
+        self._is_told = False
         on_gpus = distributed.world_size() > 1 and distributed.device().type == "cuda"
         self._interval = STEPS_BETWEEN_CHECKS_ON_GPUS if on_gpus else 1
 
@@ -31,12 +32,14 @@ class Interruption:
 
     def requested(self, global_step: int) -> bool:
         """Whether any process was asked to stop; all processes must call it after the same steps."""
-        return global_step % self._interval == 0 and distributed.any_process(self._came)
+        if self._came is not None and not self._is_told:
+            self._is_told = True  # not in the handler, which may run in the middle of a line of the log
+            logger.warning("{}: stops after this step; once more ends it at once", self._came.name)
+        return global_step % self._interval == 0 and distributed.any_process(self._came is not None)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._came = True
+        self._came = signal.Signals(number)
         self._restore()
-        logger.warning("{}: stops after this step; once more ends it at once", signal.Signals(number).name)
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
