@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from loguru import logger
 
-from bertorch import distributed, log
+from bertorch import clock, distributed, log
 from bertorch.config import GROUPS, LaunchedConfig, TrainingConfig
 from bertorch.errors import InterruptedRunError, UserError, exit_on_user_error
 
@@ -97,6 +97,7 @@ def main(config_class: type[Training], run: Callable[[Training], None], descript
 
 
 def _run(config: Launched, run: Callable[[Launched], None]) -> None:
+    clock.note_command()
     with exit_on_user_error(distributed.launched_rank()), distributed.session(config.local_rank):
         log.setup()
         run(config)

@@ -130,6 +130,9 @@ class TrainingConfig(LaunchedConfig):
     )
     resume: bool = _saving(False, help="continue from the newest checkpoint in --saved_dir, if there is one")
     overwrite: bool = _saving(False, help="start anew and replace what another run left in --saved_dir")
+    save_interval: float = _saving(
+        30.0, minimum=0.0, help="seconds between two regular saves, at least; 0 saves after each --save_steps"
+    )
     keep_checkpoints: int = _saving(1, minimum=0, help="checkpoints to keep for --resume; 0 keeps none")
     tensorboard_dir: str | None = _saving(
         None, help="also write the numbers of metrics.jsonl here for TensorBoard; needs tensorboard"

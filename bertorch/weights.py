@@ -158,8 +158,16 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that share no memory, as safetensors requires."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    """The tensors on the CPU, contiguous and in memory of their own, copied only where they are not."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        detached = tensor.detach().cpu().contiguous()
+        storage = detached.untyped_storage()
+        is_shared = storage.data_ptr() in memory or storage.nbytes() != detached.nbytes
+        found[name] = detached.clone() if is_shared else detached
+        memory.add(found[name].untyped_storage().data_ptr())
+    return found
 
 
 def _target_name(name: str, expected: Mapping[str, Tensor], encoder_prefix: str) -> str | None:

@@ -18,8 +18,8 @@ Weights = dict[str, torch.Tensor]
 
 
 def config(folder: Path, **settings: Any) -> TrainingConfig:
-    defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-3}
-    defaults |= {"train_data_file": "-", "dev_data_file": "-", "saved_dir": str(folder)}
+    defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "save_interval": 0.0, "logging_steps": 2}
+    defaults |= {"learning_rate": 1e-3, "train_data_file": "-", "dev_data_file": "-", "saved_dir": str(folder)}
     return TrainingConfig(**(defaults | settings))
 
 

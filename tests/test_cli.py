@@ -41,6 +41,7 @@ SHARED = {
     "on_bad_line": "stop",
     "resume": False,
     "overwrite": False,
+    "save_interval": 30.0,
     "keep_checkpoints": 1,
     "deterministic": False,
     "cache_dir": None,
@@ -94,7 +95,8 @@ VALUES = {
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
-    "keep_checkpoints": 2, "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b",
+    "save_interval": 1.5, "keep_checkpoints": 2,
+    "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b",
 }  # fmt: skip
 
 

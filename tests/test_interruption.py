@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("BERTORCH_TEST_KILLS", "3"))
 
 def arguments(saved_dir: Path, *extra: object, **settings: object) -> list[object]:
     options = {"label_file": REVIEWS / "labels.txt", "max_seq_length": 32, "epochs": 2, "save_steps": 4}
-    options |= {"logging_steps": 1}
+    options |= {"save_interval": 0, "logging_steps": 1}
     return [
         *command("run_classifier.py", REVIEWS / "train.txt", REVIEWS / "dev.txt", saved_dir, **(options | settings)),
         *extra,

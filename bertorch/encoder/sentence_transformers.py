@@ -6,11 +6,11 @@ lists pooling and dense layers, each with a folder of its own. Older and newer r
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from loguru import logger
-from torch import nn
+from torch import Tensor, nn
 
 from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
@@ -28,17 +28,19 @@ class SentenceTransformerFiles:
     def __init__(self, embedder: SentenceEncoder, max_seq_length: int) -> None:
         self._embedder = embedder
         self._max_seq_length = max_seq_length
-        self._dense: list[tuple[nn.Linear, nn.Module]] | None = []  # with their activations, None if not possible
+        dense: list[tuple[nn.Linear, nn.Module]] | None = []  # with their activations, None if not possible
         if embedder.pooling_mode == "linear":
             pooler = _pooler_layer(embedder)
-            self._dense = None if pooler is None else [pooler]
-        if self._dense is None:
+            dense = None if pooler is None else [pooler]
+        if dense is None:
             logger.warning(
                 "sentence-transformers knows no pooler like that of {}; the saved folder loads in transformers only",
                 type(embedder.encoder.model).__name__,
             )
         elif embedder.emb_reduce_linear is not None:
-            self._dense.append((embedder.emb_reduce_linear, nn.Identity()))
+            dense.append((embedder.emb_reduce_linear, nn.Identity()))
+        # Copied now, since the files are written while training goes on.
+        self._dense = None if dense is None else [_Dense.of(layer, activation) for layer, activation in dense]
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the files into a folder."""
@@ -55,9 +57,9 @@ class SentenceTransformerFiles:
             "pooling_mode_mean_sqrt_len_tokens": False,
         }
         _write(folder / "1_Pooling" / "config.json", pooling)
-        for index, (layer, activation) in enumerate(self._dense, start=2):
+        for index, dense in enumerate(self._dense, start=2):
             modules.append((f"{index}_Dense", "Dense"))
-            _write_dense(folder / f"{index}_Dense", layer, activation)
+            dense.write(folder / f"{index}_Dense")
         listed = [
             {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
             for index, (path, module) in enumerate(modules)
@@ -72,7 +74,7 @@ def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | No
     layers = [module for module in pooler.modules() if isinstance(module, nn.Linear)]
     if len(layers) == 1:
         layer = layers[0]
-        states = torch.linspace(-2, 2, 4 * layer.in_features, dtype=layer.weight.dtype).view(4, -1)  # (4, H)
+        states = torch.linspace(-2, 2, 4 * layer.in_features).to(layer.weight).view(4, -1)  # (4, H)
         with eval_mode(pooler):
             for activation in (nn.Tanh(), nn.Identity()):
                 if torch.equal(pooler(states), activation(layer(states))):
@@ -80,15 +82,26 @@ def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | No
     return None
 
 
-def _write_dense(folder: Path, layer: nn.Linear, activation: nn.Module) -> None:
-    config = {
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
-        "bias": layer.bias is not None,
-        "activation_function": f"{type(activation).__module__}.{type(activation).__qualname__}",
-    }
-    _write(folder / "config.json", config)
-    save_file({f"linear.{name}": tensor for name, tensor in layer.state_dict().items()}, folder / SAFE_WEIGHTS)
+class _Dense(NamedTuple):
+    """A dense layer as its folder has it."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, layer: nn.Linear, activation: nn.Module) -> "_Dense":
+        config = {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+            "activation_function": f"{type(activation).__module__}.{type(activation).__qualname__}",
+        }
+        weights = {f"linear.{name}": tensor.to("cpu", copy=True) for name, tensor in layer.state_dict().items()}
+        return cls(config, weights)
+
+    def write(self, folder: Path) -> None:
+        _write(folder / "config.json", self.config)
+        save_file(self.weights, folder / SAFE_WEIGHTS)
 
 
 def _write(file: Path, content: Any) -> None:

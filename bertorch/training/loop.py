@@ -76,7 +76,7 @@ def _fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
-    with own_stream():
+    with own_stream(), closing(keeper):
         scheduled = schedule.all_steps(keeper.run.last_step, after=keeper.run.step)
         _run(config, task, train, step=step, scheduled=scheduled, keeper=keeper)
     keeper.log_summary()
@@ -102,6 +102,7 @@ def _run(
         return now, label_count, [step.prepared(train.batch(indices)) for indices in local_batches]
 
     task.model.train()
+    keeper.clock.start()
     logging_steps = min(config.logging_steps, keeper.run.last_step)  # a short run has a line too, after its last step
     training_log = TrainingLog(
         logging_steps, loss_parts=task.loss_parts, reports=step.reports, hooks=step.hooks, record=keeper.record

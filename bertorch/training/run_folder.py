@@ -16,6 +16,7 @@ never taken for its own.
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from loguru import logger
@@ -53,6 +54,7 @@ class RunFolder:
         self._files: set[str] = set()  # in the folder, from this run or one before it
         self._is_claimed = False  # whether RECORD names this run
         self._metrics = MetricsFile(self._path)
+        self._metrics_lock = Lock()  # lines are written while a thread saves
 
     def open(self, *, resume: bool, overwrite: bool) -> dict[str, State] | None:
         """Check the folder before training; returns the parts to resume from, None to start from the beginning.
@@ -90,8 +92,13 @@ class RunFolder:
 
     def write_metrics(self, line: Line) -> None:
         """Add a line to `metrics.jsonl`, which replaces an earlier run's file at the first save."""
-        with written_to(self._name):
+        with written_to(self._name), self._metrics_lock:
             self._metrics.append(line)
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether checkpoints are to be saved."""
+        return self._keep > 0
 
     def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
         """Save weights for use; the first save of a run also removes the files of an earlier one."""
@@ -107,8 +114,6 @@ class RunFolder:
 
         Of the parts, `model` holds the weights, and `progress` has `step` and `last_step`.
         """
-        if not self._keep:
-            return
         target = self._path / checkpoint_name(step)
         with staged(self._name) as staging:
             self._claim(self._files)
@@ -147,7 +152,8 @@ class RunFolder:
         self._write_record()
         for old in [] if self._is_claimed else checkpoints(self._path):
             remove(old)
-        self._metrics.release()
+        with self._metrics_lock:
+            self._metrics.release()
         self._is_claimed = True
 
     def _write_record(self) -> None:

@@ -10,6 +10,7 @@ from loguru import logger
 from typing_extensions import override
 
 from bertorch import distributed
+from bertorch.clock import Clock
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples, Subset
 from bertorch.data.model_digests import ModelDigests
@@ -26,6 +27,7 @@ from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import RECORD, RunFolder
 from bertorch.training.run_options import describe_run
+from bertorch.training.run_saver import RunSaver
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
 from bertorch.weights import WEIGHTS, warm_start
 
@@ -64,7 +66,11 @@ class RunKeeper:
         self._config, self._task, self._dev, self._precision = config, task, dev, precision
         self.run = RunState(last_step, processes=distributed.world_size())
         self._saved: Mapping[str, State] | None = None
+        self._newest: ScheduledStep | None = None  # that was finished
+        self.clock = Clock()
+        self._folder: RunFolder | None = None  # of the first process
         self._is_resumed: bool = distributed.on_main(self._open_folder)
+        self._saver = RunSaver(self._folder, config.save_interval)
 
     def load_weights(self) -> None:
         """Warm-start the model unless the run is resumed; move it to this process's device, the same on all."""
@@ -95,6 +101,7 @@ class RunKeeper:
                     "rounding and dropout"
                 )
         self._saved = None
+        self._first = self.run.step
         distributed.on_main(self._open_tensorboard)
 
     def is_due(self, step: int) -> bool:
@@ -109,6 +116,7 @@ class RunKeeper:
             InterruptedRunError: `stop`, on every process, after saving.
         """
         evaluates, saves = self._due(step.number)
+        self._newest = step
         with ExitStack() as stack:
             for hook in self._evaluation_hooks:
                 stack.enter_context(hook.evaluation_weights())
@@ -117,13 +125,17 @@ class RunKeeper:
             if self.run.evaluations_since_best == self._config.patience and step.number < self.run.last_step:
                 logger.info("ends early: evaluations without a better dev metric: {}", self._config.patience)
                 self.run.last_step = step.number
-            saves = saves or stop or step.number == self.run.last_step
-            if improved if self._config.save_best_model else saves:
-                self.run.weights_step = step.number
-                distributed.on_main(self._save_weights)
-        if saves:
-            self.run.step = step.number
-            distributed.on_main(self._save_checkpoint)
+            must = stop or step.number == self.run.last_step
+            part = "last save" if must else "waiting for saves"
+            with self.clock.measuring(part):
+                saves = self._saver.begin(regular=saves, must=must)
+                if improved if self._config.save_best_model else saves:
+                    self._save_weights(step.number)
+        with self.clock.measuring(part):
+            if saves:
+                self.run.step = step.number
+                self._saver.save_checkpoint(step.number, self._parts, self._task.savables)
+            self._saver.write(wait=must)
         if stop:
             folder = self._config.saved_dir if self._config.keep_checkpoints else None
             raise InterruptedRunError(step.number, folder)
@@ -133,13 +145,28 @@ class RunKeeper:
         distributed.on_main(lambda: self._write_numbers({"step": step.number, "epoch": step.epoch, **numbers}))
 
     def log_summary(self) -> None:
-        """Log the best dev metric, its step, and where the weights are."""
+        """Log where the time went, the best dev metric and its step, and where the weights are."""
+        if self._newest is not None:
+            self._log_time(self._newest)
         best = self.run.best
         if best is not None:
             for line in best["summary"]:
                 logger.info("{}", line)
             logger.info(f"best dev {best['name']}: {best['value']:.5f} at step {best['step']}")
         logger.info(f"weights of step {self.run.weights_step}: {self._config.saved_dir}/{WEIGHTS}")
+
+    def close(self) -> None:
+        """Wait for what is being saved; for a run that ends, in whatever way."""
+        self._saver.close()
+
+    def _log_time(self, last: ScheduledStep) -> None:
+        seconds = dict(self.clock.seconds())
+        total = seconds.pop("total")
+        speed = (last.number - self._first) / total
+        parts = ", ".join(f"{name} {part:.0f} s" for name, part in seconds.items())
+        logger.info(f"time: {total:.0f} s: {parts}; {speed:.3g} steps/s from start to end")
+        names = {f"seconds_{name.replace(' ', '_')}": part for name, part in seconds.items()}
+        self.record(last, {"seconds": total, **names, "steps_per_second": speed})
 
     def _open_folder(self) -> bool:
         """Open `--saved_dir`; returns whether the run is resumed."""
@@ -164,7 +191,10 @@ class RunKeeper:
         """Evaluate; returns whether the dev metric is the best so far, the same on every process."""
         assert self._dev is not None
         try:
-            with explain_out_of_memory(f"evaluation after step {step.number}", IN_TRAINING):
+            with (
+                self.clock.measuring("evaluating"),
+                explain_out_of_memory(f"evaluation after step {step.number}", IN_TRAINING),
+            ):
                 metric = evaluate(self._task, self._dev, self._config.batch_size, self._precision)
         except NotFiniteError as error:
             message = "expected finite dev metrics, got NaN or infinity"
@@ -182,16 +212,15 @@ class RunKeeper:
         return improved
 
     def _write_numbers(self, line: Mapping[str, Any]) -> None:
+        assert self._folder is not None
         self._folder.write_metrics(line)
         if self._tensorboard is not None:
             self._tensorboard.write(line)
 
-    def _save_weights(self) -> None:
-        step, history = self.run.weights_step, self.run.history
+    def _save_weights(self, step: int) -> None:
+        self.run.weights_step = step
+        history = list(self.run.history)
         card = ModelCard(self._config, self._task, step=step, history=history, precision=self._precision)
         drawn = [DrawnExamples(self._config, self._dev)] if isinstance(self._dev, Subset) else []
-        self._folder.save_weights(self._task.model.weights.state_dict(), [*self._task.savables, card, *drawn])
-
-    def _save_checkpoint(self) -> None:
-        parts = {name: part.state() for name, part in self._parts.items()}
-        self._folder.save_checkpoint(self.run.step, parts, self._task.savables)
+        weights, averaged = self._task.model.weights.state_dict(), bool(self._evaluation_hooks)
+        self._saver.save_weights(weights, [*self._task.savables, card, *drawn], averaged=averaged)

@@ -8,7 +8,7 @@ import torch
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training import run_state
 from bertorch.training.metrics_file import METRICS, MetricsFile, read_metrics
-from bertorch.training.run_folder import RunFolder
+from bertorch.training.run_saver import RunSaver
 from tests.conftest import run_processes
 from tests.short_runs import assert_equal, stop_after, trained
 from tests.small_tasks import DROPOUT, NO_DROPOUT, classification_data, classification_task
@@ -24,9 +24,15 @@ def run(folder: Path, **settings) -> dict[str, torch.Tensor]:
 
 def numbers(folder: Path) -> list[dict]:
     """The lines of a run without what depends on the clock."""
-    return [
-        {name: value for name, value in line.items() if name not in CLOCK} for line in read_metrics(folder / METRICS)
-    ]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines_of(folder)]
+
+
+def lines_of(folder: Path) -> list[dict]:
+    """The lines of a finished run without the last one, which says where its time went."""
+    *lines, last = read_metrics(folder / METRICS)
+    assert last["step"] == lines[-1]["step"]
+    assert last["seconds"] == pytest.approx(sum(last[name] for name in last if name.startswith("seconds_")))
+    return lines
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def evaluations(folder: Path) -> list[int]:
 
 def test_a_line_for_each_log_line_and_each_evaluation(tmp_path, log_lines):
     run(tmp_path, logging_steps=2, eval_steps=3, save_steps=100, epochs=2, weight_decay=0.1)
-    lines = read_metrics(tmp_path / METRICS)
+    lines = lines_of(tmp_path)
     assert [(line["step"], line["epoch"], "metric" in line) for line in lines] == [
         (2, 1, False), (3, 1, True), (4, 1, False), (6, 2, False), (6, 2, True), (8, 2, False), (8, 2, True)
     ]  # fmt: skip
@@ -98,14 +104,14 @@ def test_the_lines_of_a_finished_run_stay_until_the_first_save_of_the_next(tmp_p
     monkeypatch.setattr(MetricsFile, "append", spied)
     run(tmp_path, **settings)
     assert seen[:5] == [before] * 5  # four steps and the evaluation before the first save
-    assert len(seen[5].splitlines()) == 6
     assert (tmp_path / METRICS).read_bytes() == seen[-1] != before
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
 
 
 def test_a_run_that_saved_nothing_leaves_lines_that_the_next_replaces(tmp_path, log_lines):
     (tmp_path / METRICS).write_text('{"step": 9, "loss": 1.0}\n')
     run(tmp_path, logging_steps=8)
-    assert [line["step"] for line in read_metrics(tmp_path / METRICS)] == [3, 6, 8, 8]
+    assert [line["step"] for line in lines_of(tmp_path)] == [3, 6, 8, 8]
     assert any(line.endswith(f"{METRICS} is from a run that saved nothing; this one replaces it") for line in log_lines)
 
 
@@ -124,13 +130,13 @@ def test_evaluations_and_saves_have_their_own_steps(tmp_path, scripted, monkeypa
     values += [0.5, 0.7, 0.6]
     saves = []
     for name in ("save_weights", "save_checkpoint"):
-        original = getattr(RunFolder, name)
+        original = getattr(RunSaver, name)
 
-        def spied(self, *arguments, name=name, original=original):
+        def spied(self, *arguments, name=name, original=original, **options):
             saves.append((len(evaluated), name))
-            original(self, *arguments)
+            original(self, *arguments, **options)
 
-        monkeypatch.setattr(RunFolder, name, spied)
+        monkeypatch.setattr(RunSaver, name, spied)
     run(tmp_path, eval_steps=3, save_steps=4, save_best_model=True)
     assert evaluations(tmp_path) == [3, 6, 8]
     assert saves == [(1, "save_weights"), (1, "save_checkpoint"), (2, "save_weights"), (3, "save_checkpoint")]
@@ -141,8 +147,8 @@ def test_patience_counts_evaluations_in_a_row(tmp_path, scripted, log_lines):
     values += [0.5, 0.4, 0.6, 0.6, 0.2]
     run(tmp_path, eval_steps=1, save_steps=100, patience=2)
     assert evaluations(tmp_path) == [1, 2, 3, 4, 5]
-    assert log_lines[-3:] == [
-        "ends early: evaluations without a better dev metric: 2",
+    assert log_lines[-4] == "ends early: evaluations without a better dev metric: 2"
+    assert log_lines[-2:] == [
         "best dev accuracy: 0.60000 at step 3",
         f"weights of step 5: {tmp_path}/pytorch_model.bin",
     ]
@@ -219,6 +225,6 @@ def test_several_processes_end_early_as_one_and_write_once(world_size, tmp_path)
 
 def test_a_run_of_fewer_steps_than_logging_steps_has_a_line_of_its_last(tmp_path, log_lines):
     run(tmp_path, max_steps=3, logging_steps=20)
-    lines = [line for line in read_metrics(tmp_path / METRICS) if "metric" not in line]
+    lines = [line for line in lines_of(tmp_path) if "metric" not in line]
     assert [line["step"] for line in lines] == [3]
     assert sum(line.startswith("global step: 3,") for line in log_lines) == 1
