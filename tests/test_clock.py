@@ -1,8 +1,7 @@
 import subprocess
 import sys
 import time
-
-import pytest
+from contextlib import suppress
 
 from bertorch import clock
 from bertorch.clock import Clock
@@ -19,9 +18,9 @@ def test_the_parts_add_up(monkeypatch):
     for seconds in (2.0, 1.0):
         with watch.measuring("evaluating"):
             now[0] += seconds
-    with pytest.raises(ZeroDivisionError), watch.measuring("last save"):
+    with suppress(KeyError), watch.measuring("last save"):
         now[0] += 3.0
-        _ = 1 / 0
+        raise KeyError
     now[0] += 0.5
     assert watch.seconds() == {"total": 16.5, "start": 4.0, "training": 6.5, "evaluating": 3.0, "last save": 3.0}
 
