@@ -25,7 +25,9 @@ BUCKET_BYTES = 64 * 2**20  # gradients summed at once, about: enough to use the 
 
 @contextmanager
 def session(local_rank: int = -1) -> Iterator[None]:
-    """Join the process group of a launcher, and leave it at the end; without a launcher there is none.
+    """Join the process group of a launcher, and leave it at the end, but not after an error.
+
+    Without a launcher there is none.
 
     `torch.distributed.launch` passes `local_rank` as `--local-rank`, torchrun sets `LOCAL_RANK` instead.
 
@@ -57,10 +59,10 @@ def session(local_rank: int = -1) -> Iterator[None]:
         timeout=TIMEOUT,
         device_id=gpu,
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: NCCL would wait here for processes that wait for this one. Without it this one ends at once,
+    # and the launcher ends the others.
+    dist.destroy_process_group()
 
 
 def _share_cores() -> None:

@@ -1,14 +1,16 @@
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bertorch import distributed
 from bertorch.errors import UserError
-from tests.conftest import run_processes
+from tests.conftest import free_port, run_processes
 
 
 def in_two_processes(folder: Path) -> None:
@@ -148,3 +150,30 @@ def test_the_processes_of_a_machine_share_its_cores(environment, threads, monkey
         monkeypatch.setenv(name, value)
     distributed._share_cores()
     assert chosen == threads
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_group_is_left_at_the_end_but_not_after_an_error(fails, monkeypatch):
+    """With NCCL, leaving it waits for the others, which may wait for this process."""
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (group | {"MASTER_PORT": str(free_port())}).items():
+        monkeypatch.setenv(name, value)
+    try:
+        with suppress(UserError), distributed.session():
+            if fails:
+                raise UserError("a mistake")
+        assert torch.distributed.is_initialized() == fails
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def one_raises(folder: Path) -> None:
+    if distributed.rank() == 1:
+        raise ValueError("alone")
+    distributed.barrier()
+
+
+def test_a_process_that_fails_does_not_wait_for_those_that_wait_for_it(tmp_path):
+    with pytest.raises(ProcessRaisedException, match="alone|Connection closed by peer"):
+        run_processes(2, one_raises, tmp_path)
