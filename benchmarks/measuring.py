@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from itertools import count, islice
@@ -150,8 +151,12 @@ def hardware(device: torch.device) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions of packages."""
-    return {package: metadata.version(package) for package in packages}
+    """The versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision) -> Callable[[Any, int], Tensor]:

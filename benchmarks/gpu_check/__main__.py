@@ -37,6 +37,7 @@ def main() -> None:
         return
     if not torch.cuda.is_available() and not options.pretend:
         sys.exit("no CUDA GPU was found; --pretend walks through the checks on the CPU")
+    log.setup()
     deadline = time.monotonic() + 60 * options.minutes
     result: dict[str, Any] = {
         "hardware": hardware(distributed.device()),

@@ -1,6 +1,7 @@
 """The checks, each in a process of its own; a check returns its rows of the table and raises if something is wrong."""
 
 import gc
+import json
 import re
 import signal
 import subprocess
@@ -121,8 +122,45 @@ def inference(material: Material) -> Iterator[Row]:
         yield Row(f"encode, batches of {tokens} tokens", len(texts) / seconds, "texts/s")
 
 
+def commands(material: Material) -> Iterator[Row]:
+    """Whole commands of an epoch, with evaluation and saving at the defaults, against a user's script with Trainer."""
+    options = ["--task", "classifier", "--turns", "1", "--epochs", "1", *_inputs(material)]
+    options += ["--dev_data_file", material.file("dev.tsv")]
+    options += (
+        ["--max_steps", "3", "--save_steps", "2", "--our_options", "--logging_steps 1"] if material.pretend else []
+    )
+    for task in _benchmark("end_to_end", options)["tasks"].values():
+        for name, taken in task["medians"].items():
+            yield Row(f"command of an epoch, {name}", taken["wall_clock"], "s")
+        yield Row("wall clock of the peer over ours", task["wall_clock_ratio"], "")
+
+
+def peers(material: Material) -> Iterator[Row]:
+    """Steady steps and memory of `fit` and of transformers' Trainer, both also compiled."""
+    steps = ["--warmup", "1", "--steps", "2"] if material.pretend else ["--warmup", "40", "--steps", "60"]
+    options = ["--task", "classifier", "--rounds", "1", *steps, *_inputs(material)]
+    for result in _benchmark("peers", options)["results"]:
+        for name, taken in result["contenders"].items():
+            yield Row(f"steps of the same texts, {name}", taken["steps_per_second"], "steps/s")
+            if "peak_reserved_bytes" in taken:
+                yield Row(f"…, {name}, held", taken["peak_reserved_bytes"] / 2**30, "GiB")
+
+
+def _inputs(material: Material) -> list[str]:
+    files = ["--train_data_file", material.file("texts.tsv"), "--label_file", material.file("labels.txt")]
+    return [*files, "--pretrained_model_name_or_path", material.encoder("bert"), "--max_seq_length", "128"]
+
+
+def _benchmark(name: str, options: list[str]) -> dict[str, Any]:
+    """Run a benchmark; what it writes as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        run_command([sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(file)])
+        return dict(json.loads(file.read_text()))
+
+
 CHECKS: dict[str, Callable[[Material], Any]] = {
-    each.__name__: each for each in (tests, resume, steps, architectures, saving, inference)
+    each.__name__: each for each in (tests, resume, steps, saving, commands, peers, architectures, inference)
 }
 
 
@@ -181,9 +219,9 @@ def _obstacles() -> Iterator[list[str]]:
 
 
 def _arguments(material: Material, encoder: str, saved_dir: Path | str) -> list[str]:
-    files = ["--train_data_file", material.file("texts.tsv"), "--label_file", material.file("labels.txt")]
-    options = ["--pretrained_model_name_or_path", encoder, "--max_seq_length", "128", "--saved_dir", str(saved_dir)]
-    return [sys.executable, "run_classifier.py", *files, *options]
+    # The later of two values of an option counts.
+    options = [*_inputs(material), "--pretrained_model_name_or_path", encoder, "--saved_dir", str(saved_dir)]
+    return [sys.executable, "run_classifier.py", *options]
 
 
 def _resumed_equals(material: Material, options: list[str]) -> bool:

@@ -15,7 +15,14 @@ LINES = 8000
 VOCABULARY = 21128  # of bert-base-chinese
 SHAPES: dict[str, dict[str, int]] = {
     "bert": {"vocab_size": VOCABULARY},
-    "modernbert": {"vocab_size": VOCABULARY, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "modernbert": {
+        "vocab_size": VOCABULARY,
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
 }
 PRETENDED = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
 
@@ -57,6 +64,7 @@ class Material:
         pairs = zip(sentences(10.5, 0.3), sentences(10.5, 0.3), strict=True)
         self._write("texts.tsv", [f"{text}\t{label}" for text, label in zip(texts, labels, strict=True)])
         self._write("pairs.tsv", [f"{a}\t{b}\t{label}" for (a, b), label in zip(pairs, labels, strict=True)])
+        self._write("dev.tsv", [f"{text}\t{label}" for text, label in zip(texts[:200], labels, strict=False)])
         self._write("labels.txt", ["0", "1"])
         self._write("tags.txt", list(TAGS))
         self._write("entities.json", [_tagged(text, generator) for text in sentences(45, 0.4)])

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from sentence_transformers import (
@@ -76,6 +75,8 @@ def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
 def _train_embeddings(
     job: Job, watch: Stopwatch, folder: Path, columns: dict[str, list[Any]], loss_of: Callable[[Any], Any]
 ) -> None:
+    import datasets  # noqa: PLC0415 - Trainer itself does without
+
     # A folder that is no sentence encoder yet gets mean pooling.
     model = SentenceTransformer(job.model, model_kwargs={"dtype": torch.float32})
     model.max_seq_length = job.max_length
