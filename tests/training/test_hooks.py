@@ -266,3 +266,16 @@ def test_a_process_without_examples_agrees_on_the_parameters_in_use():
     F.mse_loss(parameters["a"], torch.zeros(1)).backward()
     assert used.select() == [parameters["a"]]
     assert SimpleNamespace(**used.before_update([], torch.ones(()))).late_gradients == 0
+
+
+def test_a_first_gradient_within_a_capture_is_refused(monkeypatch):
+    """Its state of the optimiser would be made within the graph, and be zero again at each replay."""
+    first, later = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    first.grad = torch.ones(2)
+    used = UsedParameters({"first": first, "later": later})
+    assert used.select() == [first]
+    later.grad = torch.ones(2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="the first gradient of later came in a capture"):
+        used.select()
