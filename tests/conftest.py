@@ -155,6 +155,7 @@ def run_script(*arguments: object, launcher: tuple[str, ...] = (), check: int = 
 
 def _redirect(files: list[Path]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(ROOT)
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
     for descriptor, file in enumerate(files, start=1):
