@@ -54,7 +54,7 @@ def read_examples(path: str, num_texts: int | None = None) -> list[Example]:
         texts = max(width - 1, 1) if num_texts is None else num_texts
         return line, tuple(columns[:texts]), tuple(map(str.strip, columns[texts:]))
 
-    rows = read_numbered_rows(path, parse, remedy=REMEDY)
+    rows = list(read_numbered_rows(path, parse, remedy=REMEDY))
     if num_texts is not None and (is_json or num_texts > width):
         got = "JSON lines" if is_json else width
         raise UserError(f"{path}: expected {num_texts} or more columns (--texts {num_texts}), got {got}")
