@@ -2,12 +2,14 @@ r"""The cache of tokenised files: how long it takes to build and to open, and th
 
     python -m benchmarks.token_cache
     python -m benchmarks.token_cache --lines 1000000 --file wiki_sents.txt --different --processes 2 --json result.json
+    python -m benchmarks.token_cache --lines 20000000 --file wiki_sents.txt --different --without_cache
 
 The lines of the file are repeated until there are enough; with `--different` each has the number of its repetition
 appended, so that no two sentences are the same. Without a file, lines of random characters are made up. Each part is
 measured in fresh processes: `build` on an empty cache, `open` on the one that is built; then every process gathers an
-epoch of batches. Seconds are those of the slowest process. Memory is the largest resident memory of each process above
-what it had with everything imported, added up over the processes; pages of the cache that they share count in each.
+epoch of batches. Seconds are those of the slowest process, processor time (of user and system) is that of all. Memory
+is the largest resident memory of each process above what it had with everything imported, added up over the processes:
+all of it, in which pages of files count for each process that maps them, and the anonymous part, sampled.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         data = Path(folder) / "data.txt"
         _write_lines(data, options)
+        jobs = ("build",) if options.without_cache else ("build", "open")
         result = {
             "lines": options.lines,
             "kind": options.kind,
@@ -74,17 +78,18 @@ def main() -> None:
             "processes": options.processes,
             "hardware": f"{hardware(torch.device('cpu'))}, {os.cpu_count()} cores",
             "versions": versions("transformers", "tokenizers"),
-            "build": _measure(Path(folder), options),
-            "open": _measure(Path(folder), options),
+            **{job: _measure(Path(folder), options) for job in jobs},
         }
     print(f"{options.lines} lines ({options.kind}, {result['megabytes']:.0f} MB), {options.processes} process(es)")
     print(f"{result['hardware']}, {result['versions']}")
-    for job in ("build", "open"):
+    for job in jobs:
         measured = result[job]
         print(
             f"{job}: {measured['seconds']:.2f} s, {measured['cpu_seconds']:.1f} s of processor time, "
-            f"{measured['mib']:.0f} MiB above the interpreter; {measured['mib_after_epoch']:.0f} MiB after an epoch "
-            f"of batches ({measured['epoch_seconds']:.1f} s, {measured['tokens']} tokens)"
+            f"{measured['mib']:.0f} MiB above the interpreter, {measured['anonymous_mib']:.0f} MiB anonymous; "
+            f"{measured['mib_after_epoch']:.0f} MiB after an epoch of batches, "
+            f"{measured['anonymous_mib_after_epoch']:.0f} MiB anonymous "
+            f"({measured['epoch_seconds']:.1f} s, {measured['tokens']} tokens)"
         )
     write_json(result, options.json)
 
@@ -98,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--pretrained_model_name_or_path", default=str(DATA / "bert-tiny-zh"))
     parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--without_cache", action="store_true")
     parser.add_argument("--folder", help="where the data and the cache go meanwhile, by default that of the system")
     parser.add_argument("--json", help="also write the result to this file")
     return parser.parse_args()
@@ -131,8 +137,8 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     start_processes(_process, args=(port, folder, options), nprocs=options.processes, start_method="spawn")
     results = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(options.processes)]
     slowest = {name: max(result[name] for result in results) for name in ("seconds", "epoch_seconds", "tokens")}
-    added = {name: sum(result[name] for result in results) for name in ("cpu_seconds", "mib", "mib_after_epoch")}
-    return slowest | added
+    names = ("cpu_seconds", "mib", "anonymous_mib", "mib_after_epoch", "anonymous_mib_after_epoch")
+    return slowest | {name: sum(result[name] for result in results) for name in names}
 
 
 def _process(rank: int, port: int, folder: Path, options: argparse.Namespace) -> None:
@@ -145,26 +151,43 @@ def _process(rank: int, port: int, folder: Path, options: argparse.Namespace) ->
             KINDS[options.kind].read, tokenizer=tokenizer, max_length=options.max_seq_length, on_bad_line="stop"
         )
         distributed.barrier()
-        before, cpu, began = _peak_mib(), time.process_time(), time.perf_counter()
-        dataset = open_dataset(read, str(folder / "data.txt"), str(folder / "cache"))
+        memory, cpu, began = _Memory(), time.process_time(), time.perf_counter()
+        cache = None if options.without_cache else str(folder / "cache")
+        dataset = open_dataset(read, str(folder / "data.txt"), cache)
         result = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        result["mib"] = _peak_mib() - before
+        result["mib"], result["anonymous_mib"] = memory.added()
         began = time.perf_counter()
         steps = TrainingSchedule(len(dataset), batch_size=128, accumulation=1, seed=0).steps(epoch=1)
         result["tokens"] = sum(len(dataset.batch(numbers).input_ids) for (numbers,) in steps)
         result["epoch_seconds"] = time.perf_counter() - began
-        result["mib_after_epoch"] = _peak_mib() - before
+        result["mib_after_epoch"], result["anonymous_mib_after_epoch"] = memory.added()
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
 
-def _peak_mib() -> float:
-    """The largest resident memory of this process so far.
+class _Memory:
+    """The largest resident memory of this process, all of it and its anonymous part, in MiB above what it has now.
 
     `resource.getrusage` also counts what the process that started it had, so this asks Linux.
     """
+
+    def __init__(self) -> None:
+        self._all, self._anonymous = _mib("VmHWM"), _mib("RssAnon")
+        self._peak = self._anonymous
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def added(self) -> tuple[float, float]:
+        return _mib("VmHWM") - self._all, self._peak - self._anonymous
+
+    def _sample(self) -> None:
+        while True:
+            self._peak = max(self._peak, _mib("RssAnon"))
+            time.sleep(0.02)
+
+
+def _mib(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(peak) / 1024
+    (found,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return int(found) / 1024
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def train_softmax_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     """sentence-transformers with SoftmaxLoss: a classifier over u, v and |u−v|."""
     examples = read_labelled_texts(job.train_data_file, job.labels, num_texts=2)
     first, second = examples.columns
-    columns = {"sentence1": first, "sentence2": second, "label": examples.labels.tolist()}
+    columns = {"sentence1": list(first), "sentence2": list(second), "label": examples.labels.tolist()}
     _train_embeddings(
         job,
         watch,
@@ -67,8 +67,8 @@ def train_softmax_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
 def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     """sentence-transformers with MultipleNegativesRankingLoss: in-batch negatives."""
     anchors, positives, *negatives = read_pairs(job.train_data_file)
-    columns = {"anchor": anchors, "positive": positives}
-    columns |= {f"negative_{number}": texts for number, texts in enumerate(negatives, start=1)}
+    columns = {"anchor": list(anchors), "positive": list(positives)}
+    columns |= {f"negative_{number}": list(texts) for number, texts in enumerate(negatives, start=1)}
     _train_embeddings(job, watch, folder, columns, MultipleNegativesRankingLoss)
 
 
@@ -120,7 +120,7 @@ def _arguments(kind: Any, job: Job, folder: Path, **others: Any) -> Any:
 
 def _tokenized(tokenizer: Any, job: Job, path: str) -> list[dict[str, Any]]:
     examples = read_labelled_texts(path, job.labels)
-    ids = tokenizer(examples.columns[0], truncation=True, max_length=job.max_length)["input_ids"]
+    ids = tokenizer(list(examples.columns[0]), truncation=True, max_length=job.max_length)["input_ids"]
     return [{"input_ids": row, "labels": label} for row, label in zip(ids, examples.labels.tolist(), strict=True)]
 
 

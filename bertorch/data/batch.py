@@ -98,12 +98,11 @@ class PackedBatch:
     @classmethod
     def of(cls, store: TokenStore, sentences: np.ndarray, **others: Any) -> Self:
         """Gather the sentences with these indices, (N,) int64, in this order on the CPU; `others` are attributes."""
-        lengths = store.lengths_of(sentences)  # (N,)
-        tokens = end_to_end(store.offsets[sentences], lengths)  # (T,)
+        input_ids, token_type_ids, lengths = store.tokens_of(sentences)  # (T,), (T,), (N,)
         cu_seqlens = np.concatenate([[0], lengths]).cumsum().astype(np.int32)  # (N+1,)
         return cls(
-            input_ids=torch.from_numpy(store.input_ids[tokens].astype(np.int64)),
-            token_type_ids=torch.from_numpy(store.token_type_ids[tokens].astype(np.int64)),
+            input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+            token_type_ids=torch.from_numpy(token_type_ids.astype(np.int64)),
             position_ids=torch.from_numpy(end_to_end(np.zeros_like(lengths), lengths)),
             cu_seqlens=torch.from_numpy(cu_seqlens),
             offsets=tuple(cu_seqlens.tolist()),

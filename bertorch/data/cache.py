@@ -22,6 +22,7 @@ from bertorch.atomic import to_disk, unfinished
 from bertorch.data.array_folder import DamagedError, array_names, map_arrays, save_arrays
 from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import file_digest, fingerprint
+from bertorch.data.scratch import scratch_in
 from bertorch.errors import UserError
 from bertorch.files import to_json
 
@@ -107,7 +108,7 @@ class _Entry(Generic[D]):
             with self._writing():  # before the long work, so that a wrong folder is an error at once
                 self._cache_dir.mkdir(parents=True, exist_ok=True)
                 new = stack.enter_context(unfinished(self._cache_dir, is_folder=True))
-            with _recorded_warnings() as warnings:
+            with _recorded_warnings() as warnings, scratch_in(self._cache_dir):
                 dataset = _reading(self._read, self._path)
             if _digest(self._path) != self._content:
                 raise UserError(f"{self._path}: changed while it was read; start again when it is complete")

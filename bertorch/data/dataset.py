@@ -1,6 +1,5 @@
 """Tokenised examples, from which packed batches are gathered."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
+from bertorch.data.numbering import numbered
 from bertorch.data.schedule import epoch_order
-from bertorch.data.tokens import TokenStore, distinct, tokenize
+from bertorch.data.texts import Columns
+from bertorch.data.tokens import TokenStore, tokenize
 from bertorch.errors import UserError
 
 
@@ -42,10 +43,10 @@ class TextRows(Examples):
     sentences: np.ndarray  # (N, S) int64, the indices of each example's sentences in the store, equal for equal texts
 
     @staticmethod
-    def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int) -> "TextRows":
-        """Rows of S texts from S lists of N texts; each distinct text is tokenised once."""
-        texts, indices = distinct(columns)
-        return TextRows(tokenize(tokenizer, [texts], max_length), np.stack(indices, axis=1))
+    def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Columns, *, max_length: int) -> "TextRows":
+        """Rows of S texts from S columns of N texts; each distinct text is tokenised once."""
+        texts, sentences = numbered(columns)
+        return TextRows(tokenize(tokenizer, [texts], max_length), sentences)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -53,7 +54,8 @@ class TextRows(Examples):
     @property
     @override
     def lengths(self) -> np.ndarray:
-        return self.store.lengths_of(self.sentences).max(axis=1)  # tokens of the longest sentence
+        parts = np.array_split(self.sentences, len(self) // 2**20 + 1)  # few intermediate results at once
+        return np.concatenate([self.store.lengths_of(part).max(axis=1) for part in parts])  # of the longest sentence
 
     @override
     def label_count(self, indices: np.ndarray) -> int:
@@ -74,7 +76,12 @@ class Dataset(TextRows):
 
     @classmethod
     def of_sequences(
-        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Columns,
+        labels: np.ndarray,
+        *,
+        max_length: int,
     ) -> "Dataset":
         """Examples whose one or two texts are encoded together, as one sentence of at most `max_length` tokens."""
         store = tokenize(tokenizer, columns, max_length)
@@ -82,7 +89,12 @@ class Dataset(TextRows):
 
     @classmethod
     def of_sentences(
-        cls, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], labels: np.ndarray, *, max_length: int
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Columns,
+        labels: np.ndarray,
+        *,
+        max_length: int,
     ) -> "Dataset":
         """Examples whose texts are encoded apart, a sentence each; see `TextRows.tokenized`."""
         rows = cls.tokenized(tokenizer, columns, max_length=max_length)

@@ -43,14 +43,14 @@ class BadLineError(Exception):
         return f"{path}:{line}: {self}" if self.column is None else f"{path}:{line}:{self.column}: {self}"
 
 
-def read_rows(path: str, parse: Callable[[str], Row], **options: str) -> list[Row]:
+def read_rows(path: str, parse: Callable[[str], Row], **options: str) -> Iterator[Row]:
     """Parse every line of a regular file, see `parse_lines`."""
-    return [row for _, row in read_numbered_rows(path, parse, blank_lines=False, **options)]
+    return (row for _, row in read_numbered_rows(path, parse, blank_lines=False, **options))
 
 
 def read_numbered_rows(
     path: str, parse: Callable[[str], Row], *, blank_lines: bool = False, **options: str
-) -> list[tuple[int, Row]]:
+) -> Iterator[tuple[int, Row]]:
     """Line numbers from 1 and rows of `read_rows`; without `blank_lines`, a blank line is malformed."""
     require_file(path, "a readable text file")
     return parse_lines(path, _lines(path), lambda raw: parse(_decode(raw, blank_lines=blank_lines)), **options)
@@ -64,30 +64,31 @@ def parse_lines(
     on_bad_line: str = "stop",  # "skip" leaves malformed lines out and logs how many
     remedy: str = "Fix them, or skip them with --on_bad_line skip.",  # ends the error
     expected: str = "one example a line",
-) -> list[tuple[int, Row]]:
-    """Parse numbered lines of `path` and collect their errors.
+) -> Iterator[tuple[int, Row]]:
+    """Parse numbered lines of `path` one by one, and collect their errors until the last.
 
     Raises:
-        UserError: malformed lines, or no good line.
+        UserError: malformed lines, or no good line; after the last line.
     """
-    rows: list[tuple[int, Row]] = []
     errors: list[str] = []
-    bad_lines = 0
+    good_lines = bad_lines = 0
     for number, line in lines:
         try:
-            rows.append((number, parse(line)))
+            row = parse(line)
         except BadLineError as error:
             bad_lines += 1
             if bad_lines <= SHOWN_ERRORS:
                 errors.append(error.located(path, number))
+        else:
+            good_lines += 1
+            yield number, row
     if bad_lines and on_bad_line == "stop":
         shown = "" if bad_lines == len(errors) else f", the first {len(errors)} of them"
         raise UserError("\n".join([f"{path}: malformed lines: {bad_lines}{shown}", *errors, remedy]))
     if bad_lines:
         logger.warning("{}: skipped malformed lines: {}; the first: {}", path, bad_lines, errors[0])
-    if not rows:
+    if not good_lines:
         raise UserError(f"{path}: expected {expected}, got no {'good ' if bad_lines else ''}line")
-    return rows
 
 
 def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
@@ -118,7 +119,8 @@ def _lines(path: str) -> Iterator[tuple[int, bytes | int]]:
             last = 0
             for number, line in enumerate(_ended_lines(file), start=1):
                 if isinstance(line, int) or line.strip():
-                    yield from ((blank, b"") for blank in range(last + 1, number))
+                    for blank in range(last + 1, number):
+                        yield blank, b""
                     yield number, line
                     last = number
     except OSError as error:

@@ -6,13 +6,16 @@ invalid UTF-8, or what a function names. `on_bad_line="skip"` skips such lines, 
 
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bertorch.data.lines import BadLineError, first_few, read_rows, shorten, split_columns, stream_rows
+from bertorch.data.texts import Texts, columns_of
 from bertorch.errors import UserError
 from bertorch.files import require_file
 
@@ -27,7 +30,7 @@ _SHOWN_NEGATIVES = 3
 class LabelledTexts:
     """N texts or text pairs, each with a class or score."""
 
-    columns: tuple[list[str], ...]  # one list of N texts, or two for pairs
+    columns: tuple[Texts, ...]  # one column of N texts, or two for pairs
     labels: np.ndarray  # (N,), class ids in int64 or scores in float64
 
 
@@ -48,7 +51,7 @@ def read_label_names(path: str) -> list[str]:
         first_line[name] = len(first_line) + 1
         return name
 
-    names = read_rows(path, parse, remedy="Fix the label file.")
+    names = list(read_rows(path, parse, remedy="Fix the label file."))
     if len(names) < 2:
         raise UserError(f"{path}: expected at least two labels, one a line, got only {shorten(names[0])}")
     return names
@@ -72,8 +75,7 @@ def read_labelled_texts(
 
     form = "text⇥label" if num_texts == 1 else "a⇥b⇥label"
     wider = "; lines of a⇥b⇥label need --is_text_pair" if num_texts == 1 else ""
-    columns, labels = _read_with_targets(path, form, label_id, on_bad_line, wider)
-    return LabelledTexts(columns, np.array(labels, dtype=np.int64))
+    return _read_with_targets(path, form, np.int64, label_id, on_bad_line, wider)
 
 
 def has_pairs(path: str) -> bool:
@@ -93,28 +95,35 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
             raise BadLineError(f"expected a number as score (a⇥b⇥score), got {shorten(column)}")
         return value
 
-    columns, scores = _read_with_targets(path, "a⇥b⇥score", score, on_bad_line)
-    if min(scores) == max(scores):
-        raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
-    return LabelledTexts(columns, np.array(scores, dtype=np.float64))
+    pairs = _read_with_targets(path, "a⇥b⇥score", np.float64, score, on_bad_line)
+    if pairs.labels.min() == pairs.labels.max():
+        raise UserError(f"{path}: expected scores that differ, to correlate with, got only {pairs.labels[0]:g}")
+    return pairs
 
 
 def _read_with_targets(
-    path: str, form: str, convert: Callable[[str], float], on_bad_line: str, wider: str = ""
-) -> tuple[tuple[list[str], ...], tuple[float, ...]]:
+    path: str,
+    form: str,
+    dtype: type[np.number],
+    convert: Callable[[str], float],
+    on_bad_line: str,
+    wider: str = "",
+) -> LabelledTexts:
     """The text columns of a file, and its last column converted."""
+    targets: array[Any] = array(np.dtype(dtype).char)
 
-    def parse(line: str) -> tuple[list[str], float]:
+    def parse(line: str) -> list[str]:
         *texts, target = split_columns(line, form.count("⇥") + 1, form, wider)
-        return texts, convert(target)
+        targets.append(convert(target))
+        return texts
 
-    rows, targets = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
-    return _transpose(rows), targets
+    columns = columns_of(read_rows(path, parse, on_bad_line=on_bad_line))
+    return LabelledTexts(columns, np.frombuffer(targets, dtype))
 
 
-def read_sentences(path: str, *, on_bad_line: str = "stop") -> list[str]:
+def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
     """Read one sentence a line, without tabs."""
-    return read_rows(path, lambda line: split_columns(line, 1, "sentence")[0], on_bad_line=on_bad_line)
+    return columns_of(read_rows(path, lambda line: split_columns(line, 1, "sentence"), on_bad_line=on_bad_line))[0]
 
 
 def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
@@ -128,7 +137,7 @@ def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
     return stream_rows(path, parse)
 
 
-def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]:
+def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[Texts, ...]:
     """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line."""
     width = 0
 
@@ -143,8 +152,4 @@ def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[list[str], ...]
         width = found
         return columns
 
-    return _transpose(read_rows(path, parse, on_bad_line=on_bad_line))
-
-
-def _transpose(rows: Sequence[list[str]]) -> tuple[list[str], ...]:
-    return tuple([row[index] for row in rows] for index in range(len(rows[0])))
+    return columns_of(read_rows(path, parse, on_bad_line=on_bad_line))

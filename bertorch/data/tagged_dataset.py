@@ -6,7 +6,7 @@ is too long is cut into windows that overlap; each word is tagged in one of them
 windows of a sentence are in one batch, so that its tags are one sequence, in training and in evaluation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -19,8 +19,9 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch, round_up
 from bertorch.data.dataset import Examples
+from bertorch.data.scratch import GrowingArray, GrowingOffsets
 from bertorch.data.tagged_sentences import TaggedSentences
-from bertorch.data.tokens import TokenStore, end_to_end, token_pieces
+from bertorch.data.tokens import CHUNK, TokenStore, WordPieces, end_to_end, token_pieces
 from bertorch.errors import UserError
 
 WORDS_MULTIPLE = 64  # of words in a filled batch; a CRF's recursion takes as many steps as the longest example
@@ -106,21 +107,7 @@ class TaggedDataset(Examples):
             least = max_length - room + 1
             raise UserError(f"--max_seq_length {max_length}: expected at least {least}, a word among them")
         pieces = replace(pieces, lengths=np.minimum(pieces.lengths, (room + 1) // 2))  # the first ones of long words
-        bounds: list[np.ndarray] = []  # of each sentence (its windows, 4), indices of words over all sentences
-        first_word = 0
-        for words in pieces.sentences:
-            bounds.append(np.array(list(windows(pieces.lengths[words], room)), dtype=np.int64) + first_word)
-            first_word += len(words)
-        start, end, kept_start, kept_end = np.concatenate(bounds).T  # (windows,) each
-        store, word_tokens = pieces.store(start, end)
-        before = len(pieces.prefix) - word_tokens[start]  # (windows,)
-        return cls(
-            store=store,
-            word_starts=word_tokens[:-1] + np.repeat(before, kept_end - kept_start),
-            word_offsets=np.append(kept_start, kept_end[-1]),
-            tags=np.concatenate(sentences.tags),
-            examples=np.cumsum([0, *map(len, bounds)]),
-        )
+        return _joined(_parts(pieces, sentences.tags, room))
 
     def __len__(self) -> int:
         return len(self.examples) - 1
@@ -153,3 +140,45 @@ class TaggedDataset(Examples):
 
     def _words_of(self, indices: np.ndarray) -> np.ndarray:
         return self.word_offsets[self.examples[indices + 1]] - self.word_offsets[self.examples[indices]]
+
+
+def _parts(pieces: WordPieces, tags: Sequence[np.ndarray], room: int) -> Iterator[TaggedDataset]:
+    """The sentences a chunk at a time, cut into windows of at most `room` word pieces."""
+    for first in range(0, len(tags), CHUNK):
+        sentences = [pieces.sentences[index] for index in range(first, min(first + CHUNK, len(tags)))]
+        bounds: list[np.ndarray] = []  # of each sentence (its windows, 4), indices of words over these sentences
+        first_word = 0
+        for words in sentences:
+            bounds.append(np.array(list(windows(pieces.lengths[words], room)), dtype=np.int64) + first_word)
+            first_word += len(words)
+        start, end, kept_start, kept_end = np.concatenate(bounds).T  # (windows,) each
+        store, word_tokens = pieces.store(np.concatenate(sentences), start, end)
+        before = len(pieces.prefix) - word_tokens[start]  # (windows,)
+        yield TaggedDataset(
+            store=store,
+            word_starts=word_tokens[:-1] + np.repeat(before, kept_end - kept_start),
+            word_offsets=np.append(kept_start, kept_end[-1]),
+            tags=np.concatenate([tags[index] for index in range(first, first + len(sentences))]),
+            examples=np.cumsum([0, *map(len, bounds)]),
+        )
+
+
+def _joined(parts: Iterable[TaggedDataset]) -> TaggedDataset:
+    """The sentences of all parts, in arrays that need not fit in memory."""
+    ids, types, starts, tags = (GrowingArray(dtype) for dtype in (np.int32, np.int8, np.int64, np.int64))
+    offsets, word_offsets, examples = GrowingOffsets(), GrowingOffsets(), GrowingOffsets()
+    for part in parts:
+        ids.append(part.store.input_ids)
+        types.append(part.store.token_type_ids)
+        offsets.append(part.store.lengths)
+        starts.append(part.word_starts)
+        word_offsets.append(np.diff(part.word_offsets))
+        tags.append(part.tags)
+        examples.append(np.diff(part.examples))
+    return TaggedDataset(
+        store=TokenStore(ids.finish(), types.finish(), offsets.finish()),
+        word_starts=starts.finish(),
+        word_offsets=word_offsets.finish(),
+        tags=tags.finish(),
+        examples=examples.finish(),
+    )

@@ -11,7 +11,9 @@ import numpy as np
 from loguru import logger
 
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, parse_object, read_rows, shorten, stream_rows
+from bertorch.data.scratch import GrowingLists
 from bertorch.data.tags import TagSet
+from bertorch.data.texts import TextLists, columns_of
 from bertorch.files import to_json
 
 _TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
@@ -39,8 +41,8 @@ _JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, **_NO_NUMBERS)
 class TaggedSentences:
     """N sentences, each of at least one token."""
 
-    tokens: list[list[str]]  # of each sentence
-    tags: list[np.ndarray]  # of each sentence (tokens,) int64, tag ids
+    tokens: Sequence[list[str]]  # of each sentence
+    tags: Sequence[np.ndarray]  # of each sentence (tokens,) int64, tag ids
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -73,19 +75,28 @@ def read_tagged_sentences(
             raise BadLineError(error, _column_of(line, "label", violation))
         return tokens, tag_ids
 
-    tokens, tag_ids = zip(*read_rows(path, parse, on_bad_line=on_bad_line), strict=True)
-    violations = [] if strict else find_violations(tags, tag_ids)
-    if violations:  # the metric counts such tags as part of no entity
-        sentence, _, description = violations[0]
+    growing = GrowingLists()
+
+    def token_lists() -> Iterator[tuple[str]]:
+        for tokens, tag_ids in read_rows(path, parse, on_bad_line=on_bad_line):
+            growing.append(tag_ids)
+            yield (json.dumps(tokens, ensure_ascii=False),)
+
+    (token_texts,) = columns_of(token_lists())
+    tag_ids = growing.finish()
+    violations = iter(()) if strict else find_violations(tags, tag_ids)
+    first = next(violations, None)
+    if first is not None:  # the metric counts such tags as part of no entity
+        sentence, _, description = first
         message = "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}: {}"
-        logger.warning(message, path, len(violations), sentence + 1, description)
-    return TaggedSentences(list(tokens), list(tag_ids))
+        logger.warning(message, path, 1 + sum(1 for _ in violations), sentence + 1, description)
+    return TaggedSentences(TextLists(token_texts), tag_ids)
 
 
-def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> list[tuple[int, int, str]]:
+def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> Iterator[tuple[int, int, str]]:
     """The first violation of the scheme in each sentence that has one: indices of sentence and token, description."""
     first = ((sentence, ids, tags.first_violation(ids)) for sentence, ids in enumerate(sentences))
-    return [(sentence, token, tags.describe(ids, token)) for sentence, ids, token in first if token is not None]
+    return ((sentence, token, tags.describe(ids, token)) for sentence, ids, token in first if token is not None)
 
 
 def stream_untagged(path: str) -> Iterator[str | list[str]]:

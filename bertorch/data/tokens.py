@@ -1,14 +1,16 @@
 """Examples → token store: the ids of all sentences end to end in flat arrays, with offsets."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bertorch import log
+from bertorch.data.mapped import announce_reading
+from bertorch.data.scratch import ArrayLists, GrowingArray, GrowingLists, GrowingOffsets
 from bertorch.errors import UserError
 
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
@@ -37,40 +39,52 @@ class TokenStore:
         """Tokens of the sentences with these indices; the same shape, int64."""
         return self.offsets[sentences + 1] - self.offsets[sentences]
 
+    def tokens_of(self, sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of N sentences, end to end in this order: token ids (T,) and types (T,); and the lengths (N,), int64."""
+        starts, ends = self.offsets[sentences], self.offsets[sentences + 1]
+        for array in (self.input_ids, self.token_type_ids):
+            announce_reading(array, starts, ends)
+        tokens = end_to_end(starts, ends - starts)  # (T,)
+        return self.input_ids[tokens], self.token_type_ids[tokens], ends - starts
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> TokenStore:
-    """Tokenise N texts, or N pairs as two columns, with the special tokens of the model.
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int) -> TokenStore:
+    """Tokenise N texts, or N pairs as two columns, with the special tokens of the model, a chunk at a time.
 
     An example has at most `max_length` tokens, special ones included. The tokenizer's side of truncation is kept; of a
     pair, the longer text is truncated first.
 
     Raises:
-        UserError: `max_length` leaves no room for a token of each text.
+        UserError: `max_length` leaves no room for a token of each text, or the disk is full.
     """
     needed = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2) + len(columns)
     if max_length < needed:
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
-    chunks = ([column[start:end] for column in columns] for start, end in pairwise(_chunk_bounds(columns)))
-    encoded = []
+    all_ids, all_types, offsets = GrowingArray(np.int32), GrowingArray(np.int8), GrowingOffsets()
     with log.tokenizing_bar(len(columns[0])) as progress:
-        for chunk in chunks:
-            encoded.append(encode(tokenizer, chunk, max_length))
-            progress.update(len(chunk[0]))
-    lengths, ids, types = zip(*encoded, strict=True)
-    return TokenStore(np.concatenate(ids), np.concatenate(types), np.concatenate([[0], *lengths]).cumsum())
+        for rows in _chunks(zip(*columns, strict=True)):
+            lengths, ids, types = encode(tokenizer, [list(column) for column in zip(*rows, strict=True)], max_length)
+            all_ids.append(ids)
+            all_types.append(types)
+            offsets.append(lengths)
+            progress.update(len(rows))
+    return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish())
 
 
-def _chunk_bounds(columns: Sequence[list[str]]) -> list[int]:
-    """The index at which each chunk of examples begins, and N."""
-    bounds, characters = [0], 0
-    for index, texts in enumerate(zip(*columns, strict=True)):
-        more = sum(map(len, texts))
-        if index - bounds[-1] == CHUNK or (characters + more > CHUNK_CHARACTERS and index > bounds[-1]):
-            bounds.append(index)
-            characters = 0
+def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    """Lists of at most `CHUNK` rows, with at most `CHUNK_CHARACTERS` unless it is one row."""
+    chunk: list[Sequence[str]] = []
+    characters = 0
+    for row in rows:
+        more = sum(map(len, row))
+        if len(chunk) == CHUNK or (chunk and characters + more > CHUNK_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(row)
         characters += more
-    return [*bounds, len(columns[0])]
+    if chunk:
+        yield chunk
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
@@ -117,19 +131,18 @@ def _flatten(rows: Iterable[list[int]], dtype: type[np.integer]) -> np.ndarray:
 class WordPieces:
     """The word pieces of tagged sentences, each of D distinct words tokenised by itself and stored once."""
 
-    sentences: list[np.ndarray]  # of each sentence (words,) int64, indices of its words among the D
+    sentences: Sequence[np.ndarray]  # of each sentence (words,) int64, indices of its words among the D
     ids: np.ndarray  # (pieces,) int64, the pieces of all distinct words, end to end
     offsets: np.ndarray  # (D,) int64, the first piece of each
     lengths: np.ndarray  # (D,) int64, the number of its pieces, at least one
     prefix: list[int]  # special tokens before a sentence
     suffix: list[int]  # and after it
 
-    def store(self, start: np.ndarray, end: np.ndarray) -> tuple[TokenStore, np.ndarray]:
+    def store(self, words: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[TokenStore, np.ndarray]:
         """N windows of words as sentences with their special tokens, and (K+1,) int64, the pieces before each word.
 
-        Window i has words `start[i] : end[i]` of the K words of all sentences; `start` and `end` are (N,) int64.
+        Window i has words `start[i] : end[i]` of the K words; `start` and `end` are (N,) int64.
         """
-        words = np.concatenate(self.sentences)  # (K,)
         before = np.concatenate([[0], self.lengths[words]]).cumsum()  # (K+1,)
         flat = self.ids[end_to_end(self.offsets[words], self.lengths[words])]  # (pieces of all words,)
         inside = before[end] - before[start]  # (N,)
@@ -141,7 +154,7 @@ class WordPieces:
         return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[str]]) -> WordPieces:
+def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[list[str]]) -> WordPieces:
     """Tokenise the words of sentences, each by itself; a word that the tokenizer drops becomes the unknown token.
 
     Raises:
@@ -159,11 +172,13 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[st
     return WordPieces(indices, _flatten(pieces, np.int64), offsets, lengths, *_special_tokens(tokenizer))
 
 
-def distinct(lists: Sequence[list[str]]) -> tuple[list[str], list[np.ndarray]]:
+def distinct(lists: Iterable[list[str]]) -> tuple[list[str], ArrayLists]:
     """The distinct texts of several lists, as they first come, and the indices of each list's texts among them."""
     index_of: dict[str, int] = {}
-    indices = [np.array([index_of.setdefault(text, len(index_of)) for text in texts], np.int64) for texts in lists]
-    return list(index_of), indices
+    indices = GrowingLists()
+    for texts in lists:
+        indices.append([index_of.setdefault(text, len(index_of)) for text in texts])
+    return list(index_of), indices.finish()
 
 
 def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

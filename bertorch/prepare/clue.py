@@ -72,7 +72,7 @@ def convert_clue(path: str, task: str, *, scheme: str, unlabelled: bool, longest
         label = _label(item, form)
         return None if label == form.skipped else columns_line([*texts, label])
 
-    rows = read_rows(path, parse, remedy=REMEDY)
+    rows = list(read_rows(path, parse, remedy=REMEDY))
     lines = [line for line in rows if line is not None]
     if len(lines) < len(rows):
         logger.info("{}: skipped lines without a majority label (-): {}", path, len(rows) - len(lines))

@@ -62,7 +62,7 @@ def read_examples(path: str, num_texts: int | None = None, *, group_by: int | No
         column = columns[group_by - 1] if group_by is not None and group_by <= width else None
         return line, tuple(columns[:texts]), tuple(map(str.strip, columns[texts:])), column
 
-    rows = read_numbered_rows(path, parse, remedy=REMEDY)
+    rows = list(read_numbered_rows(path, parse, remedy=REMEDY))
     for option, columns in (("texts", num_texts), ("group_by", group_by)):
         if columns is not None and (is_json or columns > width):
             got = "JSON lines" if is_json else width

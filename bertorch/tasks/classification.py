@@ -13,6 +13,7 @@ from typing_extensions import override
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
 from bertorch.data.readers import LabelledTexts, read_labelled_texts
+from bertorch.data.texts import Columns
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
@@ -110,7 +111,7 @@ class ClassificationTask(ScoringTask):
         return 0 if self._text_pair is None else 1 + self._text_pair
 
     @override
-    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+    def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
         return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
     @override

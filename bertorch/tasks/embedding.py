@@ -1,6 +1,6 @@
 """What the tasks of sentence embeddings share: their inputs and results in use, and their saved folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -13,6 +13,7 @@ from typing_extensions import override
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
+from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
 from bertorch.encoder.sentence_encoder import SentenceEncoder
@@ -64,7 +65,7 @@ class EmbeddingTask(ScoringTask):
         return Inference(len, self._examples, partial(self._embeddings, normalize=normalize), (self.embedding_size,))
 
     @override
-    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+    def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
         if self._prompt:
             columns = [[self._prompt + text for text in column] for column in columns]
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)

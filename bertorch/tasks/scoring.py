@@ -12,6 +12,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
 from bertorch.data.lines import HALF_PAIR, cell
 from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, stream_texts
+from bertorch.data.texts import Columns
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, Task
 
@@ -42,7 +43,7 @@ class ScoringTask(Task[PackedBatch]):
         """Texts of an input, 1 or 2; 0 if both are possible."""
 
     @abstractmethod
-    def _tokenized(self, columns: Sequence[list[str]], labels: np.ndarray) -> Dataset:
+    def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
         """Examples from the texts, or the first and the second texts of pairs, with labels (N,)."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from bertorch import atomic, distributed
-from bertorch.data import array_folder, cache, fingerprint
+from bertorch.data import array_folder, cache, fingerprint, scratch
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import TextRows
@@ -262,6 +262,16 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(read, texts, tmp_path, monke
 
     monkeypatch.setattr(array_folder.np, "save", full)
     with pytest.raises(UserError, match="has room for the tokens of .*texts.txt, got: No space left on device; choose"):
+        open_dataset(read, texts, str(tmp_path / "cache"))
+    assert folders(tmp_path / "cache") == []
+
+
+def test_a_disk_that_is_full_before_all_is_tokenised_is_an_error_too(read, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    monkeypatch.setattr(scratch.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(
+        UserError, match=f"--cache_dir {tmp_path}/cache: expected room .*, got: No space left on device"
+    ):
         open_dataset(read, texts, str(tmp_path / "cache"))
     assert folders(tmp_path / "cache") == []
 

@@ -1,7 +1,10 @@
+from operator import attrgetter
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from bertorch.data.array_folder import array_names
 from bertorch.data.tagged_dataset import TaggedDataset, windows
 from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.errors import UserError
@@ -85,6 +88,18 @@ def test_a_long_sentence_loses_nothing(tokenizer, max_length):
     assert batch.labels.tolist() == [*range(1, len(words) + 1), 0]
     assert batch.cu_words.tolist() == [0, len(words), len(words) + 1]
     assert whole.lengths.tolist() == [1, len(words)]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_sentences_are_cut_a_chunk_at_a_time(tokenizer, chunk, monkeypatch):
+    lists = [WORDS, ["好"], WORDS * 3, ["a", "b"], WORDS * 2]
+    at_once = dataset(tokenizer, *lists, max_length=16)
+    monkeypatch.setattr("bertorch.data.tagged_dataset.CHUNK", chunk)
+    by_chunks = dataset(tokenizer, *lists, max_length=16)
+    for name in array_names(TaggedDataset):
+        ours, expected = attrgetter(name)(by_chunks), attrgetter(name)(at_once)
+        assert ours.dtype == expected.dtype
+        assert ours.tolist() == expected.tolist()
 
 
 def test_an_empty_batch(tokenizer):
