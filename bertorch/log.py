@@ -36,7 +36,7 @@ def input_bar(done: int = 0) -> tqdm:
     return progress_bar(None, done, unit="input")
 
 
-def tokenizing_bar(total: int) -> tqdm:
+def tokenizing_bar(total: int | None) -> tqdm:
     """A progress bar over examples that are tokenised, shown if that takes more than a second, and then removed."""
     return progress_bar(total, 0, unit="example", delay=1, leave=False)
 

@@ -46,7 +46,7 @@ class TextRows(Examples):
     def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Columns, *, max_length: int) -> "TextRows":
         """Rows of S texts from S columns of N texts; each distinct text is tokenised once."""
         texts, sentences = numbered(columns)
-        return TextRows(tokenize(tokenizer, [texts], max_length), sentences)
+        return TextRows(tokenize(tokenizer, [texts], max_length, total=int(sentences.max(initial=-1)) + 1), sentences)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -84,7 +84,7 @@ class Dataset(TextRows):
         max_length: int,
     ) -> "Dataset":
         """Examples whose one or two texts are encoded together, as one sentence of at most `max_length` tokens."""
-        store = tokenize(tokenizer, columns, max_length)
+        store = tokenize(tokenizer, columns, max_length, total=len(labels))
         return cls(store, np.arange(len(store))[:, None], labels)
 
     @classmethod

@@ -75,7 +75,7 @@ def read_labelled_texts(
 
     form = "text⇥label" if num_texts == 1 else "a⇥b⇥label"
     wider = "; lines of a⇥b⇥label need --is_text_pair" if num_texts == 1 else ""
-    return _read_with_targets(path, form, np.int64, label_id, on_bad_line, wider)
+    return _read_with_targets(path, form, np.int64, label_id, on_bad_line=on_bad_line, wider=wider)
 
 
 def has_pairs(path: str) -> bool:
@@ -95,7 +95,7 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
             raise BadLineError(f"expected a number as score (a⇥b⇥score), got {shorten(column)}")
         return value
 
-    pairs = _read_with_targets(path, "a⇥b⇥score", np.float64, score, on_bad_line)
+    pairs = _read_with_targets(path, "a⇥b⇥score", np.float64, score, on_bad_line=on_bad_line)
     if pairs.labels.min() == pairs.labels.max():
         raise UserError(f"{path}: expected scores that differ, to correlate with, got only {pairs.labels[0]:g}")
     return pairs
@@ -106,6 +106,7 @@ def _read_with_targets(
     form: str,
     dtype: type[np.number],
     convert: Callable[[str], float],
+    *,
     on_bad_line: str,
     wider: str = "",
 ) -> LabelledTexts:

@@ -48,11 +48,13 @@ class TokenStore:
         return self.input_ids[tokens], self.token_type_ids[tokens], ends - starts
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int) -> TokenStore:
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int, *, total: int | None = None
+) -> TokenStore:
     """Tokenise N texts, or N pairs as two columns, with the special tokens of the model, a chunk at a time.
 
     An example has at most `max_length` tokens, special ones included. The tokenizer's side of truncation is kept; of a
-    pair, the longer text is truncated first.
+    pair, the longer text is truncated first. `total` is N for the progress bar, if it is known.
 
     Raises:
         UserError: `max_length` leaves no room for a token of each text, or the disk is full.
@@ -62,7 +64,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
     all_ids, all_types, offsets = GrowingArray(np.int32), GrowingArray(np.int8), GrowingOffsets()
-    with log.tokenizing_bar(len(columns[0])) as progress:
+    with log.tokenizing_bar(total) as progress:
         for rows in _chunks(zip(*columns, strict=True)):
             lengths, ids, types = encode(tokenizer, [list(column) for column in zip(*rows, strict=True)], max_length)
             all_ids.append(ids)
