@@ -12,10 +12,6 @@ from dataclasses import dataclass
 
 from bertorch import cli
 from bertorch.config import ContrastiveConfig, option
-from bertorch.data.load import load_examples
-from bertorch.encoder.pretrained import load_tokenizer
-from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs, warn_without_negatives
-from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +23,12 @@ class BatchNegConfig(ContrastiveConfig):
 
 def run(config: BatchNegConfig) -> None:
     """Read the data, build the task, train."""
-    tokenizer = load_tokenizer(config.pretrained_model_name_or_path)
+    from bertorch.data.load import load_examples
+    from bertorch.encoder.pretrained import load_tokenizer
+    from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs, warn_without_negatives
+    from bertorch.training.loop import fit
+
+    tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, anchors_with_positives, scored_pairs)
     warn_without_negatives(config, train)
     task = ContrastiveTask.from_config(config, tokenizer, symmetric=config.mean_loss)

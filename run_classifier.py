@@ -12,11 +12,6 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.load import load_examples
-from bertorch.data.readers import read_label_names
-from bertorch.encoder.pretrained import load_tokenizer
-from bertorch.tasks.classification import ClassificationTask, labelled_texts
-from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +24,16 @@ class ClassifierConfig(TrainingConfig):
 
 def run(config: ClassifierConfig) -> None:
     """Read the data, build the task, train."""
+    from bertorch.data.load import load_examples
+    from bertorch.data.readers import read_label_names
+    from bertorch.encoder.pretrained import load_tokenizer
+    from bertorch.tasks.classification import ClassificationTask, labelled_texts
+    from bertorch.training.loop import fit
+
     name = config.pretrained_model_name_or_path
     label_names = read_label_names(config.label_file)
     read = partial(labelled_texts, label_names=label_names, num_texts=2 if config.is_text_pair else 1)
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, read)
     task = ClassificationTask.from_pretrained(
         name, tokenizer, label_names, text_pair=config.is_text_pair, max_seq_length=config.max_seq_length

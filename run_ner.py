@@ -14,13 +14,7 @@ from loguru import logger
 
 from bertorch import cli
 from bertorch.config import TrainingConfig, option
-from bertorch.data.load import load_examples
-from bertorch.data.readers import read_label_names
-from bertorch.data.tags import TagSet
-from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.errors import UserError
-from bertorch.tasks.tagging import TaggingTask, tagged_sentences
-from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +35,19 @@ class NERConfig(TrainingConfig):
 
 def run(config: NERConfig) -> None:
     """Read the data, build the task, train."""
+    from bertorch.data.load import load_examples
+    from bertorch.data.readers import read_label_names
+    from bertorch.data.tags import TagSet
+    from bertorch.encoder.pretrained import load_tokenizer
+    from bertorch.tasks.tagging import TaggingTask, tagged_sentences
+    from bertorch.training.loop import fit
+
     name = config.pretrained_model_name_or_path
     if config.crf_learning_rate != NERConfig.crf_learning_rate and not config.use_crf:
         logger.warning("--crf_learning_rate is the rate of the CRF's head: without --use_crf it changes nothing")
     tags = TagSet(read_label_names(config.label_file), config.tag, config.label_file)
     read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf)
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, read)
     task = TaggingTask.from_pretrained(
         name,

@@ -13,12 +13,7 @@ from functools import partial
 
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, option
-from bertorch.data.load import load_examples
-from bertorch.data.readers import read_label_names
-from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.errors import UserError
-from bertorch.tasks.sentence_bert import MATCHING_LABELS, SentenceBertTask, labelled_pairs
-from bertorch.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +32,16 @@ class SentenceBertConfig(EmbeddingConfig):
 
 def run(config: SentenceBertConfig) -> None:
     """Read the data, build the task, train."""
+    from bertorch.data.load import load_examples
+    from bertorch.data.readers import read_label_names
+    from bertorch.encoder.pretrained import load_tokenizer
+    from bertorch.tasks.sentence_bert import MATCHING_LABELS, SentenceBertTask, labelled_pairs
+    from bertorch.training.loop import fit
+
     name = config.pretrained_model_name_or_path
     label_names = MATCHING_LABELS if config.label_file is None else read_label_names(config.label_file)
     read = partial(labelled_pairs, label_names=label_names)
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, read)
     task = SentenceBertTask.from_pretrained(
         name,

@@ -11,6 +11,7 @@ from bertorch.errors import UserError
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SPLITS = ("characters", "words")
 CUDA_GRAPHS = ("auto", "off")
 COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
@@ -63,6 +64,13 @@ class LaunchedConfig:
     """The options of everything that a launcher can start in several processes."""
 
     local_rank: int = option(-1, aliases=("--local-rank",), shapes_result=False, help="set by the launcher")
+
+    threads: int | None = _speed(
+        None,
+        minimum=1,
+        maximum=1024,
+        help="threads of each process on the CPU; by default the processes share all cores",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +188,21 @@ class TrainingConfig(LaunchedConfig):
     def evaluation_steps(self) -> int:
         """Steps between evaluations."""
         return self.save_steps if self.eval_steps is None else self.eval_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig(LaunchedConfig):
+    """The options of every command that uses a trained model."""
+
+    model_dir: str = option(help="--saved_dir of a run of any of the five scripts, or another folder that load takes")
+    batch_size: int = option(32, minimum=1, help="inputs of a batch; on a GPU they are more")
+    precision: str = option(
+        "auto", choices=PRECISIONS, help="of the arithmetic; auto is half precision on a GPU, fp32 on the CPU"
+    )
+    max_seq_length: int | None = option(
+        None, minimum=3, maximum=LONGEST, help="tokens of an input; by default as many as in training"
+    )
+    overwrite: bool = option(False, help="replace the output if it exists")
 
 
 @dataclass(frozen=True, kw_only=True)

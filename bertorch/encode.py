@@ -13,25 +13,17 @@ import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from bertorch import cli, distributed, log
-from bertorch.config import option
-from bertorch.data.fingerprint import file_digest
+from bertorch import cli
+from bertorch.config import InferenceConfig, option
 from bertorch.data.lines import cell
-from bertorch.data.model_digests import ModelDigests
-from bertorch.data.readers import stream_texts
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
-from bertorch.inference.load import InferenceConfig
-from bertorch.inference.model import Model
-from bertorch.inference.vectors import VectorFile, record_path
-from bertorch.writer_lock import only_writer
 
-QUERIES_AT_ONCE = 4096
+if TYPE_CHECKING:
+    from bertorch.data.model_digests import ModelDigests
+    from bertorch.inference.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +50,9 @@ class EncodeConfig(InferenceConfig):
 
 def run(config: EncodeConfig) -> None:
     """Encode, search, or both."""
-    model = config.load()
+    from bertorch.inference.load import load_shared
+
+    model = load_shared(config)
     if not model.size:
         model.encode([])  # raises: the model has no embeddings
     if config.output_file is not None:
@@ -68,16 +62,24 @@ def run(config: EncodeConfig) -> None:
 
 
 def _sentences(path: str, start: int = 0) -> "islice[str]":
+    from bertorch.data.readers import stream_texts
+
     return islice((text for (text,) in stream_texts(path, num_texts=1)), start, None)
 
 
-def _encode(model: Model, config: EncodeConfig, path: str) -> None:
+def _encode(model: "Model", config: EncodeConfig, path: str) -> None:
+    from bertorch.writer_lock import only_writer
+
     target = Path(os.path.realpath(path))
     with only_writer(target.with_name(f".{target.name}.lock"), f"--output_file {path}"):
         _encode_into(path, model, config)
 
 
-def _encode_into(path: str, model: Model, config: EncodeConfig) -> None:
+def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
+    from bertorch import distributed, log
+    from bertorch.data.model_digests import ModelDigests
+    from bertorch.inference.vectors import VectorFile, record_path
+
     file = None  # only the first process has one
 
     def begin() -> int:
@@ -99,8 +101,10 @@ def _encode_into(path: str, model: Model, config: EncodeConfig) -> None:
         file.finish()
 
 
-def _made_of(model: Model, config: EncodeConfig, digests: ModelDigests) -> dict[str, object]:
+def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> dict[str, object]:
     """What the vectors depend on."""
+    from bertorch.data.fingerprint import file_digest
+
     return {
         "rows": sum(1 for _ in _sentences(config.input_file)),
         "size": model.size,
@@ -113,7 +117,13 @@ def _made_of(model: Model, config: EncodeConfig, digests: ModelDigests) -> dict[
     }
 
 
-def _search(model: Model, config: EncodeConfig, count: int, corpus: str) -> None:
+def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> None:
+    import numpy as np
+    import torch
+
+    from bertorch import distributed, log
+    from bertorch.inference.neighbours import Neighbours
+
     queries = np.concatenate([rows for _, rows in model.embeddings(_sentences(config.input_file), normalize=True)])
     nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
@@ -130,37 +140,6 @@ def _search(model: Model, config: EncodeConfig, count: int, corpus: str) -> None
         for line, neighbours in enumerate(map(zip, indices, cosines), start=1):
             for rank, (index, cosine) in enumerate(neighbours, start=1):
                 file.write(f"{line}\t{rank}\t{cosine:.6f}\t{index + 1}\t{cell(texts[index])}\n")
-
-
-class Neighbours:
-    """The `count` (K) nearest of all vectors so far, for each of the queries (Q, E) of length 1; the search is exact.
-
-    It goes in blocks: neither the vectors nor all cosines need to fit in memory.
-    """
-
-    def __init__(self, queries: Tensor, count: int) -> None:
-        self._queries, self._count = queries, count
-        self._seen = 0
-        self.cosines = queries.new_empty(len(queries), 0)  # (Q, up to K) in descending order
-        # (Q, up to K) int64, counted from 0 over all calls of `update`
-        self.indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-
-    def update(self, vectors: Tensor) -> None:
-        """Compare with more vectors (B, E) of length 1; ties go to the vectors of earlier calls."""
-        vectors = vectors.to(self._queries.device)
-        blocks = zip(
-            *(rows.split(QUERIES_AT_ONCE) for rows in (self._queries, self.cosines, self.indices)), strict=True
-        )
-        merged = [self._merged(queries, cosines, indices, vectors) for queries, cosines, indices in blocks]
-        self.cosines, self.indices = (torch.cat(parts) for parts in zip(*merged, strict=True))  # (Q, up to K) each
-        self._seen += len(vectors)
-
-    def _merged(self, queries: Tensor, cosines: Tensor, indices: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        new, columns = (queries @ vectors.T).topk(min(self._count, len(vectors)), dim=1)  # (q, up to K) each
-        cosines = torch.cat([cosines, new], dim=1)  # (q, up to 2·K)
-        indices = torch.cat([indices, self._seen + columns], dim=1)  # (q, up to 2·K)
-        order = cosines.argsort(dim=1, descending=True, stable=True)[:, : self._count]  # (q, up to K)
-        return cosines.gather(1, order), indices.gather(1, order)
 
 
 if __name__ == "__main__":

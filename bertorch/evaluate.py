@@ -17,20 +17,19 @@ the cosine), and the sentences whose entities are not all right.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from bertorch import cli, distributed
-from bertorch.config import ON_BAD_LINE, option
+from bertorch import cli
+from bertorch.config import ON_BAD_LINE, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, require_matplotlib
 from bertorch.files import refuse_existing, to_json, whole_output
-from bertorch.inference.load import InferenceConfig
-from bertorch.tasks.base import Errors
-from bertorch.training.eval_loop import evaluate
-from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
+
+if TYPE_CHECKING:
+    from bertorch.tasks.base import Errors
 
 MOST_DRAWN = 100  # labels in the picture
 MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
@@ -49,11 +48,16 @@ class EvaluateConfig(InferenceConfig):
 
 def run(config: EvaluateConfig) -> None:
     """Predict, compare, write."""
+    from bertorch import distributed
+    from bertorch.inference.load import load_shared
+    from bertorch.training.eval_loop import evaluate
+    from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
+
     names = [REPORT, ERRORS, *([PICTURE] if config.plot else [])]
     refuse_existing([str(Path(config.output_dir) / name) for name in names], overwrite=config.overwrite)
     if config.plot:
         require_matplotlib("--plot")
-    model = config.load()
+    model = load_shared(config)
     task = model.task
     if config.plot and not task.has_confusions:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
@@ -66,7 +70,7 @@ def run(config: EvaluateConfig) -> None:
     distributed.barrier()
 
 
-def _write(report: dict[str, Any], errors: Errors, config: EvaluateConfig) -> None:
+def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> None:
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

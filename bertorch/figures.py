@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
 from loguru import logger
 
 from bertorch.errors import UserError
@@ -76,6 +75,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path:
     Raises:
         UserError: it cannot be written.
     """
+    import numpy as np  # noqa: PLC0415 - commands without a figure start without it
     from matplotlib import rc_context  # noqa: PLC0415 - an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
 

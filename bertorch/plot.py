@@ -7,10 +7,9 @@ A RUN is the `--saved_dir` of a run, finished or not, or a `metrics.jsonl`. Need
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -21,12 +20,9 @@ from bertorch.figures import readable_names, require_matplotlib, write_png
 from bertorch.files import refuse_existing
 from bertorch.training.metrics_file import METRICS, read_metrics
 
-with suppress(ImportError):  # an extra; `require_matplotlib` reports that it is missing
-    from matplotlib import colormaps, rc_context
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT_OF_PANEL, HEIGHT_OF_NAME = 9.0, 2.6, 0.25  # inches
 LONGEST_NAME = 90
@@ -67,6 +63,9 @@ class Run:
 
 def draw(runs: Sequence[Run]) -> "Figure":
     """Draw the panels one below the other; that of the dev metric only if a run has one."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     lines = [line for run in runs for line in run.lines]
     keys = set().union(*lines)
     metrics = sorted({line["metric"] for line in lines if "metric" in line})
@@ -103,6 +102,8 @@ def _line(axes: "Axes", run: Run, *keys: str, marker: str | None = None, **style
 
 
 def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
     if count <= DISTINCT_COLOURS:
         return [f"C{index}" for index in range(count)]
     return [colormaps["turbo"](index / (count - 1)) for index in range(count)]
@@ -110,6 +111,8 @@ def _colours(count: int) -> list[Any]:
 
 def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -> None:
     """A legend below the panels."""
+    from matplotlib.lines import Line2D
+
     handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours]
     legend = figure.legend(handles, ["run"] * len(names), loc="outside lower center")
     for text, name in zip(legend.get_texts(), names, strict=True):
@@ -120,6 +123,8 @@ def _name_runs(figure: "Figure", names: Sequence[str], colours: Sequence[Any]) -
 def plot(config: PlotConfig) -> None:
     """Read runs, draw them, write the PNG."""
     require_matplotlib("bertorch.plot")
+    from matplotlib import rc_context
+
     refuse_existing([config.output], overwrite=config.overwrite)
     runs = [Run.read(name) for name in config.runs]
     shown, fonts = readable_names(config.runs, "run", longest=LONGEST_NAME)

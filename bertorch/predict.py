@@ -21,15 +21,15 @@ next, for a program that asks through a pipe. `/dev/null` and `<(…)` are fine.
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from bertorch import cli, distributed, log
-from bertorch.config import option
+from bertorch import cli
+from bertorch.config import SPLITS, InferenceConfig, option
 from bertorch.errors import UserError
 from bertorch.files import is_stream, refuse_existing, whole_output
-from bertorch.inference.load import InferenceConfig
-from bertorch.inference.model import Model
-from bertorch.tasks.text_tokens import SPLITS
+
+if TYPE_CHECKING:
+    from bertorch.inference.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +43,22 @@ class PredictConfig(InferenceConfig):
     tags: bool = option(False, help="of a tagger, also the tokens and the tag of each")
     split: str = option(
         "characters",
-        choices=tuple(SPLITS),
+        choices=SPLITS,
         help="the tokens of plain text for a tagger: characters, or words and single Chinese characters",
     )
 
 
 def run(config: PredictConfig) -> None:
     """Read, predict and write, window by window."""
+    from bertorch import distributed, log
+    from bertorch.inference.load import load_shared
+
     if distributed.world_size() > 1 and is_stream(config.input_file):
         name = config.input_file
         raise UserError(f"--input_file {name}: several processes need a file that each of them can read, got a stream")
     if not is_stream(config.output_file):
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
-    model = config.load()
+    model = load_shared(config)
     task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
     writes = distributed.is_main()
     target = whole_output(config.output_file, overwrite=config.overwrite) if writes else nullcontext()
@@ -70,7 +73,7 @@ def run(config: PredictConfig) -> None:
             progress.update(len(sources))
 
 
-def _windows(model: Model, inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[tuple[list[Any], Any]]:
+def _windows(model: "Model", inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[tuple[list[Any], Any]]:
     inference = model.task.predictor()
     for some in ([each] for each in inputs) if one_by_one else (inputs,):
         yield from model.engine.run(inference, some)

@@ -108,12 +108,8 @@ def _require_shapes(source: str, expected: Mapping[str, Tensor], found: Mapping[
         raise ShapeMismatchError(source, unfit.values())
 
 
-def load_weights(source: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no pickled code.
-
-    Raises:
-        UserError: no such file, a damaged one, or not a file of named dense tensors.
-    """
+def weights_file(source: str) -> Path:
+    """The file of weights that `source` is, or that is in this folder; a `UserError` if there is none."""
     path = Path(source)
     if path.is_dir():
         inside = [path / name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).exists()]
@@ -121,6 +117,16 @@ def load_weights(source: str) -> dict[str, Tensor]:
             raise UserError(f"{source}: expected {SAFE_WEIGHTS} or {WEIGHTS} in this folder, got neither")
         path = inside[0]
     require_file(path, "a .bin or .safetensors file, or a folder with one")
+    return path
+
+
+def load_weights(source: str) -> dict[str, Tensor]:
+    """Read the tensors of a `.bin` or `.safetensors` file, or of a folder with one, onto the CPU; runs no pickled code.
+
+    Raises:
+        UserError: no such file, a damaged one, or not a file of named dense tensors.
+    """
+    path = weights_file(source)
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bertorch.cli import default_text, grouped_options, spellings
-from bertorch.config import GROUPS, TrainingConfig
+from bertorch.config import GROUPS, InferenceConfig, TrainingConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
-from bertorch.inference.load import InferenceConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS

@@ -10,8 +10,9 @@ from bertorch import distributed
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Dataset
 from bertorch.tasks.base import Task
+from bertorch.training import loop
 from bertorch.training.interruption import Interruption
-from bertorch.training.loop import fit
+from bertorch.training.start import started
 from tests.conftest import run_processes
 
 Weights = dict[str, torch.Tensor]
@@ -21,6 +22,12 @@ def config(folder: Path, **settings: Any) -> TrainingConfig:
     defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "save_interval": 0.0, "logging_steps": 2}
     defaults |= {"learning_rate": 1e-3, "train_data_file": "-", "dev_data_file": "-", "saved_dir": str(folder)}
     return TrainingConfig(**(defaults | settings))
+
+
+def fit(config: TrainingConfig, task: Task, train: Any, dev: Any = None) -> None:
+    """A run as a script starts it."""
+    with started(config):
+        loop.fit(config, task, train, dev)
 
 
 def trained(folder: Path, task: Task, train: Any, dev: Any = None, **settings: Any) -> Weights:

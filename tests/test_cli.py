@@ -54,6 +54,7 @@ SHARED = {
     "max_steps": None,
     "patience": None,
     "tensorboard_dir": None,
+    "threads": None,
 }
 CONTRASTIVE = {
     "margin": 0.2,
@@ -96,7 +97,7 @@ VALUES = {
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2,
-    "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b",
+    "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
 }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_two_processes_log_and_save_once(module, tmp_path):
         ({"train_data_file": "nowhere.txt"}, "nowhere.txt: expected a readable text file, got: No such file"),
         ({"train_data_file": ROOT / "data/matching/train.txt"}, "train.txt:1: expected 2 columns (text⇥label), got 3"),
         ({"label_file": "/dev/null"}, "/dev/null: expected a readable text file, got a device"),
-        ({"max_seq_length": 600}, "--max_seq_length 600: expected at most 512, the positions that BertModel has"),
+        ({"max_seq_length": 600}, "--max_seq_length 600: expected at most 512, the positions that bert has"),
         ({"pretrained_model_name_or_path": "./nowhere"}, "--pretrained_model_name_or_path ./nowhere: expected a model"),
         ({"precision": "fp16"}, "--precision fp16 needs a CUDA GPU"),
         ({"init_from_ckpt": "nowhere.bin"}, "nowhere.bin: expected a .bin or .safetensors file"),

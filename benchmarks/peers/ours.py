@@ -23,6 +23,7 @@ from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
+from bertorch.training.start import started
 from bertorch.training.training_log import TrainingLog
 
 
@@ -40,7 +41,7 @@ def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluatio
         keep_checkpoints=0,
         **options,
     )
-    with watched(watch):
+    with started(config), watched(watch):
         fit(config, task, examples, None)
     if job.dev_data_file is None:
         return None

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.attention import ATTENTION, BlockLayout, FlashLayout, Layout, runs_flash
 from bertorch.encoder.cpu import cpu_layout, use_fast_dropout
+from bertorch.encoder.pretrained import config_positions, require_positions
 from bertorch.encoder.trials import LONG, SHORT, eval_mode, matches, supported, trial_batch, unsupported
-from bertorch.errors import UserError
 
 _EXPECTED = "an encoder that gives each token of a sentence its hidden state"
 
@@ -32,7 +32,7 @@ class ModelInputs:
         config = model.config
         takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
         padding_position, rows = _position_table(model)
-        limits = [rows, getattr(config, "max_position_embeddings", None), _full_attention_limit(config)]
+        limits = [rows, config_positions(config)]
         return cls(
             # XLM and GPT-2 take token types, but have no embeddings for them: they look them up among the words.
             num_token_types=(getattr(config, "type_vocab_size", None) or 0) if takes_token_types else 0,
@@ -128,11 +128,7 @@ class Encoder(nn.Module):
 
     def require_positions(self, max_seq_length: int) -> None:
         """Raise a `UserError` if the model has fewer positions than this."""
-        if self.max_length is not None and max_seq_length > self.max_length:
-            raise UserError(
-                f"--max_seq_length {max_seq_length}: expected at most {self.max_length}, the positions that "
-                f"{type(self.model).__name__} has for a sentence with full attention"
-            )
+        require_positions(max_seq_length, self.max_length, type(self.model).__name__)
 
     def _dtype(self) -> torch.dtype:
         """The type that queries, keys and values will have."""
@@ -173,10 +169,3 @@ def _position_table(model: PreTrainedModel) -> tuple[int | None, int | None]:
             padding = getattr(module, "padding_idx", None)
             return padding, len(module.weight) - (0 if padding is None else padding + 1)
     return None, None
-
-
-def _full_attention_limit(config: PretrainedConfig) -> int | None:
-    """Tokens that BigBird attends to in full: beyond, the blocks of its sparse attention depend on the padding."""
-    if getattr(config, "attention_type", None) != "block_sparse":
-        return None
-    return (5 + 2 * config.num_random_blocks) * config.block_size

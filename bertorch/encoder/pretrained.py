@@ -31,14 +31,19 @@ ENCODER_DROPOUTS = (
 )
 
 
-def load_tokenizer(name: str, option: str = PRETRAINED) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, option: str = PRETRAINED, *, max_seq_length: int | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a hub model or local folder that `option` named.
 
     Raises:
-        UserError: it cannot be found or read, or knows less than half of the tokens of the model.
+        UserError: it cannot be found or read, or knows less than half of the tokens of the model, or the model's config
+            has fewer positions than `max_seq_length`; it may still have fewer than its config says.
     """
     with distributed.main_first(), loading(name, option):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if max_seq_length is not None:
+            require_positions(max_seq_length, config_positions(config), config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         has_types = (getattr(config, "type_vocab_size", None) or 0) > 1
         if has_types and "token_type_ids" not in tokenizer.model_input_names:
@@ -59,6 +64,26 @@ def load_config(name: str, option: str = PRETRAINED) -> PretrainedConfig:
     """Load the config of a hub model or local folder that `option` named; a `UserError` if it cannot be read."""
     with distributed.main_first(), loading(name, option):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+def config_positions(config: PretrainedConfig) -> int | None:
+    """Tokens of a sentence by a model's config, None without limit.
+
+    BigBird attends to fewer than its positions in full: beyond, its sparse attention depends on the padding.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    if getattr(config, "attention_type", None) == "block_sparse":
+        limits.append((5 + 2 * config.num_random_blocks) * config.block_size)
+    return min((limit for limit in limits if limit and limit > 0), default=None)
+
+
+def require_positions(max_seq_length: int, positions: int | None, model: str) -> None:
+    """Raise a `UserError` if a model of this name has fewer positions than `--max_seq_length`."""
+    if positions is not None and max_seq_length > positions:
+        raise UserError(
+            f"--max_seq_length {max_seq_length}: expected at most {positions}, the positions that {model} has for a "
+            "sentence with full attention"
+        )
 
 
 def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None, **settings: Any) -> PreTrainedModel:

@@ -1,14 +1,14 @@
 """From a saved folder to the task as it was trained, and to a model for inference."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bertorch import distributed
-from bertorch.config import LONGEST, PRECISIONS, LaunchedConfig, option
+from bertorch.config import PRECISIONS, InferenceConfig
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.pretrained import load_config, load_tokenizer
 from bertorch.errors import UserError
@@ -122,24 +122,10 @@ def load(
     return Model(task, Engine(on, resolved, batch_size=batch_size, shared=shared))
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig(LaunchedConfig):
-    """The options of every command that uses a trained model."""
-
-    model_dir: str = option(help="--saved_dir of a run of any of the five scripts, or another folder that load takes")
-    batch_size: int = option(32, minimum=1, help="inputs of a batch; on a GPU they are more")
-    precision: str = option(
-        "auto", choices=PRECISIONS, help="of the arithmetic; auto is half precision on a GPU, fp32 on the CPU"
-    )
-    max_seq_length: int | None = option(
-        None, minimum=3, maximum=LONGEST, help="tokens of an input; by default as many as in training"
-    )
-    overwrite: bool = option(False, help="replace the output if it exists")
-
-    def load(self) -> Model:
-        """The model, on all processes, which share the inputs."""
-        size, length = self.batch_size, self.max_seq_length
-        return load(self.model_dir, precision=self.precision, batch_size=size, max_seq_length=length, shared=True)
+def load_shared(config: InferenceConfig) -> Model:
+    """The model of a command, on all processes, which share the inputs; see `load`."""
+    size, length = config.batch_size, config.max_seq_length
+    return load(config.model_dir, precision=config.precision, batch_size=size, max_seq_length=length, shared=True)
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -5,7 +5,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -231,5 +230,7 @@ def correlations(cosines: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """Spearman and Pearson correlation by name, in [-1, 1]; 0 where one side is constant and they are undefined."""
     if np.ptp(cosines) == 0 or np.ptp(scores) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
+    from scipy import stats  # noqa: PLC0415 - takes a quarter of a second, which classification need not wait for
+
     results = {"spearman": stats.spearmanr(cosines, scores), "pearson": stats.pearsonr(cosines, scores)}
     return {name: float(result.statistic) for name, result in results.items()}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from bertorch.config import SPLITS
 from bertorch.data.lines import HALF_PAIR
 from bertorch.data.spans import Span
 from bertorch.errors import UserError
@@ -12,8 +13,7 @@ from bertorch.errors import UserError
 _CHARACTERS = re.compile(r"\S")
 # Han, kana, hangul and what belongs to them are tokens by themselves; other letters and digits make words.
 _WORDS = re.compile("[^\\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+|\\S")
-# How `--split` cuts plain text.
-SPLITS = {"characters": _CHARACTERS, "words": _WORDS}
+_PATTERNS = dict(zip(SPLITS, (_CHARACTERS, _WORDS), strict=True))  # how `--split` cuts plain text
 
 
 class Entity(NamedTuple):
@@ -45,7 +45,7 @@ class TextTokens:
 
     @classmethod
     def of(cls, source: str | Sequence[str], split: str) -> Self:
-        """Cut a text into tokens by `SPLITS[split]`, or take a list of tokens as it is.
+        """Cut a text into tokens as `split` says, or take a list of tokens as it is.
 
         Raises:
             UserError: it is neither, or there is no such split.
@@ -58,7 +58,7 @@ class TextTokens:
         if any(map(HALF_PAIR.search, parts)):
             raise UserError(f"expected text, got half a surrogate pair: {source!r}")
         if isinstance(source, str):
-            found = list(SPLITS[split].finditer(source))
+            found = list(_PATTERNS[split].finditer(source))
             return cls(source, [match.group() for match in found], [match.span() for match in found])
         tokens = list(source)
         return cls(tokens, tokens, [(index, index + 1) for index in range(len(tokens))])

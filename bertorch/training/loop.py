@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,28 +24,22 @@ from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.optimization import build_optimizer, build_scheduler
-from bertorch.training.run_folder import LOCK
 from bertorch.training.run_state import RunKeeper
 from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
-from bertorch.writer_lock import only_writer
 
 
 def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     """Train a task's model; evaluate it every `--eval_steps`, save it every `--save_steps` steps, and after the last.
 
-    The examples are the same on every process; without dev examples nothing is evaluated.
+    The examples are the same on every process; without dev examples nothing is evaluated. `--saved_dir` is there, and
+    held by `bertorch.training.start`.
 
     Raises:
         UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` is not possible, a
-            loss is not finite, memory runs out, or another run writes into `--saved_dir`.
+            loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
-    with only_writer(Path(config.saved_dir) / LOCK, f"--saved_dir {config.saved_dir}"):
-        _fit(config, task, train, dev)
-
-
-def _fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
     if config.gradient_checkpointing:

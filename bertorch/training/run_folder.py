@@ -67,12 +67,9 @@ class RunFolder:
         """
         with staged(self._name):
             pass  # a folder that cannot be written to should be reported before training
-        record = self._record()
-        self._files = set() if record is None else recorded_files(record["files"], self._path / RECORD)
-        foreign = loaded_files(self._path) - self._files
-        if not overwrite:
-            self._require_own(record, foreign)
-        self._files |= foreign  # the first save removes them
+        record = self._record() if overwrite else self.require_own()
+        recorded = set() if record is None else recorded_files(record["files"], self._path / RECORD)
+        self._files = recorded | loaded_files(self._path)  # the first save removes those of another program
         saved = None if overwrite or record is None else newest_checkpoint(self._path, record["id"])
         if record is not None and saved is not None:
             step, last_step = progress_of(saved)
@@ -89,6 +86,33 @@ class RunFolder:
             with written_to(self._name):
                 self._metrics.start()
         return None
+
+    def require_own(self, *, is_part: bool = False) -> dict[str, Any] | None:
+        """The record of the folder, None if it is empty.
+
+        Raises:
+            UserError: it holds another program's files, or the results of another run; of a run of which only a part of
+                the options is known, one that differs in that part.
+        """
+        record = self._record()
+        recorded = set() if record is None else recorded_files(record["files"], self._path / RECORD)
+        if foreign := loaded_files(self._path) - recorded:
+            raise UserError(
+                f"--saved_dir {self._name}: expected an empty folder or one of this run, got "
+                f"{', '.join(sorted(foreign)[:3])} of another program; choose another --saved_dir, or let --overwrite "
+                "replace them"
+            )
+        if record is None:
+            return None
+        there = {name: value for name, value in record["options"].items() if name in self._options or not is_part}
+        differences = differing(there, self._options, with_models=record[DIGESTS] is not None)
+        if differences:
+            raise UserError(
+                f"--saved_dir {self._name}: holds the results of another run. They differ in\n"
+                + "\n".join(f"  {line}" for line in differences)
+                + "\nTo keep both, choose another --saved_dir; --overwrite replaces those that are there."
+            )
+        return record
 
     def write_metrics(self, line: Line) -> None:
         """Add a line to `metrics.jsonl`, which replaces an earlier run's file at the first save."""
@@ -173,20 +197,3 @@ class RunFolder:
             expected="the record of a run",
             remedy="choose another --saved_dir, or repair or remove that file",
         )
-
-    def _require_own(self, record: dict[str, Any] | None, foreign: set[str]) -> None:
-        if foreign:
-            raise UserError(
-                f"--saved_dir {self._name}: expected an empty folder or one of this run, got "
-                f"{', '.join(sorted(foreign)[:3])} of another program; choose another --saved_dir, or let --overwrite "
-                "replace them"
-            )
-        if record is None:
-            return
-        differences = differing(record["options"], self._options, with_models=record[DIGESTS] is not None)
-        if differences:
-            raise UserError(
-                f"--saved_dir {self._name}: holds the results of another run. They differ in\n"
-                + "\n".join(f"  {line}" for line in differences)
-                + "\nTo keep both, choose another --saved_dir; --overwrite replaces those that are there."
-            )

@@ -23,20 +23,30 @@ def describe_run(
     Of files the content counts, not the name; of batch size and processes the product, unless the loss takes its
     negatives from the process's own batch. `precision` is a resolved one, not `auto`.
     """
-    described: dict[str, Any] = {"script": type(config).__name__}
+    described = plain_options(config)
     for declared in fields(config):
         value = getattr(config, declared.name)
         if declared.metadata["is_input"] and value is not None and Path(value).is_file():
             described[f"content of --{declared.name}"] = file_digest(value)
-        elif declared.metadata["shapes_result"]:
+        elif declared.metadata["is_input"]:
             described[f"--{declared.name}"] = value
     described |= _models_content(config, digests)
     described["--precision"] = precision
-    described["--batch_size times processes"] = described.pop("--batch_size") * processes
+    described["--batch_size times processes"] = config.batch_size * processes
     if negatives is Negatives.LOCAL:
         described["processes, without --gather_negatives"] = processes
     if config.patience is not None or config.save_best_model:  # the result then depends on the evaluations
         described["steps between evaluations"] = config.evaluation_steps
+    return described
+
+
+def plain_options(config: TrainingConfig) -> dict[str, Any]:
+    """The script, and those options of which nothing but the value counts."""
+    described: dict[str, Any] = {"script": type(config).__name__}
+    for declared in fields(config):
+        is_plain = declared.metadata["shapes_result"] and not declared.metadata["is_input"]
+        if is_plain and declared.name not in ("precision", "batch_size"):
+            described[f"--{declared.name}"] = getattr(config, declared.name)
     return described
 
 

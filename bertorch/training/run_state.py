@@ -19,6 +19,7 @@ from bertorch.errors import InterruptedRunError, NotFiniteError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.training.checkpoints import PROGRESS
+from bertorch.training.cores import threads_in_use
 from bertorch.training.drawn_examples import DrawnExamples
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.hooks import Hook, diverged, require_finite_weights, using
@@ -39,6 +40,7 @@ class RunState(Stateful):
     last_step: int  # of the run; `--patience` may end it earlier
     step: int = 0  # the last one that was saved
     processes: int = 1  # W of the process group that took it
+    threads: int = 1  # of each of them on the CPU
     weights_step: int = 0  # of the weights for use
     best: dict[str, Any] | None = None  # name, value, step and summary of the best dev metric so far
     evaluations_since_best: int = 0
@@ -64,7 +66,7 @@ class RunKeeper:
         self, config: TrainingConfig, task: Task[Any], dev: Examples | None, precision: Precision, last_step: int
     ) -> None:
         self._config, self._task, self._dev, self._precision = config, task, dev, precision
-        self.run = RunState(last_step, processes=distributed.world_size())
+        self.run = RunState(last_step, processes=distributed.world_size(), threads=threads_in_use())
         self._saved: Mapping[str, State] | None = None
         self._newest: ScheduledStep | None = None  # that was finished
         self.clock = Clock()
@@ -94,11 +96,17 @@ class RunKeeper:
                     f"--saved_dir {self._config.saved_dir}: expected a newest checkpoint as a run leaves it, got "
                     f"{type(error).__name__}: {error}; remove it, or let --overwrite start anew"
                 ) from error
-            before, self.run.processes = self.run.processes, distributed.world_size()
+            before, threads_before = self.run.processes, self.run.threads
+            self.run.processes, self.run.threads = distributed.world_size(), threads_in_use()
             if before != self.run.processes:
                 logger.info(
                     f"the checkpoint is of {before} process(es), this run has {self.run.processes}: the same but for "
                     "rounding and dropout"
+                )
+            elif threads_before != self.run.threads:
+                logger.info(
+                    f"the checkpoint is of {threads_before} thread(s), this run has {self.run.threads}: the same but "
+                    "for rounding"
                 )
         self._saved = None
         self._first = self.run.step

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bertorch import distributed, log
 from bertorch.data.schedule import ScheduledStep
+from bertorch.training.cores import CoreWatch
 from bertorch.training.hooks import Hook, using
 from bertorch.training.memory import peak_memory
 
@@ -50,6 +51,7 @@ class TrainingLog:
         self._pending: list[_Pending] = []
         self._steps = self._tokens = 0  # since the last line
         self._overflows = 0
+        self._cores = CoreWatch()
         self.speedometer = log.Speedometer()
 
     def step(
@@ -80,6 +82,7 @@ class TrainingLog:
         speeds = {"speed": speed, "tokens_per_second": speed * self._tokens / self._steps}
         self._record(step, {**losses, **rates, **speeds, "memory": peak_memory(distributed.device())})
         self._steps = self._tokens = 0
+        self._cores.look()
 
     def check(self) -> Mapping[str, float]:
         """Let the hooks inspect the steps since the last check; returns the numbers of the last step, NaN without one.

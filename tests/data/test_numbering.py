@@ -58,4 +58,4 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(data.store) == lines
-    assert peaks[2] < 1.1 * peaks[1]
+    assert peaks[2] < peaks[1] + 60_000  # the texts alone would take 400 kB

@@ -3,9 +3,8 @@ import torch
 
 from bertorch.precision import Precision
 from bertorch.training.acceleration import accelerate, compiles, graph_obstacle
-from bertorch.training.loop import fit
 from bertorch.weights import load_weights
-from tests.short_runs import config
+from tests.short_runs import config, fit
 from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, contrastive_task
 
 BF16_ON_A_GPU = Precision("bf16", "cuda")

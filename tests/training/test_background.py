@@ -10,10 +10,9 @@ from bertorch.errors import UserError
 from bertorch.training import background
 from bertorch.training.background import BackgroundSaver
 from bertorch.training.hooks import Hook
-from bertorch.training.loop import fit
 from bertorch.training.run_folder import RunFolder
 from tests.conftest import run_processes
-from tests.short_runs import assert_equal, config, trained
+from tests.short_runs import assert_equal, config, fit, trained
 from tests.small_tasks import DROPOUT, NO_DROPOUT, classification_data, classification_task
 
 SECONDS = 60  # after which a test that waits has failed

@@ -16,13 +16,12 @@ from bertorch.precision import Precision
 from bertorch.training import loop
 from bertorch.training.acceleration import graph_obstacle
 from bertorch.training.hooks import Hook, UsedParameters, using
-from bertorch.training.loop import fit
 from bertorch.training.state import State
 from bertorch.training.step import OptimizationStep
 from bertorch.weights import load_weights
 from tests.architectures import random_batch
 from tests.conftest import run_processes
-from tests.short_runs import assert_equal, config, stop_after
+from tests.short_runs import assert_equal, config, fit, stop_after
 from tests.small_tasks import DROPOUT, classification_data, classification_task
 
 RATE = 0.5

@@ -9,10 +9,9 @@ from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.training import run_folder, run_state
 from bertorch.training.eval_loop import evaluate
-from bertorch.training.loop import fit
 from bertorch.weights import load_weights
 from tests.conftest import run_processes
-from tests.short_runs import assert_same_as_one_process, config, trained
+from tests.short_runs import assert_same_as_one_process, config, fit, trained
 from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, pair_data, siamese_task
 
 

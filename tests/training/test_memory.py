@@ -5,11 +5,10 @@ import torch
 
 from bertorch.errors import UserError
 from bertorch.training import run_state
-from bertorch.training.loop import fit
 from bertorch.training.memory import explain_out_of_memory
 from tests.conftest import REVIEWS, Script, launcher
 from tests.log_lines import command
-from tests.short_runs import config
+from tests.short_runs import config, fit
 from tests.small_tasks import classification_data, classification_task
 
 

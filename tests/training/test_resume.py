@@ -8,9 +8,8 @@ import torch
 
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.interruption import Interruption
-from bertorch.training.loop import fit
 from tests.conftest import run_processes
-from tests.short_runs import assert_equal, config, stop_after, train_in_double, trained
+from tests.short_runs import assert_equal, config, fit, stop_after, train_in_double, trained
 from tests.small_tasks import (
     DROPOUT,
     NO_DROPOUT,

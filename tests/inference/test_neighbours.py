@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from bertorch import encode
-from bertorch.encode import Neighbours
+from bertorch.inference import neighbours
+from bertorch.inference.neighbours import Neighbours
 
 
 @pytest.mark.parametrize("count", [1, 4, 50])
 @pytest.mark.parametrize("block", [3, 100])
 def test_the_nearest_of_blocks_are_the_nearest_of_all(count, block, monkeypatch):
-    monkeypatch.setattr(encode, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(neighbours, "QUERIES_AT_ONCE", 4)
     torch.manual_seed(1)
     queries, corpus = normalize(torch.randn(11, 6)), normalize(torch.randn(37, 6))
     found = Neighbours(queries, count)
