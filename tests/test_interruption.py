@@ -71,8 +71,10 @@ def kill_and_go_on(again: list[object], kills: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_weights(whole, tmp_path):
-    kill_and_go_on(arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1), KILLS)
+@pytest.mark.parametrize("interval", [0, 0.5])
+def test_killed_at_random_moments_it_ends_with_the_same_weights(interval, whole, tmp_path):
+    """Also where training goes on while a save is written, and some that are due are left to the next time."""
+    kill_and_go_on(arguments(tmp_path, "--resume", epochs=EPOCHS, save_steps=1, save_interval=interval), KILLS)
     assert_same_weights(whole, tmp_path)
     assert losses(whole) == losses(tmp_path)
 
