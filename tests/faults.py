@@ -59,8 +59,9 @@ class Faults:
 
     def _audit(self, event: str, arguments: tuple) -> None:
         if event == "open":
-            path, _, flags = arguments
-            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            path, mode, flags = arguments
+            is_twice = mode == "a"  # is opened by an `opener`, as metrics.jsonl is
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not is_twice:
                 self._operation(event, path)
         elif event in _FOLDER_DESCRIPTORS:
             position = _FOLDER_DESCRIPTORS[event]

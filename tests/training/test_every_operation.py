@@ -35,14 +35,23 @@ SECONDS = 60  # of a run
 NEVER = 10**9
 TIMES = {"speed", "tokens_per_second", "memory"}
 BEST = {"save_best_model": True, "eval_steps": 1}
-# By name: training examples, of which 8 make a step, and options. Saves in the background are made slow, so that
-# training goes on meanwhile.
-VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "plain": (32, {"save_steps": 2}),
-    "best": (48, {"save_steps": 3, **BEST}),
-    "background": (40, {"save_steps": 1, "save_interval": 0.03}),
-    "best, background": (48, {"save_steps": 2, "save_interval": 0.3, **BEST}),
-    "overwrite": (32, {"save_steps": 2, "overwrite": True}),
+
+
+class Variant(NamedTuple):
+    """A run: training examples, of which 8 make a step, and options."""
+
+    examples: int
+    settings: dict[str, Any]
+    with_tokenizer: bool = False  # more operations
+
+
+# Saves in the background are made slow, so that training goes on meanwhile.
+VARIANTS = {
+    "plain": Variant(32, {"save_steps": 2}, with_tokenizer=True),
+    "best": Variant(48, {"save_steps": 3, **BEST}),
+    "background": Variant(40, {"save_steps": 1, "save_interval": 0.03}),
+    "best, background": Variant(48, {"save_steps": 2, "save_interval": 0.3, **BEST}),
+    "overwrite": Variant(32, {"save_steps": 2, "overwrite": True}),
 }
 Weights = dict[str, torch.Tensor]
 
@@ -63,19 +72,19 @@ class Operation(NamedTuple):
 class Runs:
     """Runs in the folder `run`, each in a process of its own."""
 
-    def __init__(self, base: Path, examples: int, settings: dict[str, Any]) -> None:
+    def __init__(self, base: Path, variant: Variant) -> None:
         self.base, self.folder, self.log, self.operations = base, base / "run", base / "log", base / "operations"
-        is_background = "save_interval" in settings
-        self._slow = 1e-3 if is_background else 0.0  # seconds
-        self._settings = {"epochs": 1, "logging_steps": 1, "learning_rate": 5e-3, "warmup_proportion": 0.0} | settings
+        self.is_background = "save_interval" in variant.settings
+        self._settings = {"epochs": 1, "logging_steps": 1, "learning_rate": 5e-3, "warmup_proportion": 0.0}
+        self._settings |= variant.settings
         self._task = ClassificationTask(
             SequenceClassifier(small_classifier("bert", **DROPOUT)),
             ["a", "b", "c"],
-            tokenizer=None if is_background else AutoTokenizer.from_pretrained(TINY),  # fewer operations
+            tokenizer=AutoTokenizer.from_pretrained(TINY) if variant.with_tokenizer else None,
             max_seq_length=64,
         )
-        self._train = classification_data(examples, seed=22)
-        self._dev = classification_data(40, seed=23) if "save_best_model" in settings else None
+        self._train = classification_data(variant.examples, seed=22)
+        self._dev = classification_data(40, seed=23) if "save_best_model" in variant.settings else None
 
     def run(self, number: int = NEVER, *, is_full: bool = False, is_slow: bool = False, **settings: Any) -> int:
         """With a fault at the operation of a number; returns the exit code, that of a signal negative."""
@@ -86,7 +95,7 @@ class Runs:
             try:
                 signal.alarm(SECONDS)
                 os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-                slow = self._slow if is_slow else 0.0
+                slow = 1e-3 if is_slow and self.is_background else 0.0  # seconds
                 Faults(self.folder, self.operations, number=number, is_full=is_full, slow=slow)
                 with exit_on_user_error():
                     fit(config(self.folder, **(self._settings | settings)), self._task, self._train, self._dev)
@@ -137,8 +146,6 @@ def numbers_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def content_of(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return {name: tensor.tolist() for name, tensor in load_file(path).items()}
     if path.name in {RECORD, STATE}:  # without the random id
         return {name: value for name, value in json.loads(path.read_text()).items() if name not in {"id", "run"}}
     return path.read_bytes()
@@ -210,14 +217,13 @@ def drive(base: Path, variant: str, report: Path, fault: str, numbers: range) ->
 
 def failures_of(base: Path, variant: str, *, is_full: bool, numbers: range) -> list[str]:
     """Of an uninterrupted run, then of one that ends at each of these operations."""
-    examples, settings = VARIANTS[variant]
-    runs, reference, failures = Runs(base, examples, settings), base / "reference", []
+    runs, reference, failures = Runs(base, VARIANTS[variant]), base / "reference", []
     known = every_step(runs)
-    earlier = earlier_results(runs) if "overwrite" in settings else None
+    earlier = earlier_results(runs) if "overwrite" in VARIANTS[variant].settings else None
     for _ in range(5):  # until the saves have been as slow as they are meant to be
         runs.begin(earlier)
         assert runs.run(is_slow=True) == 0, runs.log.read_text()
-        if "save_interval" not in settings or is_overlapping(runs):
+        if not runs.is_background or is_overlapping(runs):
             break
     else:
         failures.append(f"training waits for saves:\n{runs.operations.read_text()}")
