@@ -74,7 +74,7 @@ class Runs:
 
     def __init__(self, base: Path, variant: Variant) -> None:
         self.base, self.folder, self.log, self.operations = base, base / "run", base / "log", base / "operations"
-        self.is_background = "save_interval" in variant.settings
+        self.is_background, self.has_tokenizer = "save_interval" in variant.settings, variant.with_tokenizer
         self._settings = {"epochs": 1, "logging_steps": 1, "learning_rate": 5e-3, "warmup_proportion": 0.0}
         self._settings |= variant.settings
         self._task = ClassificationTask(
@@ -227,6 +227,8 @@ def failures_of(base: Path, variant: str, *, is_full: bool, numbers: range) -> l
             break
     else:
         failures.append(f"training waits for saves:\n{runs.operations.read_text()}")
+    missed = TAKE_ROOM - {each.name for each in runs.begun()} - ({"tokenizers"} if not runs.has_tokenizer else set())
+    assert not missed, f"nothing of this kind was seen: {missed}"
     shutil.copytree(runs.folder, reference)
     for number in numbers:
         try:
