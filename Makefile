@@ -29,7 +29,7 @@ docs: $(SETUP)  ## the generated pages of docs/
 readme: demo  ## every command of the README and the docs that needs nothing from elsewhere
 	BERTORCH_TEST_README=1 $(BIN)/python -m pytest -s tests/test_readme.py
 
-kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times
+kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times, and one that saves in the background
 	BERTORCH_TEST_KILLS=20 $(PYTEST) tests/test_interruption.py -k killed_at_random
 
 lint: $(SETUP)  ## style and types

@@ -123,6 +123,9 @@ class Script:
         file = self._folder / "stderr"
         return file.read_text() if file.exists() else ""
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def wait_for(self, text: str, seconds: float = 120) -> None:
         """Until it has logged this text."""
         deadline = time.monotonic() + seconds

@@ -116,6 +116,15 @@ def test_a_failing_save_leaves_the_earlier_one(task, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == set(before)
 
 
+def test_a_tokenizer_that_finds_no_room_is_told_as_such(tmp_path):
+    class Tokenizer:
+        def save_pretrained(self, folder):
+            raise Exception("No space left on device (os error 28)")  # noqa: TRY002 - as tokenizers does
+
+    with pytest.raises(UserError, match="--saved_dir .*: expected a folder with room .*, got: No space left on device"):
+        publish(str(tmp_path), {"a": torch.ones(3)}, [Tokenizer()])
+
+
 def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     """Killed for real, after the new weights are written and before they take their place."""
     save_task(tmp_path, task)

@@ -1,6 +1,7 @@
 """The checkpoints in `--saved_dir`: `checkpoint-200` has everything that the run needs to continue after step 200."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,10 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step}"
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
+def checkpoints(folder: Path, until: float = math.inf) -> list[Path]:
+    """The checkpoints in a folder up to a step, the newest first."""
     named = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named, reverse=True) if path.is_dir()]
+    return [path for step, path in sorted(named, reverse=True) if step <= until and path.is_dir()]
 
 
 def newest_checkpoint(folder: Path, run: str) -> dict[str, State] | None:

@@ -156,8 +156,7 @@ class RunFolder:
             remove(target)  # of an earlier run
             new.rename(target)
             to_disk(self._path, deep=False)
-            for old in checkpoints(self._path)[self._keep :]:
-                remove(old)
+            self._remove_older(step)
 
     def _resume(self, run: str, step: int, *, is_complete: bool) -> None:
         self._id, self._is_claimed = run, True
@@ -166,6 +165,13 @@ class RunFolder:
         logger.info("{}: {} {}{}", self._name, how, step, rest)
         with written_to(self._name):
             self._metrics.resume(step)
+            if self.keeps_checkpoints:
+                self._remove_older(step)  # a killed run may have left one, also half of it
+
+    def _remove_older(self, step: int) -> None:
+        """Remove the checkpoints beyond the newest `keep` up to a step; a later one could not be read."""
+        for old in checkpoints(self._path, until=step)[self._keep :]:
+            remove(old)
 
     def _claim(self, files: set[str]) -> None:
         """Before the first file of a run is moved into place, record the run and remove other runs' checkpoints."""

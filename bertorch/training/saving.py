@@ -29,7 +29,10 @@ def written_to(folder: str) -> Iterator[None]:
     """Raise a UserError for an error of writing into `--saved_dir` in the block."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # the latter two from torch.save and safetensors
+    except Exception as error:
+        # The latter three are of torch.save, safetensors and tokenizers.
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+            raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "

@@ -154,6 +154,26 @@ def test_a_checkpoint_that_cannot_be_read_is_left_out(tmp_path, log_lines):
     assert any("checkpoint-6: skipped, it cannot be read" in line for line in log_lines)
 
 
+def test_one_that_cannot_be_read_does_not_take_the_place_of_the_next(tmp_path):
+    folder, _ = opened(tmp_path)
+    for step in (3, 6):
+        save(folder, step)
+    (tmp_path / "checkpoint-6" / "training_state.json").unlink()
+    folder, _ = opened(tmp_path, keep=1)
+    save(folder, 4)  # as a stop request has it
+    assert step_of(opened(tmp_path)[1]) == 4
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+
+
+def test_what_a_killed_run_did_not_finish_to_remove_goes_when_it_is_resumed(tmp_path):
+    folder, _ = opened(tmp_path)
+    for step in (3, 6, 9):
+        save(folder, step)
+    (tmp_path / "checkpoint-6" / "training_state.json").unlink()
+    assert step_of(opened(tmp_path, resume=True, keep=1)[1]) == 9
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-9"}
+
+
 def test_a_checkpoint_from_before_the_list_of_parts_is_resumed(tmp_path):
     save(opened(tmp_path)[0], 3)
     state = tmp_path / "checkpoint-3" / "training_state.json"
