@@ -21,14 +21,13 @@ from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import exit_on_user_error
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.training.checkpoints import STATE
-from bertorch.training.loop import fit
 from bertorch.training.metrics_file import METRICS, read_metrics
 from bertorch.training.run_folder import RECORD
 from bertorch.weights import WEIGHTS
 from tests.architectures import small_classifier
 from tests.conftest import TINY, fork
 from tests.faults import TAKE_ROOM, Faults
-from tests.short_runs import config
+from tests.short_runs import config, fit
 from tests.small_tasks import DROPOUT, classification_data
 
 SECONDS = 60  # of a run
