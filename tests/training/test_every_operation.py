@@ -44,12 +44,12 @@ class Variant(NamedTuple):
     with_tokenizer: bool = False  # more operations
 
 
-# Saves in the background are made slow, so that training goes on meanwhile.
+# Saves in the background are made slow, so that training goes on meanwhile. Steps 1, 2 and 3 improve the metric.
 VARIANTS = {
     "plain": Variant(32, {"save_steps": 2}, with_tokenizer=True),
-    "best": Variant(48, {"save_steps": 3, **BEST}),
+    "best": Variant(32, {"save_steps": 2, **BEST}),
     "background": Variant(40, {"save_steps": 1, "save_interval": 0.03}),
-    "best, background": Variant(48, {"save_steps": 2, "save_interval": 0.3, **BEST}),
+    "best, background": Variant(32, {"save_steps": 1, "save_interval": 0.3, **BEST}),
     "overwrite": Variant(32, {"save_steps": 2, "overwrite": True}),
 }
 Weights = dict[str, torch.Tensor]
@@ -82,8 +82,8 @@ class Runs:
             tokenizer=AutoTokenizer.from_pretrained(TINY) if variant.with_tokenizer else None,
             max_seq_length=64,
         )
-        self._train = classification_data(variant.examples, seed=22)
-        self._dev = classification_data(40, seed=23) if "save_best_model" in variant.settings else None
+        self._train = classification_data(variant.examples, seed=7)
+        self._dev = classification_data(16, seed=8) if "save_best_model" in variant.settings else None
 
     def run(self, number: int = NEVER, *, is_full: bool = False, is_slow: bool = False, **settings: Any) -> int:
         """With a fault at the operation of a number; returns the exit code, that of a signal negative."""
@@ -270,7 +270,7 @@ def is_overlapping(runs: Runs) -> bool:
 @pytest.mark.parametrize(
     ("variant", "numbers"),
     [
-        pytest.param("best, background", range(8, 1000, 32), id="some"),
+        pytest.param("best, background", range(8, 1000, 24), id="some"),
         *(pytest.param(each, range(1, 1000), id=each, marks=pytest.mark.slow) for each in VARIANTS),
     ],
 )
