@@ -96,7 +96,7 @@ def speed(options: argparse.Namespace, setting: str) -> float:
     command += [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
     with tempfile.TemporaryDirectory() as folder:
         run_command([*command, "--saved_dir", folder], environment)
-        speeds = [line["speed"] for line in read_metrics(Path(folder) / METRICS)]
+        speeds = [line["speed"] for line in read_metrics(Path(folder) / METRICS) if "speed" in line]
     return statistics.median(speeds[1:] or speeds)
 
 
