@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from bertorch import clock, threads
+from bertorch import clock
 from bertorch.config import GROUPS, LaunchedConfig, TrainingConfig
 from bertorch.errors import InterruptedRunError, UserError, exit_on_user_error
 
@@ -127,7 +127,6 @@ def load(module: str) -> None:
     The million objects that this makes stay. The garbage collector does not go through them meanwhile, which takes a
     seventh of the time, nor later.
     """
-    threads.spin_briefly()
     gc.disable()
     try:
         import_module(module)
