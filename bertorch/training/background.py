@@ -5,6 +5,7 @@ too soon after the one before, is left to the next time it is due; nothing is lo
 since a run goes on bit for bit from any of its checkpoints.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +17,13 @@ from bertorch.errors import UserError
 from bertorch.training.snapshot import HostMemory
 
 Write = Callable[[], None]
+
+_last_written = [-math.inf]  # by `time.perf_counter`; infinity meanwhile
+
+
+def wrote_since(moment: float) -> bool:
+    """Whether a save of this process was being written at any time since then, by `time.perf_counter`."""
+    return _last_written[0] > moment
 
 
 class BackgroundSaver:
@@ -70,8 +78,12 @@ class BackgroundSaver:
 
         def wait_and_write() -> None:
             memory.wait()
-            for write in writes:
-                write()
+            _last_written[0] = math.inf
+            try:
+                for write in writes:
+                    write()
+            finally:
+                _last_written[0] = time.perf_counter()
 
         future = self._thread.submit(wait_and_write)
         future.add_done_callback(lambda _: self._free[kind].append(memory))

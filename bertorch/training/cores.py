@@ -12,6 +12,7 @@ import torch
 from loguru import logger
 
 from bertorch import distributed
+from bertorch.training.background import wrote_since
 
 INTERVAL = 5.0  # seconds, at least, between two looks
 # Others hold the cores if the threads got less than this share of them, and were interrupted more often a second.
@@ -60,8 +61,8 @@ class CoreWatch:
         used = Usage.now().since(self._before)
         if not self._is_watching or used.wall < INTERVAL:
             return
-        self._before = Usage.now()
-        if used.is_crowded(self._threads):
+        began, self._before = self._before.wall, Usage.now()
+        if used.is_crowded(self._threads) and not wrote_since(began):  # our own save takes a core too
             self._is_watching = False
             logger.warning(
                 "other programs hold the cores: {} threads, which wait for each other, got {:.1f} cores. {}",

@@ -128,7 +128,8 @@ class RunKeeper:
         with ExitStack() as stack:
             for hook in self._evaluation_hooks:
                 stack.enter_context(hook.evaluation_weights())
-            require_finite_weights(self._task.model.parameters(), step, self._config.saved_dir)
+            if evaluates:
+                self._require_finite_weights(step)
             improved = evaluates and self._evaluate(step)
             if self.run.evaluations_since_best == self._config.patience and step.number < self.run.last_step:
                 logger.info("ends early: evaluations without a better dev metric: {}", self._config.patience)
@@ -137,6 +138,8 @@ class RunKeeper:
             part = "last save" if must else "waiting for saves"
             with self.clock.measuring(part):
                 saves = self._saver.begin(regular=saves, must=must)
+                if saves and not evaluates:
+                    self._require_finite_weights(step)
                 if improved if self._config.save_best_model else saves:
                     self._save_weights(step.number)
         with self.clock.measuring(part):
@@ -218,6 +221,9 @@ class RunKeeper:
             self.run.best = {"name": metric.name, "value": metric.value, "step": step.number, "summary": summary}
         self.run.evaluations_since_best = 0 if improved else self.run.evaluations_since_best + 1
         return improved
+
+    def _require_finite_weights(self, step: ScheduledStep) -> None:
+        require_finite_weights(self._task.model.parameters(), step, self._config.saved_dir)
 
     def _write_numbers(self, line: Mapping[str, Any]) -> None:
         assert self._folder is not None

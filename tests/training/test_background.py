@@ -194,3 +194,15 @@ def test_the_state_at_the_save_is_that_of_its_step(tmp_path, monkeypatch):
     assert {step: [each["step"] for each in values["history"]] for step, values in states.items()} == {
         2: [2], 4: [2, 4], 6: [2, 4, 6], 8: [2, 4, 6, 8]
     }  # fmt: skip
+
+
+def test_it_is_known_when_a_save_was_written():
+    saver, written = BackgroundSaver(30.0), []
+    before, work = background.time.perf_counter(), Blocked("first", written)
+    write(saver, work)
+    assert work.began.wait(SECONDS)
+    assert background.wrote_since(background.time.perf_counter())
+    work.may_end.set()
+    saver.wait()
+    assert background.wrote_since(before)
+    assert not background.wrote_since(background.time.perf_counter())

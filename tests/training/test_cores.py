@@ -24,9 +24,10 @@ def two_threads():
 def told(monkeypatch, log_lines, two_threads):
     """What is logged of looks after intervals of this usage, with these speeds by the number of threads."""
 
-    def told(*intervals: Usage, speeds=None) -> list[str]:
+    def told(*intervals: Usage, speeds=None, saving: bool = False) -> list[str]:
         now = Usage(100.0, 50.0, 7)
         monkeypatch.setattr(Usage, "now", lambda: now)
+        monkeypatch.setattr(cores, "wrote_since", lambda _: saving)
         monkeypatch.setattr(cores, "trial_speed", (speeds or {}).__getitem__)
         watch = CoreWatch()
         for interval in intervals:
@@ -40,6 +41,10 @@ def told(monkeypatch, log_lines, two_threads):
 @pytest.mark.parametrize("used", [IDLE, WAITING_FOR_A_DISK, BESIDE_A_WRITER], ids=lambda used: str(tuple(used)))
 def test_a_run_with_its_cores_to_itself_says_nothing(used, told):
     assert told(used, used, used) == []
+
+
+def test_its_own_saves_are_no_other_program(told):
+    assert told(CROWDED, CROWDED, saving=True) == []
 
 
 def test_a_crowded_run_says_once_what_to_set_and_what_it_gains(told):
