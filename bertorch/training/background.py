@@ -36,7 +36,7 @@ class BackgroundSaver:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._last = -float("inf")  # when the last regular save began, by `time.monotonic`
+        self._last = -math.inf  # when the last regular save began, by `time.monotonic`
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saves")
         self._writing: list[Future[None]] = []
         self._newest: dict[str, Future[None]] = {}  # by kind
@@ -48,13 +48,12 @@ class BackgroundSaver:
         Raises:
             UserError: an earlier save could not be written.
         """
-        if must or not self._interval:
-            self.wait()
         self.check()
         since = time.monotonic() - self._last
         if not must and (since < self._interval or (self._writing and since < 2 * self._interval)):
             return False
-        self.wait()  # best weights that follow each other quickly must not keep a checkpoint from being written
+        # Also best weights that follow each other quickly must not keep a checkpoint from being written.
+        self.wait()
         self._last = time.monotonic()
         return True
 
