@@ -17,6 +17,7 @@ COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
+PROBLEM_TYPES = ("single_label",)
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -36,6 +37,7 @@ def option(
     metavar: str | None = None,
     is_input: bool = False,
     shapes_result: bool = True,
+    is_later: bool = False,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
@@ -49,6 +51,7 @@ def option(
         positional: an argument without dashes.
         is_input: a file whose content shapes the result of the run, whatever its name.
         shapes_result: two runs that differ in it are different runs.
+        is_later: runs from before it have its default; so the record of a run has it only with another value.
     """
     return field(default=default, metadata={name: value for name, value in locals().items() if name != "default"})
 
@@ -203,6 +206,36 @@ class InferenceConfig(LaunchedConfig):
         None, minimum=3, maximum=LONGEST, help="tokens of an input; by default as many as in training"
     )
     overwrite: bool = option(False, help="replace the output if it exists")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(TrainingConfig):
+    """The options of `run_classifier.py`."""
+
+    label_file: str | None = option(
+        None, is_input=True, help="one label a line; its line number from 0 is its id; needed where there are labels"
+    )
+    is_text_pair: bool = option(False, help="lines are a⇥b⇥label, not text⇥label")
+    problem_type: str = option(
+        "single_label", choices=PROBLEM_TYPES, is_later=True, help="single_label: one label a text"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.has_labels and self.label_file is None:
+            raise UserError(f"--problem_type {self.problem_type} needs --label_file with its labels, one a line")
+        if not self.has_labels and self.label_file is not None:
+            raise UserError(f"--problem_type {self.problem_type} has no labels; leave out --label_file")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether texts have labels of a closed set."""
+        return self.problem_type in ("single_label", "multi_label")
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of an input."""
+        return 2 if self.is_text_pair or self.problem_type == "ranking" else 1
 
 
 @dataclass(frozen=True, kw_only=True)

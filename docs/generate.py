@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bertorch.cli import default_text, grouped_options, spellings
-from bertorch.config import GROUPS, InferenceConfig, TrainingConfig
+from bertorch.config import GROUPS, ClassifierConfig, InferenceConfig, TrainingConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
 from run_batchneg import BatchNegConfig
-from run_classifier import ClassifierConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig

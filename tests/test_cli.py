@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from bertorch import cli
-from bertorch.config import option
+from bertorch.config import ClassifierConfig, option
 from bertorch.errors import UserError
 from bertorch.evaluate import EvaluateConfig
 from run_batchneg import BatchNegConfig
-from run_classifier import ClassifierConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -67,7 +66,7 @@ CONTRASTIVE = {
     "micro_batch_size": None,
 }
 OWN = {
-    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False},
+    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False, "problem_type": "single_label"},
     SentenceBertConfig: {
         "label_file": None,
         "is_nli": False,
@@ -88,6 +87,7 @@ OWN = {
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
+    "problem_type": "single_label",
     "cuda_graphs": "off",
     "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
@@ -173,9 +173,10 @@ def test_the_six_schedulers(scheduler):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: --train_data_file, --label_file"),
+        ([], "required: --train_data_file"),
         ([*REQUIRED, "--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
         ([*REQUIRED, "--batch_size", "two"], "--batch_size: invalid int value: 'two'"),
+        (REQUIRED[:2], "--problem_type single_label needs --label_file with its labels, one a line"),
         ([*REQUIRED, "--warmup_proportion", "1.5"], "--warmup_proportion: expected at most 1.0, got 1.5"),
         ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected a finite number, got nan"),
         ([*REQUIRED, "--learning_rate", "inf"], "--learning_rate: expected a finite number, got inf"),
@@ -230,12 +231,12 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
     assert "What it does.\n\n    an example" in text
     assert all(f"--{name}" in text for name in SHARED | OWN[ClassifierConfig])
     assert "(default: 5e-05)" in text
-    assert re.search(r"usage: .* --train_data_file TRAIN_DATA_FILE --label_file LABEL_FILE \[options\]\n", text)
+    assert re.search(r"usage: .* --train_data_file TRAIN_DATA_FILE \[options\]\n", text)
 
 
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
-    ClassifierConfig: {"label_file", "is_text_pair"},
+    ClassifierConfig: {"label_file", "is_text_pair", "problem_type"},
     SentenceBertConfig: set(OWN[SentenceBertConfig]),
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bertorch.cli import spellings
+from bertorch.config import ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
 from run_batchneg import BatchNegConfig
-from run_classifier import ClassifierConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig

@@ -19,6 +19,7 @@ import run_classifier
 from benchmarks.gpu_check.material import Material
 from benchmarks.measuring import hardware, versions, write_json
 from bertorch import cli, distributed, log
+from bertorch.config import ClassifierConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.training.run_state import RunKeeper
 from bertorch.training.step import OptimizationStep
@@ -102,7 +103,7 @@ def _train(material: Material, steps: int, step_seconds: float, more: Sequence[s
         argv += ["--batch_size", str(BATCH_SIZE), "--max_steps", str(steps + 1), "--epochs", str(steps + 1)]
         # A graph is captured once: it would hold what the patch has it do.
         argv += ["--cuda_graphs", "off", "--compile", "off", *more]
-        run_classifier.run(cli.parse(run_classifier.ClassifierConfig, argv))
+        run_classifier.run(cli.parse(ClassifierConfig, argv))
         watch.ended = time.perf_counter()
         return watch, sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
@@ -113,9 +114,9 @@ def _simulated(step_seconds: float) -> Iterator[Watch]:
     watch = Watch()
     compute, finish_step = OptimizationStep._compute, RunKeeper.finish_step
 
-    def sleep(step: OptimizationStep, batches: Sequence[PackedBatch], label_count: int) -> Tensor:
+    def sleep(step: OptimizationStep, batches: Sequence[PackedBatch], *weights: Any) -> Tensor:
         if not watch.began:
-            reported = compute(step, batches, label_count)
+            reported = compute(step, batches, *weights)
             watch.began = time.perf_counter()
             return reported
         time.sleep(step_seconds)

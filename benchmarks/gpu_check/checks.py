@@ -25,6 +25,7 @@ from benchmarks.measuring import DATA, ROOT, run_command, timed
 from benchmarks.peers.ours import watched
 from benchmarks.peers.watching import Stopwatch
 from bertorch import cli, distributed, load
+from bertorch.config import ClassifierConfig
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.inference import engine
@@ -38,7 +39,7 @@ MODES = {
     "compiled, graphs": ("--compile", "on"),
 }
 SCRIPTS: dict[str, tuple[Any, Callable[[Any], None]]] = {
-    "run_classifier.py": (run_classifier.ClassifierConfig, run_classifier.run),
+    "run_classifier.py": (ClassifierConfig, run_classifier.run),
     "run_ner.py": (run_ner.NERConfig, run_ner.run),
 }
 

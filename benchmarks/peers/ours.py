@@ -17,10 +17,11 @@ from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
-from bertorch.tasks.classification import ClassificationTask, labelled_texts
+from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
+from bertorch.tasks.sequence_task import labelled_texts
 from bertorch.training.eval_loop import evaluate
 from bertorch.training.loop import fit
 from bertorch.training.start import started

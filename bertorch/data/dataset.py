@@ -11,7 +11,7 @@ from typing_extensions import override
 from bertorch.data.batch import PackedBatch
 from bertorch.data.numbering import numbered
 from bertorch.data.schedule import epoch_order
-from bertorch.data.texts import Columns
+from bertorch.data.texts import Columns, Interleaved
 from bertorch.data.tokens import TokenStore, tokenize
 from bertorch.errors import UserError
 
@@ -72,7 +72,7 @@ class TextRows(Examples):
 class Dataset(TextRows):
     """Examples of S sentences each with a label."""
 
-    labels: np.ndarray  # (N,), classes in int64 or scores in float64
+    labels: np.ndarray  # (N, …), such as classes (N,) in int64 or scores (N,) in float64
 
     @classmethod
     def of_sequences(
@@ -83,9 +83,14 @@ class Dataset(TextRows):
         *,
         max_length: int,
     ) -> "Dataset":
-        """Examples whose one or two texts are encoded together, as one sentence of at most `max_length` tokens."""
-        store = tokenize(tokenizer, columns, max_length, total=len(labels))
-        return cls(store, np.arange(len(store))[:, None], labels)
+        """Examples of one or two texts, which are encoded together, as one sentence of at most `max_length` tokens.
+
+        More than two columns are groups: the first text is encoded with each of the others, S sentences in all.
+        """
+        if len(columns) > 2:
+            columns = [Interleaved([columns[0]] * (len(columns) - 1)), Interleaved(columns[1:])]
+        store = tokenize(tokenizer, columns, max_length, total=len(columns[0]))
+        return cls(store, np.arange(len(store)).reshape(len(labels), -1), labels)
 
     @classmethod
     def of_sentences(

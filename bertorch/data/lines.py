@@ -155,17 +155,17 @@ def _decode(raw: bytes | int, *, blank_lines: bool = False) -> str:
     return line
 
 
-def split_columns(line: str, width: int, form: str, wider: str = "") -> list[str]:
+def split_columns(line: str, width: int, form: str, wider: str = "", *, last_may_be_blank: bool = False) -> list[str]:
     """The tab-separated columns of a line, `form` in errors; a `BadLineError` if not `width`, or if one is blank.
 
-    `wider` ends the error of a line with one column more.
+    `wider` ends the error of a line with one column more. The last one is not checked if it may be blank.
     """
     columns = line.split("\t")
     if len(columns) != width:
         expected = f"{width} column{'s' * (width > 1)}"
         hint = wider if len(columns) == width + 1 else ""
         raise BadLineError(f"expected {expected} ({form}), got {len(columns)}: {shorten(line)}{hint}")
-    if not all(map(str.strip, columns)):
+    if not all(map(str.strip, columns[:-1] if last_may_be_blank else columns)):
         raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")
     return columns
 

@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,10 @@ _SHOWN_NEGATIVES = 3
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """N texts or text pairs, each with a class or score."""
+    """N texts, pairs or rows of more texts, each with a class, a score, or several numbers."""
 
-    columns: tuple[Texts, ...]  # one column of N texts, or two for pairs
-    labels: np.ndarray  # (N,), class ids in int64 or scores in float64
+    columns: tuple[Texts, ...]  # of N texts each: one, two for pairs, or more
+    labels: np.ndarray  # (N, …), such as class ids (N,) in int64 or scores (N,) in float64
 
 
 def read_label_names(path: str) -> list[str]:
@@ -75,7 +76,7 @@ def read_labelled_texts(
 
     form = "text⇥label" if num_texts == 1 else "a⇥b⇥label"
     wider = "; lines of a⇥b⇥label need --is_text_pair" if num_texts == 1 else ""
-    return _read_with_targets(path, form, np.int64, label_id, on_bad_line=on_bad_line, wider=wider)
+    return read_with_targets(path, form, np.int64, label_id, on_bad_line=on_bad_line, wider=wider)
 
 
 def has_pairs(path: str) -> bool:
@@ -88,38 +89,52 @@ def has_pairs(path: str) -> bool:
 
 def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
     """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated."""
-
-    def score(column: str) -> float:
-        value = float(column) if _NUMBER.fullmatch(column.strip()) else math.nan
-        if not math.isfinite(value):
-            raise BadLineError(f"expected a number as score (a⇥b⇥score), got {shorten(column)}")
-        return value
-
-    pairs = _read_with_targets(path, "a⇥b⇥score", np.float64, score, on_bad_line=on_bad_line)
+    form = "a⇥b⇥score"
+    pairs = read_with_targets(path, form, np.float64, partial(finite_number, form=form), on_bad_line=on_bad_line)
     if pairs.labels.min() == pairs.labels.max():
         raise UserError(f"{path}: expected scores that differ, to correlate with, got only {pairs.labels[0]:g}")
     return pairs
 
 
-def _read_with_targets(
+def finite_number(column: str, *, form: str) -> float:
+    """A finite decimal number in a column of lines of this form; a `BadLineError` if it is none."""
+    value = float(column) if _NUMBER.fullmatch(column.strip()) else math.nan
+    if not math.isfinite(value):
+        raise BadLineError(f"expected a number as {form.rsplit('⇥', maxsplit=1)[-1]} ({form}), got {shorten(column)}")
+    return value
+
+
+def read_with_targets(
     path: str,
     form: str,
     dtype: type[np.number],
-    convert: Callable[[str], float],
+    convert: Callable[[str], Any],
     *,
+    shape: tuple[int, ...] = (),
     on_bad_line: str,
     wider: str = "",
+    may_be_blank: bool = False,
 ) -> LabelledTexts:
-    """The text columns of a file, and its last column converted."""
+    """The text columns of a file, and its last column converted to labels (N, *shape).
+
+    Args:
+        path, on_bad_line: see above.
+        form: names of the columns, between `⇥`.
+        dtype: of the labels.
+        convert: from the last column to a number, or for a `shape` to its numbers; it may raise a `BadLineError`.
+        wider: ends the error of a line with one column more.
+        may_be_blank: whether the last column may be blank.
+    """
     targets: array[Any] = array(np.dtype(dtype).char)
+    add = targets.extend if shape else targets.append
 
     def parse(line: str) -> list[str]:
-        *texts, target = split_columns(line, form.count("⇥") + 1, form, wider)
-        targets.append(convert(target))
+        *texts, target = split_columns(line, form.count("⇥") + 1, form, wider, last_may_be_blank=may_be_blank)
+        add(convert(target))
         return texts
 
     columns = columns_of(read_rows(path, parse, on_bad_line=on_bad_line))
-    return LabelledTexts(columns, np.frombuffer(targets, dtype))
+    return LabelledTexts(columns, np.frombuffer(targets, dtype).reshape(-1, *shape))
 
 
 def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from operator import eq
 from typing import Any, TypeAlias, TypeVar
 
@@ -72,6 +72,22 @@ class TextLists(_Stored[list[str]]):
 
     def __iter__(self) -> Iterator[list[str]]:
         return map(json.loads, self._lists)
+
+
+class Interleaved(Collection[str]):
+    """The texts of several columns of N texts, row after row."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return sum(map(len, self._columns))
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(zip(*self._columns, strict=True))
+
+    def __contains__(self, text: object) -> bool:
+        return any(text in column for column in self._columns)
 
 
 class _Column:

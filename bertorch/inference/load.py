@@ -18,7 +18,7 @@ from bertorch.inference.model import Model
 from bertorch.precision import Precision
 from bertorch.tasks.base import LoadedFolder, Task
 from bertorch.tasks.metadata import KEY, ModelMetadata
-from bertorch.tasks.registry import foreign_task, task_of
+from bertorch.tasks.registry import TASKS, foreign_task, task_of
 from bertorch.weights import load_weights
 
 _OPTION = "the model's folder"
@@ -63,10 +63,10 @@ def is_own(folder: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return True  # damaged: loading it says what is wrong
     task = metadata.get("task") if isinstance(metadata, dict) else None
-    heads = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
-    if not isinstance(task, str) or task not in heads:
-        return metadata is not None and not architecture.endswith(tuple(heads.values()))
-    return architecture.endswith(heads[task])
+    endings = {name: kind.architecture for name, kind in TASKS.items() if kind.architecture}
+    if not isinstance(task, str) or task not in endings:
+        return metadata is not None and not architecture.endswith(tuple(endings.values()))
+    return architecture.endswith(endings[task])
 
 
 def _own_task(folder: str, max_seq_length: int | None) -> Task[Any]:

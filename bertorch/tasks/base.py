@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypedDict, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -97,6 +98,7 @@ class Task(ABC, Generic[B]):
     scripts: ClassVar[str]  # that save such folders
     pipeline_tag: ClassVar[str]  # what the model is for, as the hub names it
     library: ClassVar[str] = "transformers"  # what loads it, as the hub names it
+    architecture: ClassVar[str] = ""  # how the name of its class in transformers ends, if the whole model is one
     head: str  # its name in config.json
     label_names: Sequence[str] = ()  # C of them in the order of their ids; none without classes
     loss_parts: tuple[str, ...] = ("loss",)  # keys of `losses`; a training line has their means over the labels
@@ -126,6 +128,10 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def losses_of(self, outputs: Tensor, batch: B) -> Losses:
         """The parts of the loss, from the outputs of a batch."""
+
+    def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
+        """What these examples weigh in the mean of the loss; the other parts are means over the labels."""
+        return examples.label_count(indices)
 
     @abstractmethod
     def metric(self, device: torch.device) -> Metric[B]:

@@ -15,12 +15,15 @@ from bertorch.tasks.base import InputSettings, LoadedFolder, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.sentence_bert import SentenceBertTask
+from bertorch.tasks.sequence_task import SequenceTask
 from bertorch.tasks.tag_heads import LinearTagger
 from bertorch.tasks.tagging import TaggingTask
 
 TASKS: dict[str, type[Task[Any]]] = {
     task.name: task for task in (ClassificationTask, SentenceBertTask, ContrastiveTask, TaggingTask)
 }
+# Of `run_classifier.py`, by the name of the option.
+PROBLEMS: dict[str, type[SequenceTask]] = {task.problem_type: task for task in (ClassificationTask,)}
 _OPTION = "the model's folder"
 
 

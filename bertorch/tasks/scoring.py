@@ -24,9 +24,11 @@ _FORMS = {1: "a text", 2: "a pair, a tuple of two texts", 0: "a text or a pair o
 class Prediction(NamedTuple):
     """What a model says of a text or a pair."""
 
-    label: str | None  # the likeliest; None of a model that only embeds
-    probabilities: Mapping[str, float]  # of each label, in the order of the label file
-    cosine: float | None  # of the embeddings of a pair; None of a classifier, which has none
+    label: str | None = None  # the likeliest; None without classes
+    probabilities: Mapping[str, float] = {}
+    cosine: float | None = None  # of the embeddings of a pair; None of a classifier, which has none
+    labels: Sequence[str] = ()  # those that hold: the likeliest, or all over their thresholds
+    score: float | None = None  # of a model without classes
 
     @property
     def probability(self) -> float | None:
@@ -87,7 +89,8 @@ class ScoringTask(Task[PackedBatch]):
         """A row of `scorer` as a prediction."""
         probabilities = dict(zip(self.label_names, row, strict=False))
         cosine = row[-1] if self.embedding_size else None
-        return Prediction(max(probabilities, key=probabilities.__getitem__, default=None), probabilities, cosine)
+        label = max(probabilities, key=probabilities.__getitem__, default=None)
+        return Prediction(label, probabilities, cosine, labels=() if label is None else (label,))
 
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:

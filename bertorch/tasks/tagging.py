@@ -48,6 +48,7 @@ class TaggingTask(Task[TaggedBatch]):
     name = "tagging"
     scripts = "run_ner.py"
     pipeline_tag = "token-classification"
+    architecture = "ForTokenClassification"
 
     def __init__(
         self,

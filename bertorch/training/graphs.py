@@ -8,6 +8,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ MULTIPLE = 128  # a batch's tokens are rounded up to a multiple, so that a run h
 MOST_GRAPHS = 64
 
 Work = Callable[[], Tensor]
-Compute = Callable[[PackedBatch, Tensor], Tensor]
+Compute = Callable[[PackedBatch, Tensor, Tensor], Tensor]
 Shape = tuple[Any, ...]
 
 
@@ -70,8 +71,8 @@ class StepGraphs:
     learning rates from the same fp32 tensors, so that a step is the same either way.
 
     Args:
-        compute: from a batch on the device and the label count, a scalar tensor, to what the step reports; it changes
-            weights and optimiser, and leaves no gradients.
+        compute: from a batch on the device, the label count and the weight of the loss, scalar tensors, to what the
+            step reports; it changes weights and optimiser, and leaves no gradients.
         optimizer, device: those of `compute`.
         capture: such as `CudaCapture`.
     """
@@ -81,15 +82,16 @@ class StepGraphs:
     ) -> None:
         self._compute, self._capture = compute, capture
         self._optimizer, self._device = optimizer, device
-        self._label_count = torch.zeros((), device=device)
+        self._label_count, self._loss_weight = torch.zeros(2, device=device)  # () each
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._seen: set[Shape] = set()
         self._replays: dict[Shape, tuple[PackedBatch, Work]] = {}  # of each shape the static batch that a replay reads
         self._failed = False
 
-    def __call__(self, batch: PackedBatch, label_count: int) -> Tensor:
+    def __call__(self, batch: PackedBatch, label_count: int, loss_weight: float) -> Tensor:
         """What the step on a batch of `PackedBatch.filled` reports, in memory of its own."""
         self._label_count.fill_(label_count)
+        self._loss_weight.fill_(loss_weight)
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         shape = _shape_of(batch)
@@ -103,7 +105,7 @@ class StepGraphs:
             return replay()
         self._seen.add(shape)
         with self._rates_from_tensors():
-            return self._compute(batch.to(self._device), self._label_count)
+            return self._compute(batch.to(self._device), self._label_count, self._loss_weight)
 
     def _may_capture(self) -> bool:
         return not self._failed and len(self._replays) < MOST_GRAPHS
@@ -112,7 +114,8 @@ class StepGraphs:
         static = batch.to(self._device)
         try:
             with self._rates_from_tensors():
-                self._replays[shape] = static, self._capture(lambda: self._compute(static, self._label_count))
+                work = partial(self._compute, static, self._label_count, self._loss_weight)
+                self._replays[shape] = static, self._capture(work)
         except Exception as error:  # noqa: BLE001 - whatever cannot be captured runs eagerly
             reason = (str(error).splitlines() or [""])[0]
             logger.info("CUDA graphs: off, capture failed: {}: {}", type(error).__name__, reason)

@@ -87,12 +87,13 @@ def _run(
     """Take the scheduled steps, or fewer if `--patience` ends the run early."""
     rank, world_size = distributed.rank(), distributed.world_size()
 
-    def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, list[PackedBatch]]:
+    def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, float, list[PackedBatch]]:
         shares = [share(indices, rank, world_size) for indices in now.batches]
         # A loss with negatives from all processes is computed by all of them, even by one without examples.
         local_batches = [indices for indices in shares if len(indices) or task.negatives is Negatives.GLOBAL]
         label_count = sum(map(train.label_count, now.batches))
-        return now, label_count, [step.prepared(train.batch(indices)) for indices in local_batches]
+        loss_weight = sum(task.loss_weight(train, indices) for indices in now.batches)
+        return now, label_count, loss_weight, [step.prepared(train.batch(indices)) for indices in local_batches]
 
     task.model.train()
     keeper.clock.start()
@@ -105,12 +106,12 @@ def _run(
         log.progress_bar(keeper.run.last_step, done=keeper.run.step) as progress,
         closing(prefetched(prepared, scheduled)) as steps,
     ):
-        for now, label_count, batches in steps:
+        for now, label_count, loss_weight, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
             rates = _rates(step, task)
             tokens = sum(batch.tokens for batch in batches)
             with explain_out_of_memory(f"step {now.number}", IN_TRAINING, tokens):
-                reported = step(batches, label_count)
+                reported = step(batches, label_count, loss_weight)
             training_log.step(reported, now, tokens=tokens, rates=rates, overflows=step.overflows)
             stop = interruption.requested(now.number)
             if stop or keeper.is_due(now.number):

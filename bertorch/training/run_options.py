@@ -44,9 +44,11 @@ def plain_options(config: TrainingConfig) -> dict[str, Any]:
     """The script, and those options of which nothing but the value counts."""
     described: dict[str, Any] = {"script": type(config).__name__}
     for declared in fields(config):
-        is_plain = declared.metadata["shapes_result"] and not declared.metadata["is_input"]
-        if is_plain and declared.name not in ("precision", "batch_size"):
-            described[f"--{declared.name}"] = getattr(config, declared.name)
+        value, metadata = getattr(config, declared.name), declared.metadata
+        is_plain = metadata["shapes_result"] and not metadata["is_input"]
+        is_new_default = metadata["is_later"] and value == declared.default
+        if is_plain and not is_new_default and declared.name not in ("precision", "batch_size"):
+            described[f"--{declared.name}"] = value
     return described
 
 

@@ -66,7 +66,7 @@ class OptimizationStep(Stateful):
         self._graphs = None
         if capture is not None:
             self._graphs = StepGraphs(
-                lambda batch, label_count: self._compute([batch], label_count),
+                lambda batch, label_count, loss_weight: self._compute([batch], label_count, loss_weight),
                 optimizer,
                 self._device,
                 capture,
@@ -81,45 +81,52 @@ class OptimizationStep(Stateful):
         """The batch in the form that the step takes fastest; any thread may call it."""
         return (batch if self._graphs is None else batch.filled(MULTIPLE)).ready_for(self._device)
 
-    def __call__(self, batches: Sequence[PackedBatch], label_count: int) -> Tensor:
+    def __call__(self, batches: Sequence[PackedBatch], label_count: int, loss_weight: float | None = None) -> Tensor:
         """Take the step.
 
         Args:
             batches: this process's share of the step's batches.
-            label_count: labels of the step over all its batches and processes; the loss is the mean over them.
+            label_count: labels of the step over all its batches and processes; what is reported is the mean over
+                them.
+            loss_weight: what the loss alone is divided by, where the labels weigh differently; None: `label_count`.
 
         Returns:
             (reports,) fp64: this process's part of each, to be summed over the processes.
         """
+        loss_weight = label_count if loss_weight is None else loss_weight
         if self._graphs is not None and len(batches) == 1:
-            reported = self._graphs(batches[0], label_count)
+            reported = self._graphs(batches[0], label_count, loss_weight)
         else:
-            reported = self._compute([batch.to(self._device) for batch in batches], label_count)
+            reported = self._compute([batch.to(self._device) for batch in batches], label_count, loss_weight)
         if self._overflowed:
             self.overflows += 1
         else:
             self._scheduler.step()
         return reported
 
-    def _compute(self, batches: Sequence[PackedBatch], label_count: int | Tensor) -> Tensor:
+    def _compute(
+        self, batches: Sequence[PackedBatch], label_count: int | Tensor, loss_weight: float | Tensor
+    ) -> Tensor:
         """What the device does, and a CUDA graph holds: gradients of all batches, then the update."""
         sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)  # (loss_parts,)
         for batch in batches:
-            compute = partial(self._forward_backward, batch, label_count)
+            compute = partial(self._forward_backward, batch, loss_weight)
             for hook in self._around_backward:
                 compute = partial(hook.around_backward, compute, batch)
             losses = compute()
             sums += torch.stack([losses[name].detach().double() for name in self._loss_parts])
         reported = self._update()
-        return torch.cat([sums / label_count, reported / distributed.world_size()])
+        totals = [loss_weight if name == "loss" else label_count for name in self._loss_parts]
+        means = [total / count for total, count in zip(sums, totals, strict=True)]
+        return torch.cat([torch.stack(means), reported / distributed.world_size()])
 
-    def _forward_backward(self, batch: PackedBatch, label_count: int | Tensor) -> Losses:
+    def _forward_backward(self, batch: PackedBatch, loss_weight: float | Tensor) -> Losses:
         compute: Callable[[], Losses] = partial(self._losses_of, batch)
         for hook in self._around_loss:
             compute = partial(hook.around_loss, compute, batch)
         with self.precision.autocast(keep_cast_weights=False):
             losses = compute()
-        self._scaler.scale(losses["loss"] / label_count).backward()
+        self._scaler.scale(losses["loss"] / loss_weight).backward()
         return losses
 
     def _update(self) -> Tensor:

@@ -18,9 +18,9 @@ from bertorch.data.dataset import TextRows
 from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
-from bertorch.tasks.classification import labelled_texts
 from bertorch.tasks.contrastive import anchors_with_positives, scored_pairs, sentences_twice
 from bertorch.tasks.sentence_bert import labelled_pairs
+from bertorch.tasks.sequence_task import labelled_texts
 from bertorch.tasks.tagging import tagged_sentences
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from bertorch.data.load import load_examples
-from bertorch.tasks.classification import labelled_texts
+from bertorch.tasks.sequence_task import labelled_texts
 from bertorch.training.drawn_examples import DRAWN
 from tests.conftest import REVIEWS, TINY
 from tests.short_runs import config, trained

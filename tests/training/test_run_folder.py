@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertorch.config import TrainingConfig
+from bertorch.config import ClassifierConfig, TrainingConfig
 from bertorch.data.model_digests import ModelDigests
 from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD, RunFolder
-from bertorch.training.run_options import describe_run
+from bertorch.training.run_options import describe_run, plain_options
 from bertorch.training.run_state import RunState
 from bertorch.training.state import State
 from bertorch.weights import WEIGHTS
@@ -316,3 +316,12 @@ def test_where_evaluations_decide_their_steps_make_a_run_another(choice, tmp_pat
     )
     assert same == every_hundred
     assert (every_ten == every_hundred) == (not choice)
+
+
+def test_the_record_has_a_later_option_only_if_it_is_used():
+    """A run from before it was written with its default."""
+    options = {"train_data_file": "t", "label_file": "l"}
+    assert "--problem_type" not in plain_options(ClassifierConfig(**options))
+    assert "--is_text_pair" in plain_options(ClassifierConfig(**options))
+    used = ClassifierConfig(train_data_file="t", problem_type="ranking")
+    assert plain_options(used)["--problem_type"] == "ranking"

@@ -32,7 +32,7 @@ class BagOfTokens(nn.Module):
         return torch.stack([hidden[start:end].mean(0) for start, end in pairwise(bounds)])
 
 
-def take_steps(batches, *, max_grad_norm=0.0, steps=1):
+def take_steps(batches, *, max_grad_norm=0.0, steps=1, loss_weight=None):
     model = BagOfTokens()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
@@ -52,7 +52,7 @@ def take_steps(batches, *, max_grad_norm=0.0, steps=1):
         hooks=[ClipGradients(max_grad_norm)] if max_grad_norm else [],
     )
     for _ in range(steps):
-        reported = step(batches, label_count=sum(batch.size for batch in batches))
+        reported = step(batches, label_count=sum(batch.size for batch in batches), loss_weight=loss_weight)
     return model, dict(zip(step.reports, reported.tolist(), strict=True))
 
 
@@ -65,6 +65,20 @@ def expected_step(batch, *, max_grad_norm=0.0):
         gradient = gradient * (max_grad_norm / norm)
     weight = model.embedding.weight.detach()
     return weight - 0.5 * (gradient + 0.1 * weight), loss.item(), norm.item()
+
+
+def test_the_loss_alone_is_divided_by_its_weight():
+    """A weighted mean: of two batches with weights of 3 and 1.5 in all."""
+    batches = [random_batch([3, 5, 2]), random_batch([4, 1])]
+    model = BagOfTokens()
+    sums = [F.cross_entropy(model(batch), batch.labels, reduction="sum") for batch in batches]
+    expected = (sums[0] + sums[1]) / 4.5
+    right = sum((model(batch).argmax(-1) == batch.labels).sum().item() for batch in batches)
+    (gradient,) = torch.autograd.grad(expected, [model.embedding.weight])
+    model, reported = take_steps(batches, loss_weight=4.5)
+    assert reported["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert reported["accuracy"] == pytest.approx(right / 5)
+    assert reported["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3, 100.0])

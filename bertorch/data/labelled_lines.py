@@ -1,0 +1,119 @@
+"""What a line of `run_classifier.py` has for each problem type: the one place that knows these forms.
+
+All readers raise a `UserError` for a missing or empty file and for malformed lines; `on_bad_line="skip"` skips such
+lines, see `bertorch.data.lines`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from loguru import logger
+
+from bertorch.data.lines import BadLineError, first_few, shorten
+from bertorch.data.numbering import numbered
+from bertorch.data.readers import LabelledTexts, finite_number, read_labelled_texts, read_pairs, read_with_targets
+from bertorch.data.texts import columns_of
+from bertorch.errors import UserError
+
+
+def read_labelled(
+    path: str,
+    form: str,
+    *,
+    label_names: Sequence[str],
+    num_texts: int,
+    label_separator: str = ",",
+    on_bad_line: str = "stop",
+) -> LabelledTexts:
+    """Read texts, or pairs with `num_texts=2`, with what `form` has beside them.
+
+    | form | line | labels |
+    |---|---|---|
+    | single_label | `text⇥label` | (N,) int64, indices of `label_names` |
+    | multi_label | `text⇥a,b`, or `text⇥` without a label | (N, C) uint8, 1 for each label of the text |
+    | score | `text⇥score` | (N,) fp64 |
+    | ranking | `query⇥candidate⇥relevance` | (N, 2) fp64, the relevance and the number of the query from 0 |
+    | groups | `query⇥positive⇥negative…` | (N,) int64, the index of the right candidate: 0 |
+
+    The columns of groups are those of the lines; those of the other forms are texts or pairs.
+
+    Raises:
+        UserError: see above; of `ranking` also if no query has a relevant candidate.
+    """
+    if form == "single_label":
+        return read_labelled_texts(path, label_names, num_texts=num_texts, on_bad_line=on_bad_line)
+    if form == "groups":
+        return _read_groups(path, on_bad_line)
+    readers: dict[str, Callable[..., LabelledTexts]] = {
+        "multi_label": partial(_read_label_sets, label_names=label_names, separator=label_separator),
+        "score": _read_scores,
+        "ranking": _read_candidates,
+    }
+    return readers[form](path, num_texts=num_texts, on_bad_line=on_bad_line)
+
+
+def require_separable(label_names: Sequence[str], separator: str, path: str) -> None:
+    """Raise a `UserError` if a label of a label file contains what separates labels."""
+    for number, name in enumerate(label_names, start=1):
+        if separator in name:
+            raise UserError(
+                f"{path}:{number}: expected a label without {separator!r}, which separates the labels of a text, got "
+                f"{shorten(name)}; choose another --label_separator"
+            )
+
+
+def _read_label_sets(
+    path: str, *, label_names: Sequence[str], num_texts: int, separator: str, on_bad_line: str
+) -> LabelledTexts:
+    ids = {name: index for index, name in enumerate(label_names)}
+
+    def convert(column: str) -> bytearray:
+        row = bytearray(len(ids))
+        for name in map(str.strip, column.split(separator)) if column.strip() else ():
+            if name not in ids:
+                raise BadLineError(f"expected labels of the label file ({first_few(label_names)}), got {shorten(name)}")
+            row[ids[name]] = 1
+        return row
+
+    form = "text⇥labels" if num_texts == 1 else "a⇥b⇥labels"
+    shape = (len(ids),)
+    return read_with_targets(path, form, np.uint8, convert, shape=shape, may_be_blank=True, on_bad_line=on_bad_line)
+
+
+def _read_scores(path: str, *, num_texts: int, on_bad_line: str) -> LabelledTexts:
+    form = "text⇥score" if num_texts == 1 else "a⇥b⇥score"
+    return read_with_targets(path, form, np.float64, partial(finite_number, form=form), on_bad_line=on_bad_line)
+
+
+def _read_candidates(path: str, *, num_texts: int, on_bad_line: str) -> LabelledTexts:
+    form = "query⇥candidate⇥relevance"
+    assert num_texts == form.count("⇥")
+
+    def convert(column: str) -> float:
+        relevance = finite_number(column, form=form)
+        if relevance < 0:
+            raise BadLineError(f"expected a relevance of at least 0 ({form}), got {shorten(column)}")
+        return relevance
+
+    read = read_with_targets(path, form, np.float64, convert, on_bad_line=on_bad_line)
+    _, numbers = numbered(read.columns[:1])  # (N, 1)
+    queries, relevances = numbers[:, 0], read.labels  # (N,) each
+    best = np.zeros(queries.max() + 1)  # (queries,)
+    np.maximum.at(best, queries, relevances)
+    kept = np.flatnonzero(best[queries] > 0)
+    if not len(kept):
+        raise UserError(f"{path}: expected queries with a relevant candidate ({form} above 0), got none")
+    columns: Sequence[Any] = read.columns
+    if len(kept) < len(queries):
+        logger.warning("{}: queries without a relevant candidate are left out: {}", path, int((best == 0).sum()))
+        columns = columns_of([column[index] for column in read.columns] for index in kept.tolist())
+    return LabelledTexts(tuple(columns), np.stack([relevances, queries], axis=1)[kept])
+
+
+def _read_groups(path: str, on_bad_line: str) -> LabelledTexts:
+    columns = read_pairs(path, on_bad_line=on_bad_line)
+    if len(columns) < 3:
+        raise UserError(f"{path}: expected at least 3 columns (query⇥positive⇥negative…), got 2: nothing to rank")
+    return LabelledTexts(columns, np.zeros(len(columns[0]), np.int64))

@@ -1,0 +1,181 @@
+"""What the problem types of `run_classifier.py` share: a classification model of transformers over texts or pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Self, Unpack
+
+import numpy as np
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from typing_extensions import override
+
+from bertorch.config import ClassifierConfig
+from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Dataset, Examples
+from bertorch.data.labelled_lines import read_labelled
+from bertorch.data.readers import LabelledTexts, has_pairs
+from bertorch.data.texts import Columns
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.pretrained import empty_model, saved_label_names
+from bertorch.tasks.base import InputSettings, LoadedFolder
+from bertorch.tasks.scoring import ScoringTask
+from bertorch.weights import load_into
+
+Reader = Callable[..., Dataset]
+
+
+def labelled_texts(
+    path: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    label_names: Sequence[str],
+    num_texts: int,
+    form: str = "single_label",
+    label_separator: str = ",",
+    on_bad_line: str,
+) -> Dataset:
+    """Texts or pairs with labels; the texts of a pair are encoded together. See `read_labelled`."""
+    read = read_labelled(
+        path,
+        form,
+        label_names=label_names,
+        num_texts=num_texts,
+        label_separator=label_separator,
+        on_bad_line=on_bad_line,
+    )
+    return Dataset.of_sequences(tokenizer, read.columns, read.labels, max_length=max_length)
+
+
+class SequenceTask(ScoringTask):
+    """A problem type: a model that gives logits for a text or a pair.
+
+    Args:
+        model: gives logits (N, C).
+        label_names: C of them; none where the logits are no classes.
+        text_pair: whether the inputs are pairs; None if that is not known, and both are taken.
+        inputs: see `Task`.
+    """
+
+    scripts = "run_classifier.py"
+    pipeline_tag = "text-classification"
+    architecture = "ForSequenceClassification"
+    head = "linear"
+    problem_type: ClassVar[str]  # of `--problem_type`, and of the lines that `read_labelled` reads
+    library_problem_type: ClassVar[str]  # transformers' name of it, which a pipeline goes by
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        label_names: Sequence[str] = (),
+        *,
+        text_pair: bool | None = False,
+        **inputs: Unpack[InputSettings],
+    ) -> None:
+        super().__init__(model, **inputs)
+        self.label_names = label_names
+        self._text_pair = text_pair
+
+    @classmethod
+    def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
+        """Reading functions of training and dev data, see `bertorch.data.load.load_examples`."""
+        read = partial(
+            labelled_texts,
+            label_names=label_names,
+            num_texts=config.num_texts,
+            form=cls.problem_type,
+        )
+        return read, read
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        train: Examples,  # noqa: ARG003 - for what depends on how often a label occurs
+    ) -> Self:
+        """Build the task that the options describe, see `from_pretrained`."""
+        return cls.from_pretrained(
+            config.pretrained_model_name_or_path,
+            tokenizer,
+            label_names,
+            text_pair=config.num_texts == 2,
+            max_seq_length=config.max_seq_length,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        *,
+        text_pair: bool,
+        max_seq_length: int,
+        **settings: Any,
+    ) -> Self:
+        """Load a hub model or local folder with a head for these labels, or for one number without labels.
+
+        `settings` are keyword arguments of the task.
+
+        Raises:
+            UserError: it cannot be loaded, has no classification head, or fewer positions than `max_seq_length`.
+        """
+        model = SequenceClassifier.from_pretrained(name, label_names or ["score"], cls.library_problem_type)
+        model.encoder.require_positions(max_seq_length)
+        settings |= {"tokenizer": tokenizer, "max_seq_length": max_seq_length}
+        return cls(model, label_names, text_pair=text_pair, **settings)
+
+    @classmethod
+    @override
+    def from_folder(cls, loaded: LoadedFolder) -> Self:
+        model = SequenceClassifier(empty_model(AutoModelForSequenceClassification, loaded.config, loaded.folder))
+        load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
+        text_pair = loaded.metadata.setting("text_pair", (None, False, True), loaded.folder)
+        return cls(model, cls._saved_labels(loaded), text_pair=text_pair, **cls._saved_settings(loaded))
+
+    @classmethod
+    def _saved_labels(cls, loaded: LoadedFolder) -> Sequence[str]:
+        return saved_label_names(loaded.config, loaded.folder)
+
+    @classmethod
+    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
+        """The keyword arguments of the task that a folder holds."""
+        return loaded.inputs
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        return {"text_pair": self._text_pair}
+
+    @property
+    @override
+    def num_texts(self) -> int:
+        return 0 if self._text_pair is None else 1 + self._text_pair
+
+    @override
+    def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
+        return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
+
+    @override
+    def _scores(self, batch: PackedBatch) -> Tensor:
+        return self.probabilities(self.outputs(batch).float())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What is predicted, from logits (N, C): the logits themselves if they are no classes."""
+        return logits
+
+    @override
+    def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
+        num_texts = self.num_texts or 1 + has_pairs(path)
+        return read_labelled(
+            path, self.problem_type, label_names=self.label_names, num_texts=num_texts, on_bad_line=on_bad_line
+        )
+
+    @override
+    def usage(self) -> tuple[str, str]:
+        first, second = "房间干净，早餐也丰富。", "早餐不错。"
+        ours, theirs = ((first, second), {"text": first, "text_pair": second}) if self._text_pair else (first, first)
+        elsewhere = "from transformers import pipeline\n\n"
+        elsewhere += f'print(pipeline("{self.pipeline_tag}", model={{folder}})({theirs!r}))'
+        return f"predict([{ours!r}])[0].{'label' if self.label_names else 'score'}", elsewhere
