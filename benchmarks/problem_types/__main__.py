@@ -152,7 +152,16 @@ class Comparison:
                 "1000000",
             ]
             run_command(
-                [*arguments, "--keep_checkpoints", "0", "--overwrite", *self.case.shared, *self.case.ours[name]]
+                [
+                    *arguments,
+                    "--save_steps",
+                    "1000000",
+                    "--keep_checkpoints",
+                    "0",
+                    "--overwrite",
+                    *self.case.shared,
+                    *self.case.ours[name],
+                ]
             )
             evaluate = [sys.executable, "-m", "bertorch.evaluate", "--model_dir", str(folder / "model")]
             run_command([*evaluate, "--input_file", str(self._data / "dev.txt"), "--output_dir", str(report.parent)])

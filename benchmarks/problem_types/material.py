@@ -61,8 +61,9 @@ def near_misses(source: Path, target: Path, *, groups: int) -> None:
     """
     chance = random.Random(0)
     for name in ("train", "dev"):
-        positives, negatives = defaultdict(set), defaultdict(set)
-        texts = set()
+        positives: defaultdict[str, set[str]] = defaultdict(set)
+        negatives: defaultdict[str, set[str]] = defaultdict(set)
+        texts: set[str] = set()
         for one, other, label in zip(*columns(str(source / f"{name}.txt")), strict=True):
             for query, candidate in ((one, other), (other, one)):
                 (positives if label == "1" else negatives)[query].add(candidate)
