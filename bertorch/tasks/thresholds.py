@@ -88,9 +88,7 @@ class _Cuts:
         lower, upper = lower[taken], upper[taken]  # (cuts,) each
         with np.errstate(invalid="ignore"):  # ∞ − ∞, which is replaced
             middle = lower + (upper - lower) / 2
-        middle = np.where(
-            middle < upper, middle, lower
-        )  # neighbours have none, nor has the first cut
+        middle = np.where(middle < upper, middle, lower)  # neighbours have none, nor has the first cut
         middle = np.where(np.isfinite(lower), middle, np.nextafter(upper, -np.inf))  # below all scores
         return cls(taken, right[taken], np.where((lower <= DEFAULT) & (upper > DEFAULT), DEFAULT, middle))
 
