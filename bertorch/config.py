@@ -17,7 +17,9 @@ COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
-PROBLEM_TYPES = ("single_label",)
+PROBLEM_TYPES = ("single_label", "multi_label")
+AVERAGES = ("macro", "micro")
+MULTI_LABEL_LOSSES = ("bce", "zlpr")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -217,8 +219,18 @@ class ClassifierConfig(TrainingConfig):
     )
     is_text_pair: bool = option(False, help="lines are a⇥b⇥label, not text⇥label")
     problem_type: str = option(
-        "single_label", choices=PROBLEM_TYPES, is_later=True, help="single_label: one label a text"
+        "single_label",
+        choices=PROBLEM_TYPES,
+        is_later=True,
+        help="single_label: one label a text; multi_label: several or none, with --label_separator between them",
     )
+    multi_label_loss: str = option(
+        MULTI_LABEL_LOSSES[0],
+        choices=MULTI_LABEL_LOSSES,
+        is_later=True,
+        help="multi_label: bce: binary cross-entropy of each label; zlpr: each label against all of the other kind",
+    )
+    label_separator: str = option(",", is_later=True, help="multi_label: stands between the labels of a text")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,6 +238,12 @@ class ClassifierConfig(TrainingConfig):
             raise UserError(f"--problem_type {self.problem_type} needs --label_file with its labels, one a line")
         if not self.has_labels and self.label_file is not None:
             raise UserError(f"--problem_type {self.problem_type} has no labels; leave out --label_file")
+        if self.problem_type != "multi_label":
+            for name, default in (("multi_label_loss", MULTI_LABEL_LOSSES[0]), ("label_separator", ",")):
+                if getattr(self, name) != default:
+                    raise UserError(f"--{name} is for --problem_type multi_label, got {self.problem_type}")
+        if not self.label_separator.isprintable():
+            raise UserError(f"--label_separator: expected printable characters, got {self.label_separator!r}")
 
     @property
     def has_labels(self) -> bool:

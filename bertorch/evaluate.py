@@ -7,14 +7,20 @@ r"""Evaluate a trained model, of any of the five scripts, on a labelled file in 
 Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion.png`:
 
     run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusions
+      with several labels a text             exact match, macro and micro F1, a table by label
     run_sentencebert.py                      the best thresholds of the cosine; with two labels its correlations
     run_simcse.py, run_batchneg.py           Spearman and Pearson correlation; thresholds where the scores are 0 and 1
     run_ner.py                               F1 of entities by type: strict, and lenient: one shared token is enough
 
-`errors.tsv` has the misclassified examples with their number, both labels and the probability of the wrong one (or
-the cosine), and the sentences whose entities are not all right.
+`errors.tsv` has the misclassified examples with their number, both labels, the probability of the wrong one (or the
+cosine) and the loss, the largest loss first, and the sentences whose entities are not all right.
+
+With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
+F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on
+examples that they were not tuned on. Nothing else changes the model's folder.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import ON_BAD_LINE, InferenceConfig, option
+from bertorch.config import AVERAGES, ON_BAD_LINE, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, require_matplotlib
 from bertorch.files import refuse_existing, to_json, whole_output
 
 if TYPE_CHECKING:
-    from bertorch.tasks.base import Errors
+    from bertorch.tasks.base import Errors, Task
 
 MOST_DRAWN = 100  # labels in the picture
 MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
@@ -44,12 +50,36 @@ class EvaluateConfig(InferenceConfig):
     output_dir: str = option(help="where the report goes")
     on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is skipped")
     plot: bool = option(False, help="also draw the confusion matrix; needs the extra 'plots'")
+    tune_thresholds: str | None = option(
+        None,
+        choices=AVERAGES,
+        help="with several labels a text: store the thresholds of the best F1, macro or micro, in --model_dir",
+    )
 
 
 def run(config: EvaluateConfig) -> None:
     """Predict, compare, write."""
+    with _writing_to_model(config):
+        _evaluate(config)
+
+
+def _writing_to_model(config: EvaluateConfig) -> AbstractContextManager[None]:
+    """While thresholds are tuned, no run replaces the weights that they are for."""
+    folder = Path(config.model_dir)
+    if config.tune_thresholds is None or not folder.is_dir():  # the latter is an error of loading
+        return nullcontext()
+    from bertorch.training.checkpoints import STATE
+    from bertorch.training.run_folder import LOCK
+    from bertorch.writer_lock import only_writer
+
+    owner = folder.resolve().parent if (folder / STATE).exists() else folder  # of a checkpoint: the run's
+    return only_writer(owner / LOCK, f"--model_dir {config.model_dir}")
+
+
+def _evaluate(config: EvaluateConfig) -> None:
     from bertorch import distributed
     from bertorch.inference.load import load_shared
+    from bertorch.tasks.metadata import update_settings
     from bertorch.training.eval_loop import evaluate
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
@@ -61,13 +91,36 @@ def run(config: EvaluateConfig) -> None:
     task = model.task
     if config.plot and not task.has_confusions:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
+    if config.tune_thresholds is not None:
+        _require_thresholds(config, task)
     source, examples = task.read_labelled(config.input_file, config.on_bad_line)
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
-        header = {"model": config.model_dir, "task": task.name, "data": config.input_file}
-        _write(header | metric.report(), task.errors(metric, source), config)
+        report = {"model": config.model_dir, "task": task.name, "data": config.input_file, **metric.report()}
+        errors = task.errors(metric, source)
+        if config.tune_thresholds is not None:
+            report["tuned"] = task.tune_thresholds(metric, config.tune_thresholds)
+        _write(report, errors, config)
+    if config.tune_thresholds is not None:
+        distributed.on_main(lambda: update_settings(config.model_dir, task.settings()))
+        logger.info("{}: has the thresholds of the best {} F1", config.model_dir, config.tune_thresholds)
     distributed.barrier()
+
+
+def _require_thresholds(config: EvaluateConfig, task: "Task[Any]") -> None:
+    from bertorch.inference.load import is_own
+
+    if not task.has_thresholds:
+        raise UserError(
+            "--tune_thresholds is for models that give a text several labels, and this one, of the task "
+            f"{task.name}, has no thresholds; leave it out"
+        )
+    if not is_own(config.model_dir):
+        raise UserError(
+            f"--tune_thresholds stores the thresholds in --model_dir {config.model_dir}, which bertorch did not save; "
+            "leave it out"
+        )
 
 
 def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> None:

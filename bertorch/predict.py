@@ -7,6 +7,7 @@ r"""Predict with a trained model, of any of the five scripts: the folder says wh
 A line of input gives a line of output, in the order of the input:
 
     run_classifier.py       text, or a⇥b            label⇥probability of each label
+      several labels        text, or a⇥b            labels over their thresholds, or none⇥probability of each label
     run_sentencebert.py     a⇥b                     label⇥probability of each label
     run_simcse.py           a⇥b                     cosine
     run_batchneg.py         a⇥b                     cosine

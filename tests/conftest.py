@@ -26,6 +26,7 @@ from bertorch import distributed
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "data" / "bert-tiny-zh"
 REVIEWS = ROOT / "data" / "reviews"
+TOPICS = ROOT / "data" / "topics"
 MATCHING = ROOT / "data" / "matching"
 NLI = ROOT / "data" / "nli"
 NER = ROOT / "data" / "ner"

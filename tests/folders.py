@@ -3,7 +3,7 @@
 import fcntl
 from pathlib import Path
 
-from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, run_script
+from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TOPICS, run_script
 from tests.log_lines import command
 
 # By name: the script, its data, the number of training lines (None: all), and its options.
@@ -17,6 +17,19 @@ RUNS = {
         "run_classifier.py",
         (NLI / "train.txt", NLI / "dev.txt", 96),
         {"label_file": NLI / "labels.txt", "is_text_pair": True},
+    ),
+    "several labels": (
+        "run_classifier.py",
+        (TOPICS / "train.txt", TOPICS / "dev.txt", None),
+        {
+            "problem_type": "multi_label",
+            "multi_label_loss": "zlpr",
+            "label_file": TOPICS / "labels.txt",
+            "learning_rate": 5e-4,
+            "batch_size": 8,
+            "epochs": 5,
+            "save_steps": 25,
+        },
     ),
     "matching": (
         "run_sentencebert.py",

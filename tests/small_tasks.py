@@ -14,6 +14,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.multi_label import MultiLabelTask
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
 from bertorch.tasks.tagging import HEADS, TaggingTask
 from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
@@ -28,6 +29,13 @@ CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symm
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
     """Three classes; the settings are those of the encoder's configuration, here and below."""
     return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
+
+
+def multi_label_task(loss_name: str = "bce", **settings: object) -> MultiLabelTask:
+    """Three labels, any of which may hold."""
+    return MultiLabelTask(
+        SequenceClassifier(small_classifier("bert", **settings)), ["a", "b", "c"], loss_name=loss_name
+    )
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
@@ -91,6 +99,13 @@ def classification_data(size: int, seed: int = 0) -> Dataset:
     """Sentences whose class depends on their first token."""
     store = random_store(size, seed)
     return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
+
+
+def multi_label_data(size: int, seed: int = 0) -> Dataset:
+    """Sentences whose labels depend on their first token; some have none."""
+    store = random_store(size, seed)
+    first = store.input_ids[store.offsets[:-1]].astype(np.int64)[:, None]  # (size, 1)
+    return Dataset(store, np.arange(size)[:, None], labels=(first >> np.arange(3) & 1).astype(np.uint8))
 
 
 def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:

@@ -15,6 +15,7 @@ from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 
 REQUIRED = ["--train_data_file", "train.txt", "--label_file", "labels.txt"]
+MULTI_LABEL = [*REQUIRED, "--problem_type", "multi_label"]
 SHARED = {
     "local_rank": -1,
     "pretrained_model_name_or_path": "bert-base-chinese",
@@ -66,7 +67,13 @@ CONTRASTIVE = {
     "micro_batch_size": None,
 }
 OWN = {
-    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False, "problem_type": "single_label"},
+    ClassifierConfig: {
+        "label_file": "labels.txt",
+        "is_text_pair": False,
+        "problem_type": "single_label",
+        "multi_label_loss": "bce",
+        "label_separator": ",",
+    },
     SentenceBertConfig: {
         "label_file": None,
         "is_nli": False,
@@ -87,7 +94,7 @@ OWN = {
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
-    "problem_type": "single_label",
+    "problem_type": "single_label", "multi_label_loss": "bce", "label_separator": ",",
     "cuda_graphs": "off",
     "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
@@ -137,6 +144,11 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
     with pytest.raises(SystemExit):
         cli.parse(SimCSEConfig, [*REQUIRED[:2], f"--{option}", value])
     assert f"argument --{option}: {message}" in capsys.readouterr().err
+
+
+def test_several_labels_a_text():
+    config = cli.parse(ClassifierConfig, [*MULTI_LABEL, "--multi_label_loss", "zlpr", "--label_separator", "|"])
+    assert (config.multi_label_loss, config.label_separator) == ("zlpr", "|")
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
@@ -198,6 +210,17 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a finite number, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),
+        ([*REQUIRED, "--multi_label_loss", "zlpr"], "--multi_label_loss is for --problem_type multi_label, got single"),
+        (
+            [*REQUIRED, "--label_separator", "|"],
+            "--label_separator is for --problem_type multi_label, got single_label",
+        ),
+        ([*MULTI_LABEL, "--multi_label_loss", "hinge"], "--multi_label_loss: invalid choice: 'hinge'"),
+        ([*MULTI_LABEL, "--label_separator", "\t"], "--label_separator: expected printable characters, got '\\t'"),
+        (
+            [*REQUIRED[:2], *MULTI_LABEL[-2:]],
+            "--problem_type multi_label needs --label_file with its labels, one a line",
+        ),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
@@ -236,7 +259,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
-    ClassifierConfig: {"label_file", "is_text_pair", "problem_type"},
+    ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
     SentenceBertConfig: set(OWN[SentenceBertConfig]),
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},

@@ -1,6 +1,7 @@
 """The command as a user starts it, on folders of all scripts."""
 
 import json
+import math
 import re
 import shutil
 
@@ -31,13 +32,14 @@ def test_a_classifier(folders, tmp_path, log_lines):
     gold, predicted = [label for _, label in lines], [each.label for each in predictions]
     assert report["accuracy"] == pytest.approx(np.mean(np.array(gold) == predicted))
     assert report["macro_f1"] == pytest.approx(f1_score(gold, predicted, average="macro"))
-    assert header == ["number", "label", "predicted", "probability", "a"]
+    assert header == ["number", "label", "predicted", "probability", "loss", "a"]
     expected = [
-        [str(number), label, each.label, f"{each.probability:.3f}", text]
+        [str(number), label, each.label, f"{each.probability:.3f}", f"{-math.log(each.probabilities[label]):.2f}", text]
         for number, ((text, label), each) in enumerate(zip(lines, predictions, strict=True), start=1)
         if label != each.label
     ]
-    assert [[*row[:3], f"{float(row[3]):.3f}", row[4]] for row in errors] == expected
+    expected.sort(key=lambda row: predictions[int(row[0]) - 1].probabilities[row[1]])  # the largest loss first
+    assert [[*row[:3], f"{float(row[3]):.3f}", f"{float(row[4]):.2f}", row[5]] for row in errors] == expected
     assert any(line.startswith("accuracy: 0.") for line in log_lines)
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
 

@@ -78,8 +78,16 @@ def _read_label_sets(
         return row
 
     form = "text⇥labels" if num_texts == 1 else "a⇥b⇥labels"
-    shape = (len(ids),)
-    return read_with_targets(path, form, np.uint8, convert, shape=shape, may_be_blank=True, on_bad_line=on_bad_line)
+    return read_with_targets(
+        path,
+        form,
+        np.uint8,
+        convert,
+        shape=(len(ids),),
+        may_be_blank=True,
+        on_bad_line=on_bad_line,
+        wider="; lines of a⇥b⇥labels need --is_text_pair" if num_texts == 1 else "",
+    )
 
 
 def _read_scores(path: str, *, num_texts: int, on_bad_line: str) -> LabelledTexts:

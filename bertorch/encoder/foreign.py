@@ -22,7 +22,8 @@ def recognise(
     Config and tokenizer are those of `modules.transformer_folder`, if there is one.
 
     Returns:
-        `task` (`embedding`, `classification` or `tagging`), `max_seq_length`, and for tagging `tag_scheme`.
+        `task` (`embedding`, `classification`, `multi_label` or `tagging`), `max_seq_length`, and for tagging
+        `tag_scheme`.
 
     Raises:
         UserError: it is something else; the message says what, and what can be opened.
@@ -34,9 +35,11 @@ def recognise(
     architecture = (config.architectures or ["a config.json without architectures"])[0]
     if architecture.endswith("ForSequenceClassification"):
         problem = config.problem_type or "single_label_classification"
+        if problem == "multi_label_classification":
+            return {"task": "multi_label", "max_seq_length": limit}
         if problem != "single_label_classification" or config.num_labels == 1:
             raise UserError(
-                f"{folder}/config.json: expected a classifier that gives a text one of several labels, got "
+                f"{folder}/config.json: expected a classifier that gives a text one of several labels, or several, got "
                 f"problem_type {config.problem_type} and num_labels {config.num_labels}"
             )
         return {"task": "classification", "max_seq_length": limit}

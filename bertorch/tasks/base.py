@@ -107,6 +107,7 @@ class Task(ABC, Generic[B]):
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without
     has_confusions = False  # in its report
+    has_thresholds = False  # whether its labels hold over thresholds, which can be tuned
 
     def __init__(
         self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128
@@ -234,3 +235,15 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def errors(self, metric: Any, source: Any) -> Errors:
         """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""
+
+    def tune_thresholds(self, metric: Any, average: str) -> dict[str, Any]:
+        """Take the thresholds that are best in an evaluation, which `settings` has from now on, where there are any.
+
+        Args:
+            metric: after the evaluation.
+            average: of the F1 to tune for, `macro` or `micro`.
+
+        Returns:
+            What they give on examples that they were not tuned on, as JSON has it.
+        """
+        raise self._unsuited("tune thresholds of", "a multi_label")

@@ -49,6 +49,7 @@ def classification_losses(logits: Tensor, batch: PackedBatch) -> Losses:
 
 
 def misclassified(metric: ClassificationMetric, source: LabelledTexts, label_names: Sequence[str]) -> Errors:
-    """The misclassified examples with both labels, and the probability of the wrong one."""
+    """The misclassified examples with both labels, the probability of the wrong one and the loss."""
     names = np.array(label_names, dtype=object)  # (C,)
-    return wrong_texts(source, names[metric.gold], names[metric.predicted], "probability", metric.probabilities)
+    numbers = {"probability": metric.probabilities, "loss": metric.losses}
+    return wrong_texts(source, names[metric.gold], names[metric.predicted], numbers)

@@ -154,7 +154,7 @@ class ContrastiveTask(EmbeddingTask):
         """Where the scores are 0 and 1: the pairs on the wrong side of the threshold that is best by accuracy."""
         gold, threshold = metric.scores == 1, metric.report().get("threshold")  # (examples,)
         predicted = gold if threshold is None else metric.cosines >= threshold["accuracy_threshold"]  # (examples,)
-        return wrong_texts(source, gold.astype(int), predicted.astype(int), "cosine", metric.cosines)
+        return wrong_texts(source, gold.astype(int), predicted.astype(int), {"cosine": metric.cosines})
 
 
 def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None) -> Tensor:

@@ -1,12 +1,16 @@
 """What a saved folder says of itself under the key `bertorch` of its config.json: task, head, and how to feed it."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from bertorch.atomic import replacing, to_disk
 from bertorch.errors import UserError
+from bertorch.files import to_json
 
 KEY = "bertorch"
 
@@ -57,6 +61,25 @@ class ModelMetadata:
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")
         return value
+
+
+def update_settings(folder: str, settings: Mapping[str, Any]) -> None:
+    """Change settings in the config.json of a folder that bertorch saved, and nothing else in it, atomically.
+
+    The caller keeps other writers away.
+
+    Raises:
+        UserError: it cannot be written; the file is as it was.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config[KEY] |= settings
+        with replacing(path) as new:
+            new.write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
+        to_disk(path.parent, deep=False)
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
 
 
 def _convert_legacy(values: Mapping[str, Any], weight_names: Collection[str]) -> dict[str, Any]:

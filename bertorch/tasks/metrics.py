@@ -51,9 +51,10 @@ class ExampleRows:
         self._rows = [torch.zeros(0, 1 + columns, dtype=torch.float64, device=device)]  # the first is the index
 
     def add(self, indices: np.ndarray, *columns: Tensor) -> None:
-        """Add the columns (examples,) of the examples with these indices."""
+        """Add the columns, (examples,) or several (examples, …) at once, of the examples with these indices."""
         row_ids = on_device(indices, columns[0].device)  # (examples,)
-        self._rows.append(torch.stack([column.double() for column in (row_ids, *columns)], dim=1))
+        parts = [column[:, None] if column.ndim == 1 else column for column in (row_ids, *columns)]
+        self._rows.append(torch.cat([part.double() for part in parts], dim=1))
 
     def gather(self) -> np.ndarray:
         """(columns, N) fp64; call it once, on every process."""
@@ -64,27 +65,26 @@ class ExampleRows:
 class ClassificationMetric(Metric[PackedBatch]):
     """Mean cross-entropy and accuracy; the outputs are logits (N, C), the labels classes (N,).
 
-    After `reduce`, `gold` and `predicted` are (N,) int64, and `probabilities` (N,) those of the class predicted.
+    After `reduce`, `gold` and `predicted` are (N,) int64, `probabilities` (N,) those of the class predicted, and
+    `losses` (N,) fp64.
     """
 
     name = "accuracy"
 
     def __init__(self, device: torch.device, label_names: Sequence[str]) -> None:
         self._label_names = label_names
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._rows = ExampleRows(device, 3)
+        self._rows = ExampleRows(device, 4)
 
     @override
     def update(self, logits: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
-        self._loss += F.cross_entropy(logits.double(), batch.labels, reduction="sum")
+        losses = F.cross_entropy(logits.double(), batch.labels, reduction="none")  # (N,)
         predicted = logits.argmax(dim=-1)  # (N,)
         probabilities = logits.float().softmax(-1).gather(1, predicted[:, None]).squeeze(1)  # (N,)
-        self._rows.add(indices, batch.labels, predicted, probabilities)
+        self._rows.add(indices, batch.labels, predicted, probabilities, losses)
 
     @override
     def reduce(self) -> None:
-        distributed.all_reduce_sum(self._loss)
-        gold, predicted, self.probabilities = self._rows.gather()
+        gold, predicted, self.probabilities, self.losses = self._rows.gather()
         self.gold, self.predicted = gold.astype(np.int64), predicted.astype(np.int64)
 
     @property
@@ -95,7 +95,7 @@ class ClassificationMetric(Metric[PackedBatch]):
     @property
     def loss(self) -> float:
         """Mean cross-entropy."""
-        return self._loss.item() / len(self.gold)
+        return float(self.losses.mean())
 
     @override
     def numbers(self) -> Mapping[str, float]:

@@ -14,16 +14,17 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import InputSettings, LoadedFolder, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.multi_label import MultiLabelTask, foreign_separator
 from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.sequence_task import SequenceTask
 from bertorch.tasks.tag_heads import LinearTagger
 from bertorch.tasks.tagging import TaggingTask
 
 TASKS: dict[str, type[Task[Any]]] = {
-    task.name: task for task in (ClassificationTask, SentenceBertTask, ContrastiveTask, TaggingTask)
+    task.name: task for task in (ClassificationTask, MultiLabelTask, SentenceBertTask, ContrastiveTask, TaggingTask)
 }
 # Of `run_classifier.py`, by the name of the option.
-PROBLEMS: dict[str, type[SequenceTask]] = {task.problem_type: task for task in (ClassificationTask,)}
+PROBLEMS: dict[str, type[SequenceTask]] = {task.problem_type: task for task in (ClassificationTask, MultiLabelTask)}
 _OPTION = "the model's folder"
 
 
@@ -61,5 +62,9 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     if found["task"] == "classification":
         classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
         return ClassificationTask(classifier, label_names, text_pair=None, **inputs)
+    if found["task"] == "multi_label":
+        classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
+        separator = foreign_separator(label_names)
+        return MultiLabelTask(classifier, label_names, text_pair=None, label_separator=separator, **inputs)
     tags = TagSet(label_names, found["tag_scheme"], f"{folder}/config.json: id2label")
     return TaggingTask(LinearTagger(load_complete(AutoModelForTokenClassification, folder), tags), "linear", **inputs)

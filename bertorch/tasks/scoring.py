@@ -133,12 +133,23 @@ def _characters(text: Text) -> int:
 
 
 def wrong_texts(
-    source: LabelledTexts, gold: np.ndarray, predicted: np.ndarray, score_name: str, scores: np.ndarray
+    source: LabelledTexts,
+    gold: np.ndarray,
+    predicted: np.ndarray,
+    numbers: Mapping[str, np.ndarray],
+    *,
+    label: str = "label",
 ) -> Errors:
-    """The examples whose gold and predicted label (N,) differ: numbers from 1, both labels, the score, the texts."""
+    """The examples whose gold and predicted label (N,) differ: number from 1, both labels, `numbers`, the texts.
+
+    The `numbers`, (N,) each by the name of their column, may have a `loss`: then the largest comes first.
+    """
+    wrong = np.flatnonzero(gold != predicted)
+    if "loss" in numbers:
+        wrong = wrong[np.argsort(-numbers["loss"][wrong], kind="stable")]
     rows = [
-        [str(index + 1), str(gold[index]), str(predicted[index]), f"{scores[index]:.6f}"]
+        [str(index + 1), str(gold[index]), str(predicted[index]), *(f"{each[index]:.6f}" for each in numbers.values())]
         + [column[index] for column in source.columns]
-        for index in np.flatnonzero(gold != predicted)
+        for index in wrong
     ]
-    return Errors(["number", "label", "predicted", score_name, "a", "b"][: 4 + len(source.columns)], rows)
+    return Errors(["number", label, "predicted", *numbers, *("a", "b")[: len(source.columns)]], rows)

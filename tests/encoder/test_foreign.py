@@ -82,10 +82,9 @@ def test_label_names_that_are_no_tags_of_a_scheme_are_refused(label_names, messa
     [
         (["score"], {}),
         (["score"], {"problem_type": "regression"}),
-        (["a", "b"], {"problem_type": "multi_label_classification"}),
     ],
 )
-def test_regression_and_several_labels_a_text_are_refused(label_names, settings, tmp_path):
+def test_regression_is_refused(label_names, settings, tmp_path):
     save(tmp_path, AutoModelForSequenceClassification, label_names, **settings)
     with pytest.raises(UserError, match="one of several labels, got problem_type .* and num_labels"):
         recognised(tmp_path)

@@ -17,6 +17,8 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    multi_label_data,
+    multi_label_task,
     pair_data,
     siamese_task,
     tagged_data,
@@ -25,6 +27,7 @@ from tests.small_tasks import (
 
 TASKS = {
     "classifier": (partial(classification_task, **DROPOUT), partial(classification_data, 29)),
+    "several labels": (partial(multi_label_task, "zlpr", **DROPOUT), partial(multi_label_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
