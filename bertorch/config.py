@@ -17,7 +17,7 @@ COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
-PROBLEM_TYPES = ("single_label",)
+PROBLEM_TYPES = ("single_label", "score", "ranking")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -217,7 +217,10 @@ class ClassifierConfig(TrainingConfig):
     )
     is_text_pair: bool = option(False, help="lines are a⇥b⇥label, not text⇥label")
     problem_type: str = option(
-        "single_label", choices=PROBLEM_TYPES, is_later=True, help="single_label: one label a text"
+        "single_label",
+        choices=PROBLEM_TYPES,
+        is_later=True,
+        help="single_label: one label a text; score: a number; ranking: query⇥positive⇥negative…, see docs",
     )
 
     def __post_init__(self) -> None:
@@ -226,6 +229,11 @@ class ClassifierConfig(TrainingConfig):
             raise UserError(f"--problem_type {self.problem_type} needs --label_file with its labels, one a line")
         if not self.has_labels and self.label_file is not None:
             raise UserError(f"--problem_type {self.problem_type} has no labels; leave out --label_file")
+        if self.problem_type == "ranking" and self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio splits training examples, which have another form than dev lines with --problem_type "
+                "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
+            )
 
     @property
     def has_labels(self) -> bool:
