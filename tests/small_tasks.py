@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tagged_dataset import TaggedDataset
@@ -14,9 +14,11 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.ranking import RankingTask
+from bertorch.tasks.score import ScoreTask
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
 from bertorch.tasks.tagging import HEADS, TaggingTask
-from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
+from tests.architectures import random_store, small_classifier, small_config, small_encoder, small_tagging_model
 from tests.conftest import TINY
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -28,6 +30,20 @@ CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symm
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
     """Three classes; the settings are those of the encoder's configuration, here and below."""
     return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
+
+
+def _one_logit(**settings: object) -> SequenceClassifier:
+    torch.manual_seed(0)
+    config = small_config("bert", num_labels=1, **settings)
+    return SequenceClassifier(AutoModelForSequenceClassification.from_config(config))
+
+
+def score_task(**settings: object) -> ScoreTask:
+    return ScoreTask(_one_logit(**settings), text_pair=True)
+
+
+def ranking_task(**settings: object) -> RankingTask:
+    return RankingTask(_one_logit(**settings), text_pair=True)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
@@ -91,6 +107,25 @@ def classification_data(size: int, seed: int = 0) -> Dataset:
     """Sentences whose class depends on their first token."""
     store = random_store(size, seed)
     return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
+
+
+def score_data(size: int, seed: int = 0) -> Dataset:
+    """Sentences whose score depends on their first token."""
+    data = classification_data(size, seed)
+    return Dataset(data.store, data.sentences, data.labels / 2)
+
+
+def group_data(groups: int, width: int = 4) -> Dataset:
+    """Groups of `width` sentences, of which the first is right."""
+    sentences = np.arange(groups * width).reshape(groups, width)
+    return Dataset(random_store(groups * width), sentences, labels=np.zeros(groups, np.int64))
+
+
+def candidate_data(size: int, queries: int) -> Dataset:
+    """Candidates of several queries in turn, some of them relevant, at least one of each query."""
+    numbers = np.arange(size) % queries
+    relevances = np.where(np.arange(size) < queries, 2.0, np.arange(size) % 3 == 0)
+    return Dataset(random_store(size), np.arange(size)[:, None], np.stack([relevances, numbers], axis=1))
 
 
 def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:

@@ -59,9 +59,11 @@ class Model:
         require_list(candidates, "candidates")
         if top_k is not None and top_k < 1:
             raise UserError(f"rank: expected a top_k of at least 1, got {top_k}")
-        pairs = ((query, candidate) for candidate in candidates)
-        windows = self.engine.run(inference, self.task.checked_inputs(pairs))
-        return ranked([float(row[0]) for _, rows in windows for row in rows])[:top_k]
+        pairs = list(self.task.checked_inputs((query, candidate) for candidate in candidates))
+        distinct = dict.fromkeys(pairs)  # in another batch an equal pair may round to another score
+        rows = (row for _, rows in self.engine.run(inference, distinct) for row in rows)
+        scores = {pair: float(row[0]) for pair, row in zip(distinct, rows, strict=True)}
+        return ranked([scores[pair] for pair in pairs])[:top_k]
 
     def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
         """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.

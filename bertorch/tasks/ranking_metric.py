@@ -100,12 +100,13 @@ class RankingMetric(Metric[PackedBatch]):
         """
         scores, rounding, relevances, queries = self._rows.gather()
         self.candidates = Candidates(scores, relevances, queries.astype(np.int64))
-        if len(scores) > 1 and np.ptp(scores) <= rounding.max():
+        is_finite = np.isfinite(scores).all()
+        if is_finite and len(scores) > 1 and np.ptp(scores) <= rounding.max():
             raise ConstantScoresError(
                 f"expected scores that tell candidates apart, got {scores[0]:.6g} for all {len(scores)} lines"
             )
         self._measures = ranking_measures(self.candidates)
-        if not np.isfinite(scores).all():  # sorted like others, they would go unnoticed
+        if not is_finite:  # sorted like others, such scores would go unnoticed
             self._measures = dict.fromkeys(self._measures, np.nan)
 
     @property

@@ -80,15 +80,20 @@ def test_label_names_that_are_no_tags_of_a_scheme_are_refused(label_names, messa
 @pytest.mark.parametrize(
     ("label_names", "settings"),
     [
-        (["score"], {}),
-        (["score"], {"problem_type": "regression"}),
+        (["a", "b"], {"problem_type": "regression"}),
         (["a", "b"], {"problem_type": "multi_label_classification"}),
     ],
 )
-def test_regression_and_several_labels_a_text_are_refused(label_names, settings, tmp_path):
+def test_several_numbers_and_several_labels_a_text_are_refused(label_names, settings, tmp_path):
     save(tmp_path, AutoModelForSequenceClassification, label_names, **settings)
     with pytest.raises(UserError, match="one of several labels, got problem_type .* and num_labels"):
         recognised(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"problem_type": "regression"}])
+def test_one_logit_is_a_score(settings, tmp_path):
+    save(tmp_path, AutoModelForSequenceClassification, ["LABEL_0"], **settings)
+    assert recognised(tmp_path) == {"task": "score", "max_seq_length": 512}
 
 
 @pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertModel"], None])

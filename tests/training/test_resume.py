@@ -17,7 +17,11 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    group_data,
     pair_data,
+    ranking_task,
+    score_data,
+    score_task,
     siamese_task,
     tagged_data,
     tagging_task,
@@ -25,6 +29,8 @@ from tests.small_tasks import (
 
 TASKS = {
     "classifier": (partial(classification_task, **DROPOUT), partial(classification_data, 29)),
+    "scores": (partial(score_task, **DROPOUT), partial(score_data, 29)),
+    "groups": (partial(ranking_task, **DROPOUT), partial(group_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
