@@ -17,7 +17,7 @@ COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
 POOLING_MODES = ("linear", "cls", "mean")
-PROBLEM_TYPES = ("single_label", "multi_label")
+PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 
@@ -222,7 +222,8 @@ class ClassifierConfig(TrainingConfig):
         "single_label",
         choices=PROBLEM_TYPES,
         is_later=True,
-        help="single_label: one label a text; multi_label: several or none, with --label_separator between them",
+        help="single_label: one label a text; multi_label: several or none, with --label_separator between them; "
+        "score: a number; ranking: query⇥positive⇥negative…, see docs",
     )
     multi_label_loss: str = option(
         MULTI_LABEL_LOSSES[0],
@@ -244,6 +245,11 @@ class ClassifierConfig(TrainingConfig):
                     raise UserError(f"--{name} is for --problem_type multi_label, got {self.problem_type}")
         if not self.label_separator.isprintable():
             raise UserError(f"--label_separator: expected printable characters, got {self.label_separator!r}")
+        if self.problem_type == "ranking" and self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio splits training examples, which have another form than dev lines with --problem_type "
+                "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
+            )
 
     @property
     def has_labels(self) -> bool:

@@ -39,6 +39,10 @@ class NotFiniteError(UserError):
     """Results that are NaN or infinite: weights have diverged, or half precision has overflowed."""
 
 
+class ConstantScoresError(UserError):
+    """Scores that are all the same, so that nothing can be ranked by them."""
+
+
 class InterruptedRunError(Exception):
     """A run stopped after a step because a signal asked it to; `folder` is its checkpoint, None if none was kept."""
 

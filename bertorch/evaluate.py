@@ -8,12 +8,15 @@ Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion
 
     run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusions
       with several labels a text             exact match, macro and micro F1, a table by label
+      --problem_type score                   Spearman and Pearson correlation, mean squared and absolute error
+      --problem_type ranking                 MRR@10, nDCG@10, MAP, hits@1
     run_sentencebert.py                      the best thresholds of the cosine; with two labels its correlations
     run_simcse.py, run_batchneg.py           Spearman and Pearson correlation; thresholds where the scores are 0 and 1
     run_ner.py                               F1 of entities by type: strict, and lenient: one shared token is enough
 
 `errors.tsv` has the misclassified examples with their number, both labels, the probability of the wrong one (or the
-cosine) and the loss, the largest loss first, and the sentences whose entities are not all right.
+cosine) and the loss, the largest loss first; the sentences whose entities are not all right; of scores all examples,
+the largest squared error first; of a ranking the queries whose first candidate is not relevant.
 
 With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
 F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on

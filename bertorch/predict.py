@@ -8,6 +8,8 @@ A line of input gives a line of output, in the order of the input:
 
     run_classifier.py       text, or a⇥b            label⇥probability of each label
       several labels        text, or a⇥b            labels over their thresholds, or none⇥probability of each label
+      --problem_type score  text, or a⇥b            score
+      --problem_type ranking  query⇥candidate       score; with --ranked: query⇥candidate⇥score⇥rank, best first
     run_sentencebert.py     a⇥b                     label⇥probability of each label
     run_simcse.py           a⇥b                     cosine
     run_batchneg.py         a⇥b                     cosine
@@ -41,12 +43,19 @@ class PredictConfig(InferenceConfig):
     output_file: str = option(help="a result a line; - is standard output")
     flush: bool = option(False, help="answer each line before the next is read, as through a pipe; slower")
     no_header: bool = option(False, help="leave out the line that names the columns")
+    ranked: bool = option(
+        False, help="of a reranker: each query's candidates, best first, with score and rank; reads the whole input"
+    )
     tags: bool = option(False, help="of a tagger, also the tokens and the tag of each")
     split: str = option(
         "characters",
         choices=SPLITS,
         help="the tokens of plain text for a tagger: characters, or words and single Chinese characters",
     )
+
+    def __post_init__(self) -> None:
+        if self.ranked and self.flush:
+            raise UserError("--ranked needs the whole input, and --flush answers line by line; choose one of them")
 
 
 def run(config: PredictConfig) -> None:
@@ -61,17 +70,23 @@ def run(config: PredictConfig) -> None:
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
     model = load_shared(config)
     task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
+    header = task.ranked_header() if config.ranked else task.prediction_header()
     writes = distributed.is_main()
+    ranked: tuple[list[Any], list[Any]] = ([], [])  # all inputs and their results
     target = whole_output(config.output_file, overwrite=config.overwrite) if writes else nullcontext()
     with target as file, log.input_bar() as progress:
-        header = None if config.no_header else task.prediction_header()
-        if file is not None and header is not None:
+        if file is not None and header is not None and not config.no_header:
             _write(file, [header], flush=config.flush)
         for sources, results in _windows(model, inputs, one_by_one=config.flush):
-            if file is not None:
+            if file is not None and config.ranked:
+                for all_of, some in zip(ranked, (sources, results), strict=True):
+                    all_of.extend(some)
+            elif file is not None:
                 lines = (task.prediction_line(*each, tags=config.tags) for each in zip(sources, results, strict=True))
                 _write(file, lines, flush=config.flush)
             progress.update(len(sources))
+        if file is not None and config.ranked:
+            _write(file, task.ranked_lines(*ranked), flush=False)
 
 
 def _windows(model: "Model", inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[tuple[list[Any], Any]]:

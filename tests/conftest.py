@@ -32,6 +32,8 @@ NLI = ROOT / "data" / "nli"
 NER = ROOT / "data" / "ner"
 SENTENCES = ROOT / "data" / "sentences" / "train.txt"
 PARAPHRASES = ROOT / "data" / "paraphrases" / "train.txt"
+SCORES = ROOT / "data" / "scores"
+RANKING = ROOT / "data" / "ranking"
 STS = ROOT / "data" / "sts" / "dev.txt"
 
 os.environ["HF_HUB_OFFLINE"] = "1"

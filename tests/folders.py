@@ -3,7 +3,19 @@
 import fcntl
 from pathlib import Path
 
-from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TOPICS, run_script
+from tests.conftest import (
+    MATCHING,
+    NER,
+    NLI,
+    PARAPHRASES,
+    RANKING,
+    REVIEWS,
+    SCORES,
+    SENTENCES,
+    STS,
+    TOPICS,
+    run_script,
+)
 from tests.log_lines import command
 
 # By name: the script, its data, the number of training lines (None: all), and its options.
@@ -30,6 +42,16 @@ RUNS = {
             "epochs": 5,
             "save_steps": 25,
         },
+    ),
+    "score": (
+        "run_classifier.py",
+        (SCORES / "train.txt", SCORES / "dev.txt", None),
+        {"problem_type": "score", "learning_rate": 5e-4, "epochs": 3, "batch_size": 16, "save_steps": 30},
+    ),
+    "ranking": (
+        "run_classifier.py",
+        (RANKING / "train.txt", RANKING / "dev.txt", None),
+        {"problem_type": "ranking", "learning_rate": 5e-4, "epochs": 5, "batch_size": 8, "save_steps": 20},
     ),
     "matching": (
         "run_sentencebert.py",

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tagged_dataset import TaggedDataset
@@ -15,9 +15,11 @@ from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.multi_label import MultiLabelTask
+from bertorch.tasks.ranking import RankingTask
+from bertorch.tasks.score import ScoreTask
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier
 from bertorch.tasks.tagging import HEADS, TaggingTask
-from tests.architectures import random_store, small_classifier, small_encoder, small_tagging_model
+from tests.architectures import random_store, small_classifier, small_config, small_encoder, small_tagging_model
 from tests.conftest import TINY
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -36,6 +38,20 @@ def multi_label_task(loss_name: str = "bce", **settings: object) -> MultiLabelTa
     return MultiLabelTask(
         SequenceClassifier(small_classifier("bert", **settings)), ["a", "b", "c"], loss_name=loss_name
     )
+
+
+def _one_logit(**settings: object) -> SequenceClassifier:
+    torch.manual_seed(0)
+    config = small_config("bert", num_labels=1, **settings)
+    return SequenceClassifier(AutoModelForSequenceClassification.from_config(config))
+
+
+def score_task(**settings: object) -> ScoreTask:
+    return ScoreTask(_one_logit(**settings), text_pair=True)
+
+
+def ranking_task(**settings: object) -> RankingTask:
+    return RankingTask(_one_logit(**settings), text_pair=True)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
@@ -106,6 +122,25 @@ def multi_label_data(size: int, seed: int = 0) -> Dataset:
     store = random_store(size, seed)
     first = store.input_ids[store.offsets[:-1]].astype(np.int64)[:, None]  # (size, 1)
     return Dataset(store, np.arange(size)[:, None], labels=(first >> np.arange(3) & 1).astype(np.uint8))
+
+
+def score_data(size: int, seed: int = 0) -> Dataset:
+    """Sentences whose score depends on their first token."""
+    data = classification_data(size, seed)
+    return Dataset(data.store, data.sentences, data.labels / 2)
+
+
+def group_data(groups: int, width: int = 4) -> Dataset:
+    """Groups of `width` sentences, of which the first is right."""
+    sentences = np.arange(groups * width).reshape(groups, width)
+    return Dataset(random_store(groups * width), sentences, labels=np.zeros(groups, np.int64))
+
+
+def candidate_data(size: int, queries: int) -> Dataset:
+    """Candidates of several queries in turn, some of them relevant, at least one of each query."""
+    numbers = np.arange(size) % queries
+    relevances = np.where(np.arange(size) < queries, 2.0, np.arange(size) % 3 == 0)
+    return Dataset(random_store(size), np.arange(size)[:, None], np.stack([relevances, numbers], axis=1))
 
 
 def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:

@@ -91,9 +91,14 @@ def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
     """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated."""
     form = "a⇥b⇥score"
     pairs = read_with_targets(path, form, np.float64, partial(finite_number, form=form), on_bad_line=on_bad_line)
-    if pairs.labels.min() == pairs.labels.max():
-        raise UserError(f"{path}: expected scores that differ, to correlate with, got only {pairs.labels[0]:g}")
+    require_different_scores(pairs.labels, path)
     return pairs
+
+
+def require_different_scores(scores: np.ndarray, path: str) -> None:
+    """Raise a `UserError` if the scores (N,) of a file are all the same: there is nothing to correlate with."""
+    if scores.min() == scores.max():
+        raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
 
 
 def finite_number(column: str, *, form: str) -> float:

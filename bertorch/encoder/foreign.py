@@ -22,7 +22,7 @@ def recognise(
     Config and tokenizer are those of `modules.transformer_folder`, if there is one.
 
     Returns:
-        `task` (`embedding`, `classification`, `multi_label` or `tagging`), `max_seq_length`, and for tagging
+        `task` (`embedding`, `classification`, `multi_label`, `score` or `tagging`), `max_seq_length`, and for tagging
         `tag_scheme`.
 
     Raises:
@@ -34,6 +34,8 @@ def recognise(
     limit = _token_limit(config, tokenizer.model_max_length, _MAX_SEQ_LENGTH)
     architecture = (config.architectures or ["a config.json without architectures"])[0]
     if architecture.endswith("ForSequenceClassification"):
+        if config.num_labels == 1 and config.problem_type in (None, "regression"):
+            return {"task": "score", "max_seq_length": limit}
         problem = config.problem_type or "single_label_classification"
         if problem == "multi_label_classification":
             return {"task": "multi_label", "max_seq_length": limit}

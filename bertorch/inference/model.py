@@ -5,8 +5,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from bertorch.errors import UserError
 from bertorch.inference.engine import Engine
 from bertorch.tasks.base import Task
+from bertorch.tasks.scored import Ranked, ranked
 from bertorch.tasks.scoring import Prediction, ScoringTask, Text, checked_texts, require_list
 from bertorch.tasks.tagging import TaggingTask
 from bertorch.tasks.text_tokens import TaggedText, TextTokens
@@ -41,6 +43,27 @@ class Model:
         task = cast(ScoringTask, self.task)
         windows = self.engine.run(inference, task.checked_inputs(texts))
         return [task.prediction(row.tolist()) for _, rows in windows for row in rows]
+
+    def rank(self, query: str, candidates: Iterable[str], top_k: int | None = None) -> list[Ranked]:
+        """Order the candidates of a query: index and score of each, best first; of equal ones the earlier first.
+
+        Args:
+            query: a text.
+            candidates: texts.
+            top_k: only so many of the best; None for all.
+
+        Raises:
+            UserError: the model gives pairs no score, or an input is no text.
+        """
+        inference = self.task.ranker()
+        require_list(candidates, "candidates")
+        if top_k is not None and top_k < 1:
+            raise UserError(f"rank: expected a top_k of at least 1, got {top_k}")
+        pairs = list(self.task.checked_inputs((query, candidate) for candidate in candidates))
+        distinct = dict.fromkeys(pairs)  # in another batch an equal pair may round to another score
+        rows = (row for _, rows in self.engine.run(inference, distinct) for row in rows)
+        scores = {pair: float(row[0]) for pair, row in zip(distinct, rows, strict=True)}
+        return ranked([scores[pair] for pair in pairs])[:top_k]
 
     def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
         """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.

@@ -194,6 +194,10 @@ class Task(ABC, Generic[B]):
         """Sentence embeddings (E,)."""
         raise self._unsuited("encode", "an embedding")
 
+    def ranker(self) -> Inference[Any]:
+        """Scores (1,) of pairs, a query and a candidate each."""
+        raise self._unsuited("rank", "a reranking")
+
     def span_finder(self, *, with_scores: bool = True) -> Inference[Any]:
         """Entities of `bertorch.tasks.text_tokens.TextTokens`: rows start, end, type, score (or 1)."""
         raise self._unsuited("tag", "a tagging")
@@ -221,6 +225,14 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def prediction_line(self, source: Any, row: Any, *, tags: bool) -> str:
         """The line of an input `source` and its result `row`; `tags` adds tokens and tags, where there are any."""
+
+    def ranked_header(self) -> str:
+        """The line that names the columns of ranked lists."""
+        raise self._unsuited("rank", "a reranking")
+
+    def ranked_lines(self, sources: Sequence[Any], rows: Sequence[Any]) -> Iterator[str]:
+        """The lines of ranked lists, of all inputs and their results: query by query, best candidate first."""
+        raise self._unsuited("rank", "a reranking")
 
     # Reports of `bertorch.evaluate`
 

@@ -6,6 +6,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 
 from bertorch.data.tags import TagSet
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.cross_encoder import is_cross_encoder
 from bertorch.encoder.foreign import load_complete, recognise
 from bertorch.encoder.pretrained import load_config, load_tokenizer, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
@@ -15,16 +16,24 @@ from bertorch.tasks.base import InputSettings, LoadedFolder, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.multi_label import MultiLabelTask, foreign_separator
+from bertorch.tasks.ranking import RankingTask
+from bertorch.tasks.score import ScoreTask
 from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.sequence_task import SequenceTask
 from bertorch.tasks.tag_heads import LinearTagger
 from bertorch.tasks.tagging import TaggingTask
 
 TASKS: dict[str, type[Task[Any]]] = {
-    task.name: task for task in (ClassificationTask, MultiLabelTask, SentenceBertTask, ContrastiveTask, TaggingTask)
+    task.name: task
+    for task in (
+        *(ClassificationTask, MultiLabelTask, ScoreTask, RankingTask),
+        *(SentenceBertTask, ContrastiveTask, TaggingTask),
+    )
 }
 # Of `run_classifier.py`, by the name of the option.
-PROBLEMS: dict[str, type[SequenceTask]] = {task.problem_type: task for task in (ClassificationTask, MultiLabelTask)}
+PROBLEMS: dict[str, type[SequenceTask]] = {
+    task.problem_type: task for task in TASKS.values() if issubclass(task, SequenceTask)
+}
 _OPTION = "the model's folder"
 
 
@@ -44,12 +53,13 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     """Build the task of a folder without our metadata.
 
     It is one of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
-    `AutoModelForTokenClassification`. `max_seq_length` None takes what the folder says.
+    `AutoModelForTokenClassification`; that of a `CrossEncoder` is one of the former. `max_seq_length` None takes what
+    the folder says.
 
     Raises:
         UserError: it is something else, or its modules and settings are not among those that can be opened.
     """
-    modules = read_modules(folder)
+    modules = None if is_cross_encoder(folder) else read_modules(folder)
     source = folder if modules is None else modules.transformer_folder
     config, tokenizer = load_config(source, _OPTION), load_tokenizer(source, _OPTION)
     found = recognise(folder, modules, config, tokenizer)
@@ -58,6 +68,10 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
         modules.prepare(tokenizer)
         model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
         return ContrastiveTask(model, prompt=modules.prompt, **inputs)
+    if found["task"] == "score":
+        return ScoreTask(
+            SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder)), text_pair=None, **inputs
+        )
     label_names = saved_label_names(config, folder)
     if found["task"] == "classification":
         classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))

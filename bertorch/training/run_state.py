@@ -15,7 +15,7 @@ from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples, Subset
 from bertorch.data.model_digests import ModelDigests
 from bertorch.data.schedule import ScheduledStep
-from bertorch.errors import InterruptedRunError, NotFiniteError, UserError
+from bertorch.errors import ConstantScoresError, InterruptedRunError, NotFiniteError, UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.training.checkpoints import PROGRESS
@@ -210,6 +210,8 @@ class RunKeeper:
         except NotFiniteError as error:
             message = "expected finite dev metrics, got NaN or infinity"
             raise diverged(step, message, self._config.saved_dir) from error
+        except ConstantScoresError as error:
+            raise diverged(step, str(error), self._config.saved_dir) from error
         logger.info(metric.line())
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})

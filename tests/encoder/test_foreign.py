@@ -77,17 +77,16 @@ def test_label_names_that_are_no_tags_of_a_scheme_are_refused(label_names, messa
         recognised(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("label_names", "settings"),
-    [
-        (["score"], {}),
-        (["score"], {"problem_type": "regression"}),
-    ],
-)
-def test_regression_is_refused(label_names, settings, tmp_path):
-    save(tmp_path, AutoModelForSequenceClassification, label_names, **settings)
-    with pytest.raises(UserError, match="one of several labels, got problem_type .* and num_labels"):
+def test_several_numbers_are_refused(tmp_path):
+    save(tmp_path, AutoModelForSequenceClassification, ["a", "b"], problem_type="regression")
+    with pytest.raises(UserError, match="one of several labels, or several, got problem_type .* and num_labels"):
         recognised(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"problem_type": "regression"}])
+def test_one_logit_is_a_score(settings, tmp_path):
+    save(tmp_path, AutoModelForSequenceClassification, ["LABEL_0"], **settings)
+    assert recognised(tmp_path) == {"task": "score", "max_seq_length": 512}
 
 
 @pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertModel"], None])

@@ -19,7 +19,14 @@ from bertorch.training.model_card import CARD, ModelCard, is_foreign
 from tests.architectures import small_classifier
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.short_runs import config
-from tests.small_tasks import classification_task, contrastive_task, siamese_task, tagging_task
+from tests.small_tasks import (
+    classification_task,
+    contrastive_task,
+    ranking_task,
+    score_task,
+    siamese_task,
+    tagging_task,
+)
 
 HISTORY = [
     {"step": 10, "dev_accuracy": 0.5, "dev_loss": 0.75},
@@ -39,6 +46,8 @@ def card(folder, *, task=None, history=HISTORY, **options) -> ModelCard:
     ("make_task", "expected", "call"),
     [
         (classification_task, ("text-classification", "transformers"), ".predict(["),
+        (score_task, ("text-classification", "transformers"), ".predict(["),
+        (ranking_task, ("text-ranking", "sentence-transformers"), ".rank("),
         (partial(tagging_task, use_crf=True), ("token-classification", "transformers"), ".tag(["),
         (siamese_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
         (contrastive_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
@@ -102,6 +111,21 @@ def test_its_code_is_what_the_model_takes(folder, is_pair, tmp_path, monkeypatch
     ours, theirs = ((first, second), {"text": first, "text_pair": second}) if is_pair else (first, first)
     path = str(tmp_path / folder)
     assert called == [path, [ours], "text-classification", path, theirs]
+
+
+def test_the_code_of_a_reranker_is_what_both_libraries_take(tmp_path, monkeypatch):
+    called = []
+    rankers = [SimpleNamespace(rank=lambda *inputs: called.append(inputs)) for _ in range(2)]
+    monkeypatch.setattr("bertorch.load", lambda path: (called.append(path), rankers[0])[1])
+    peer = SimpleNamespace(CrossEncoder=lambda path: (called.append(path), rankers[1])[1])
+    monkeypatch.setitem(sys.modules, "sentence_transformers", peer)
+    for block in re.findall("```python\n(.*?)```", card(tmp_path, task=ranking_task()).text(), re.DOTALL):
+        exec(block, {})
+    assert called[:2] == called[2:]
+    assert called[0] == str(tmp_path)
+    query, candidates = called[1]
+    assert isinstance(query, str)
+    assert len(candidates) == 2
 
 
 def test_our_own_is_replaced(tmp_path):
