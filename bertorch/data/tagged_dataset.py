@@ -167,16 +167,18 @@ def _joined(parts: Iterable[TaggedDataset]) -> TaggedDataset:
     """The sentences of all parts, in arrays that need not fit in memory."""
     ids, types, starts, tags = (GrowingArray(dtype) for dtype in (np.int32, np.int8, np.int64, np.int64))
     offsets, word_offsets, examples = GrowingOffsets(), GrowingOffsets(), GrowingOffsets()
+    cut = GrowingArray(np.bool_)
     for part in parts:
         ids.append(part.store.input_ids)
         types.append(part.store.token_type_ids)
         offsets.append(part.store.lengths)
+        cut.append(part.store.cut)
         starts.append(part.word_starts)
         word_offsets.append(np.diff(part.word_offsets))
         tags.append(part.tags)
         examples.append(np.diff(part.examples))
     return TaggedDataset(
-        store=TokenStore(ids.finish(), types.finish(), offsets.finish()),
+        store=TokenStore(ids.finish(), types.finish(), offsets.finish(), cut.finish()),
         word_starts=starts.finish(),
         word_offsets=word_offsets.finish(),
         tags=tags.finish(),

@@ -15,8 +15,8 @@ from bertorch.errors import UserError
 
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
 CHUNK_CHARACTERS = 2**21  # at most: the tokenizer takes some 200 bytes for each until it truncates the text
-# Of N sentences: lengths (N,), token ids (T,) and token types (T,).
-_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Of N sentences: lengths (N,), token ids (T,), token types (T,), and whether each was cut (N,).
+_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class TokenStore:
     input_ids: np.ndarray  # (T,) int32
     token_type_ids: np.ndarray  # (T,) int8: 1 in the second text of a pair, if the model distinguishes the texts
     offsets: np.ndarray  # (N+1,) int64
+    cut: np.ndarray  # (N,) bool: the text had more tokens than a sentence may have
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,14 +65,17 @@ def tokenize(
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
     all_ids, all_types, offsets = GrowingArray(np.int32), GrowingArray(np.int8), GrowingOffsets()
+    all_cut = GrowingArray(np.bool_)
     with log.tokenizing_bar(total) as progress:
         for rows in _chunks(zip(*columns, strict=True)):
-            lengths, ids, types = encode(tokenizer, [list(column) for column in zip(*rows, strict=True)], max_length)
+            columns_of_chunk = [list(column) for column in zip(*rows, strict=True)]
+            lengths, ids, types, cut = encode(tokenizer, columns_of_chunk, max_length)
             all_ids.append(ids)
             all_types.append(types)
             offsets.append(lengths)
+            all_cut.append(cut)
             progress.update(len(rows))
-    return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish())
+    return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish(), all_cut.finish())
 
 
 def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
@@ -90,6 +94,20 @@ def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
+    ids, types = _call(tokenizer, columns, max_length)
+    lengths = _lengths(ids)
+    cut = lengths == max_length
+    full = np.flatnonzero(cut)
+    if len(full):  # with room for one more token, those that are not cut keep their length
+        longer, _ = _call(tokenizer, [[column[row] for row in full] for column in columns], max_length + 1)
+        cut[full] = _lengths(longer) > max_length
+    return lengths, _flatten(ids, np.int32), _flatten(types, np.int8), cut
+
+
+def _call(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and types of each row."""
     encoded = tokenizer(
         *columns,
         truncation="longest_first",
@@ -97,8 +115,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], ma
         return_attention_mask=False,
         return_token_type_ids=True,
     )
-    ids, types = encoded["input_ids"], encoded["token_type_ids"]
-    return _lengths(ids), _flatten(ids, np.int32), _flatten(types, np.int8)
+    return encoded["input_ids"], encoded["token_type_ids"]
 
 
 def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -113,12 +130,16 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _encode_directly(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
     """The result of `_encode` without its dicts and lists for each text: half the time on two cores."""
-    _encode(tokenizer, [column[:1] for column in columns], max_length)  # sets the backend's truncation
+    _call(tokenizer, [column[:1] for column in columns], max_length)  # sets the backend's truncation
     texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts)
     # generators, one list alive at a time: thousands would trigger the garbage collector again and again
     ids, types = (encoding.ids for encoding in encodings), (encoding.type_ids for encoding in encodings)
-    return _lengths(encodings), _flatten(ids, np.int32), _flatten(types, np.int8)
+    lengths = _lengths(encodings)
+    cut = lengths == max_length
+    full = np.flatnonzero(cut)
+    cut[full] = [bool(encodings[row].overflowing) for row in full]  # a copy of what was cut off, so not of all
+    return lengths, _flatten(ids, np.int32), _flatten(types, np.int8), cut
 
 
 def _lengths(rows: Sequence[Sized]) -> np.ndarray:
@@ -153,7 +174,8 @@ class WordPieces:
         input_ids[end_to_end(offsets[:-1] + len(self.prefix), inside)] = flat[end_to_end(before[start], inside)]
         input_ids[offsets[:-1, None] + np.arange(len(self.prefix))] = self.prefix
         input_ids[offsets[1:, None] - np.arange(len(self.suffix), 0, -1)] = self.suffix
-        return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
+        types, cut = np.zeros(len(input_ids), dtype=np.int8), np.zeros(len(start), dtype=np.bool_)  # (T,), (N,)
+        return TokenStore(input_ids, types, offsets, cut), before
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[list[str]]) -> WordPieces:
