@@ -65,7 +65,9 @@ def run(config: EvaluateConfig) -> None:
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
-        header = {"model": config.model_dir, "task": task.name, "data": config.input_file}
+        header: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": config.input_file}
+        if notes := list(task.notes()):
+            header["notes"] = notes
         _write(header | metric.report(), task.errors(metric, source), config)
     distributed.barrier()
 
@@ -88,6 +90,8 @@ def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> 
         draw_confusion(matrix, drawn, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
         file.write(to_json(report, indent=2) + "\n")
+    for note in report.get("notes", ()):
+        logger.warning("{}", note)
     for line in _lines({name: value for name, value in report.items() if name != "confusions"}):
         logger.info("{}", line)
     logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))

@@ -48,6 +48,11 @@ class TokenStore:
         tokens = end_to_end(starts, ends - starts)  # (T,)
         return self.input_ids[tokens], self.token_type_ids[tokens], ends - starts
 
+    def hashes(self, sentences: np.ndarray) -> np.ndarray:
+        """Of N sentences, (N, 2) uint64, equal for the same token ids; see `joined_hashes`."""
+        ids, _, lengths = self.tokens_of(sentences)  # (T,), (T,), (N,)
+        return joined_hashes(np.stack([ids, ids], axis=1).astype(np.uint64), lengths)
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int, *, total: int | None = None
@@ -209,6 +214,27 @@ def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The indices `start : start + length` of each range, one range after the other; int64."""
     before = np.concatenate([[0], lengths]).cumsum()  # (ranges+1,)
     return np.repeat(starts - before[:-1], lengths) + np.arange(before[-1])
+
+
+def joined_hashes(parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The hashes (N, 2) of N sequences, from those of their parts, (parts, 2) uint64 end to end; `counts` is (N,).
+
+    A part and its place in the sequence are mixed by the finaliser of SplitMix64, and added up. With 128 bits, two of
+    n different sequences that nobody chose for it share a hash with a probability of about n²/2¹²⁹.
+    """
+    place = end_to_end(np.zeros_like(counts), counts).astype(np.uint64) + np.uint64(1)  # (parts,)
+    bounds = np.concatenate([[0], counts]).cumsum()  # (N+1,)
+    hashes = np.empty((len(counts), 2), np.uint64)
+    for column, factor in enumerate((0x9E3779B97F4A7C15, 0xD1342543DE82EF95)):  # odd: no place is lost
+        mixed = place * np.uint64(factor)  # (parts,)
+        mixed ^= parts[:, column]
+        for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed ^= mixed >> np.uint64(shift)
+            mixed *= np.uint64(multiplier)
+        mixed ^= mixed >> np.uint64(31)
+        sums = np.concatenate([np.zeros(1, np.uint64), mixed.cumsum(dtype=np.uint64)])  # (parts+1,), modulo 2^64
+        hashes[:, column] = sums[bounds[1:]] - sums[bounds[:-1]]
+    return hashes
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -211,6 +211,9 @@ class RunKeeper:
             message = "expected finite dev metrics, got NaN or infinity"
             raise diverged(step, message, self._config.saved_dir) from error
         logger.info(metric.line())
+        if not self.run.history:  # the first evaluation of the run
+            for warning in metric.warnings():
+                logger.warning("{}", warning)
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})
         self.run.history.append({"step": step.number, **numbers})
