@@ -20,6 +20,7 @@ POOLING_MODES = ("linear", "cls", "mean")
 PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
+CLASS_WEIGHTS = ("none", "balanced", "effective")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -233,6 +234,30 @@ class ClassifierConfig(TrainingConfig):
     )
     label_separator: str = option(",", is_later=True, help="multi_label: stands between the labels of a text")
 
+    class_weights: str = _optimisation(
+        CLASS_WEIGHTS[0],
+        is_input=True,
+        is_later=True,
+        help="weights of the classes in the loss: none, balanced, effective, or a file of label⇥weight",
+    )
+    label_smoothing: float = _optimisation(
+        0.0, minimum=0.0, maximum=0.99, is_later=True, help="share of the target that all classes have alike"
+    )
+    focal_gamma: float = _optimisation(
+        0.0,
+        minimum=0.0,
+        maximum=100.0,
+        is_later=True,
+        help="of the focal loss, where sure examples weigh less; 0: off",
+    )
+    logit_adjustment: float = _optimisation(
+        0.0,
+        minimum=0.0,
+        maximum=100.0,
+        is_later=True,
+        help="factor on the logarithm of the classes' shares, added to the logits in training alone; usually 1; 0: off",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.has_labels and self.label_file is None:
@@ -250,6 +275,7 @@ class ClassifierConfig(TrainingConfig):
                 "--dev_ratio splits training examples, which have another form than dev lines with --problem_type "
                 "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
             )
+        _check_class_losses(self)
 
     @property
     def has_labels(self) -> bool:
@@ -260,6 +286,29 @@ class ClassifierConfig(TrainingConfig):
     def num_texts(self) -> int:
         """Texts of an input."""
         return 2 if self.is_text_pair or self.problem_type == "ranking" else 1
+
+
+_NOT_TOGETHER = (
+    ("class_weights", "logit_adjustment", "both make up for unequal classes, and would do it twice"),
+    ("label_smoothing", "logit_adjustment", "smoothed targets no longer have the classes' shares"),
+    ("label_smoothing", "focal_gamma", "the focal loss looks at the right class alone, and smoothing at all"),
+    ("focal_gamma", "logit_adjustment", "the adjustment is right for cross-entropy alone"),
+)
+
+
+def _check_class_losses(config: ClassifierConfig) -> None:
+    """Raise a `UserError` for options of the loss that make no sense together or with the problem type."""
+    problem, names = config.problem_type, ("label_smoothing", "focal_gamma", "logit_adjustment")
+    used = [*(["class_weights"] if config.class_weights != "none" else []), *(n for n in names if getattr(config, n))]
+    for first, second, reason in _NOT_TOGETHER:
+        if first in used and second in used:
+            raise UserError(f"--{first} and --{second}: {reason}; choose one of them")
+    if not config.has_labels and used:
+        raise UserError(f"--{used[0]} is for classes, and --problem_type {problem} has none; leave it out")
+    if problem == "multi_label" and (used[1:] or (used and config.class_weights != "balanced")):
+        raise UserError(f"--problem_type multi_label has only --class_weights balanced, got --{used[-1]}; leave it out")
+    if problem == "multi_label" and used and getattr(config, "multi_label_loss", "bce") == "zlpr":
+        raise UserError("--class_weights is for --multi_label_loss bce: zlpr compares labels, which count alike")
 
 
 @dataclass(frozen=True, kw_only=True)

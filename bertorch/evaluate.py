@@ -100,7 +100,10 @@ def _evaluate(config: EvaluateConfig) -> None:
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
-        report = {"model": config.model_dir, "task": task.name, "data": config.input_file, **metric.report()}
+        report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": config.input_file}
+        if notes := list(task.notes()):
+            report["notes"] = notes
+        report |= metric.report()
         errors = task.errors(metric, source)
         if config.tune_thresholds is not None:
             report["tuned"] = task.tune_thresholds(metric, config.tune_thresholds)
@@ -144,6 +147,8 @@ def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> 
         draw_confusion(matrix, drawn, str(folder / PICTURE))
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
         file.write(to_json(report, indent=2) + "\n")
+    for note in report.get("notes", ()):
+        logger.warning("{}", note)
     for line in _lines({name: value for name, value in report.items() if name != "confusions"}):
         logger.info("{}", line)
     logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))

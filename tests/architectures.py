@@ -161,7 +161,8 @@ def random_store(size: int, seed: int = 0) -> TokenStore:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(3, 21, size)
     tokens = generator.integers(5, VOCABULARY - 1, lengths.sum()).astype(np.int32)
-    return TokenStore(tokens, np.zeros(len(tokens), dtype=np.int8), np.concatenate([[0], lengths]).cumsum())
+    types, cut = np.zeros(len(tokens), dtype=np.int8), np.zeros(size, dtype=np.bool_)
+    return TokenStore(tokens, types, np.concatenate([[0], lengths]).cumsum(), cut)
 
 
 def padded_inputs(batch: PackedBatch, *, takes_token_types: bool) -> dict[str, torch.Tensor]:

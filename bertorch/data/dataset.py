@@ -12,7 +12,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.numbering import numbered
 from bertorch.data.schedule import epoch_order
 from bertorch.data.texts import Columns, Interleaved
-from bertorch.data.tokens import TokenStore, tokenize
+from bertorch.data.tokens import TokenStore, joined_hashes, tokenize
 from bertorch.errors import UserError
 
 
@@ -28,6 +28,18 @@ class Examples(Protocol):
 
     def label_count(self, indices: np.ndarray) -> int:
         """Labels of these examples: the loss of a step is the mean over its labels."""
+        ...
+
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        """The labels of these examples, end to end: (examples, …), or (words,) tags; (examples, 0) without labels."""
+        ...
+
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        """(examples,) bool, whether text of an example was cut off."""
+        ...
+
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        """(examples, 2) uint64, equal for examples of the same tokens; see `TokenStore.hashes`."""
         ...
 
     def batch(self, indices: np.ndarray) -> PackedBatch:
@@ -60,6 +72,19 @@ class TextRows(Examples):
     @override
     def label_count(self, indices: np.ndarray) -> int:
         return len(indices)
+
+    @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        return np.zeros((len(indices), 0))
+
+    @override
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        return self.store.cut[self.sentences[indices]].any(axis=1)
+
+    @override
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        rows = self.sentences[indices]  # (examples, S)
+        return joined_hashes(self.store.hashes(rows.ravel()), np.full(len(rows), rows.shape[1]))
 
     @override
     def batch(self, indices: np.ndarray) -> PackedBatch:
@@ -106,6 +131,10 @@ class Dataset(TextRows):
         return cls(rows.store, rows.sentences, labels)
 
     @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.labels[indices]
+
+    @override
     def batch(self, indices: np.ndarray) -> PackedBatch:
         labels = torch.from_numpy(self.labels[indices])
         return PackedBatch.of(self.store, self.sentences[indices].ravel(), labels=labels)
@@ -129,6 +158,18 @@ class Subset(Examples):
     @override
     def label_count(self, indices: np.ndarray) -> int:
         return self.whole.label_count(self.chosen[indices])
+
+    @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.labels_of(self.chosen[indices])
+
+    @override
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.cut(self.chosen[indices])
+
+    @override
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.hashes(self.chosen[indices])
 
     @override
     def batch(self, indices: np.ndarray) -> PackedBatch:

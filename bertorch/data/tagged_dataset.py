@@ -21,7 +21,7 @@ from bertorch.data.batch import PackedBatch, round_up
 from bertorch.data.dataset import Examples
 from bertorch.data.scratch import GrowingArray, GrowingOffsets
 from bertorch.data.tagged_sentences import TaggedSentences
-from bertorch.data.tokens import CHUNK, TokenStore, WordPieces, end_to_end, token_pieces
+from bertorch.data.tokens import CHUNK, TokenStore, WordPieces, end_to_end, joined_hashes, token_pieces
 from bertorch.errors import UserError
 
 WORDS_MULTIPLE = 64  # of words in a filled batch; a CRF's recursion takes as many steps as the longest example
@@ -122,11 +122,24 @@ class TaggedDataset(Examples):
         return int(self._words_of(indices).sum())
 
     @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        windows = self._windows_of(indices)  # (N,)
+        return self.tags[end_to_end(self.word_offsets[windows], self._words_in(windows))]  # (words,)
+
+    @override
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        return np.zeros(len(indices), np.bool_)  # long sentences are windows
+
+    @override
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        counts = self.examples[indices + 1] - self.examples[indices]  # (examples,)
+        return joined_hashes(self.store.hashes(self._windows_of(indices)), counts)
+
+    @override
     def batch(self, indices: np.ndarray) -> TaggedBatch:  # all windows of an example follow each other
-        first = self.examples[indices]  # (examples,)
-        windows = end_to_end(first, self.examples[indices + 1] - first)  # (N,)
+        windows = self._windows_of(indices)  # (N,)
         tokens = np.concatenate([[0], self.store.lengths_of(windows)]).cumsum()  # (N+1,)
-        words_of_window = self.word_offsets[windows + 1] - self.word_offsets[windows]  # (N,)
+        words_of_window = self._words_in(windows)  # (N,)
         words = end_to_end(self.word_offsets[windows], words_of_window)  # (K,)
         words_of_example = self._words_of(indices)  # (examples,)
         return TaggedBatch.of(
@@ -137,6 +150,13 @@ class TaggedDataset(Examples):
             cu_words=torch.from_numpy(np.concatenate([[0], words_of_example]).cumsum().astype(np.int32)),
             max_words=int(words_of_example.max(initial=0)),
         )
+
+    def _windows_of(self, indices: np.ndarray) -> np.ndarray:
+        first = self.examples[indices]  # (examples,)
+        return end_to_end(first, self.examples[indices + 1] - first)  # (N,)
+
+    def _words_in(self, windows: np.ndarray) -> np.ndarray:
+        return self.word_offsets[windows + 1] - self.word_offsets[windows]  # (N,)
 
     def _words_of(self, indices: np.ndarray) -> np.ndarray:
         return self.word_offsets[self.examples[indices + 1]] - self.word_offsets[self.examples[indices]]
@@ -167,16 +187,18 @@ def _joined(parts: Iterable[TaggedDataset]) -> TaggedDataset:
     """The sentences of all parts, in arrays that need not fit in memory."""
     ids, types, starts, tags = (GrowingArray(dtype) for dtype in (np.int32, np.int8, np.int64, np.int64))
     offsets, word_offsets, examples = GrowingOffsets(), GrowingOffsets(), GrowingOffsets()
+    cut = GrowingArray(np.bool_)
     for part in parts:
         ids.append(part.store.input_ids)
         types.append(part.store.token_type_ids)
         offsets.append(part.store.lengths)
+        cut.append(part.store.cut)
         starts.append(part.word_starts)
         word_offsets.append(np.diff(part.word_offsets))
         tags.append(part.tags)
         examples.append(np.diff(part.examples))
     return TaggedDataset(
-        store=TokenStore(ids.finish(), types.finish(), offsets.finish()),
+        store=TokenStore(ids.finish(), types.finish(), offsets.finish(), cut.finish()),
         word_starts=starts.finish(),
         word_offsets=word_offsets.finish(),
         tags=tags.finish(),

@@ -15,8 +15,8 @@ from bertorch.errors import UserError
 
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
 CHUNK_CHARACTERS = 2**21  # at most: the tokenizer takes some 200 bytes for each until it truncates the text
-# Of N sentences: lengths (N,), token ids (T,) and token types (T,).
-_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Of N sentences: lengths (N,), token ids (T,), token types (T,), and whether each was cut (N,).
+_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class TokenStore:
     input_ids: np.ndarray  # (T,) int32
     token_type_ids: np.ndarray  # (T,) int8: 1 in the second text of a pair, if the model distinguishes the texts
     offsets: np.ndarray  # (N+1,) int64
+    cut: np.ndarray  # (N,) bool: the text had more tokens than a sentence may have
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,6 +48,11 @@ class TokenStore:
         tokens = end_to_end(starts, ends - starts)  # (T,)
         return self.input_ids[tokens], self.token_type_ids[tokens], ends - starts
 
+    def hashes(self, sentences: np.ndarray) -> np.ndarray:
+        """Of N sentences, (N, 2) uint64, equal for the same token ids; see `joined_hashes`."""
+        ids, _, lengths = self.tokens_of(sentences)  # (T,), (T,), (N,)
+        return joined_hashes(np.stack([ids, ids], axis=1).astype(np.uint64), lengths)
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int, *, total: int | None = None
@@ -64,14 +70,17 @@ def tokenize(
         raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
     encode = _encode_directly if _is_plain(tokenizer) else _encode
     all_ids, all_types, offsets = GrowingArray(np.int32), GrowingArray(np.int8), GrowingOffsets()
+    all_cut = GrowingArray(np.bool_)
     with log.tokenizing_bar(total) as progress:
         for rows in _chunks(zip(*columns, strict=True)):
-            lengths, ids, types = encode(tokenizer, [list(column) for column in zip(*rows, strict=True)], max_length)
+            columns_of_chunk = [list(column) for column in zip(*rows, strict=True)]
+            lengths, ids, types, cut = encode(tokenizer, columns_of_chunk, max_length)
             all_ids.append(ids)
             all_types.append(types)
             offsets.append(lengths)
+            all_cut.append(cut)
             progress.update(len(rows))
-    return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish())
+    return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish(), all_cut.finish())
 
 
 def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
@@ -90,6 +99,20 @@ def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
+    ids, types = _call(tokenizer, columns, max_length)
+    lengths = _lengths(ids)
+    cut = lengths == max_length
+    full = np.flatnonzero(cut)
+    if len(full):  # with room for one more token, those that are not cut keep their length
+        longer, _ = _call(tokenizer, [[column[row] for row in full] for column in columns], max_length + 1)
+        cut[full] = _lengths(longer) > max_length
+    return lengths, _flatten(ids, np.int32), _flatten(types, np.int8), cut
+
+
+def _call(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and types of each row."""
     encoded = tokenizer(
         *columns,
         truncation="longest_first",
@@ -97,8 +120,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], ma
         return_attention_mask=False,
         return_token_type_ids=True,
     )
-    ids, types = encoded["input_ids"], encoded["token_type_ids"]
-    return _lengths(ids), _flatten(ids, np.int32), _flatten(types, np.int8)
+    return encoded["input_ids"], encoded["token_type_ids"]
 
 
 def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -113,12 +135,16 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _encode_directly(tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], max_length: int) -> _Chunk:
     """The result of `_encode` without its dicts and lists for each text: half the time on two cores."""
-    _encode(tokenizer, [column[:1] for column in columns], max_length)  # sets the backend's truncation
+    _call(tokenizer, [column[:1] for column in columns], max_length)  # sets the backend's truncation
     texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts)
     # generators, one list alive at a time: thousands would trigger the garbage collector again and again
     ids, types = (encoding.ids for encoding in encodings), (encoding.type_ids for encoding in encodings)
-    return _lengths(encodings), _flatten(ids, np.int32), _flatten(types, np.int8)
+    lengths = _lengths(encodings)
+    cut = lengths == max_length
+    full = np.flatnonzero(cut)
+    cut[full] = [bool(encodings[row].overflowing) for row in full]  # a copy of what was cut off, so not of all
+    return lengths, _flatten(ids, np.int32), _flatten(types, np.int8), cut
 
 
 def _lengths(rows: Sequence[Sized]) -> np.ndarray:
@@ -153,7 +179,8 @@ class WordPieces:
         input_ids[end_to_end(offsets[:-1] + len(self.prefix), inside)] = flat[end_to_end(before[start], inside)]
         input_ids[offsets[:-1, None] + np.arange(len(self.prefix))] = self.prefix
         input_ids[offsets[1:, None] - np.arange(len(self.suffix), 0, -1)] = self.suffix
-        return TokenStore(input_ids, np.zeros(len(input_ids), dtype=np.int8), offsets), before
+        types, cut = np.zeros(len(input_ids), dtype=np.int8), np.zeros(len(start), dtype=np.bool_)  # (T,), (N,)
+        return TokenStore(input_ids, types, offsets, cut), before
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[list[str]]) -> WordPieces:
@@ -187,6 +214,27 @@ def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The indices `start : start + length` of each range, one range after the other; int64."""
     before = np.concatenate([[0], lengths]).cumsum()  # (ranges+1,)
     return np.repeat(starts - before[:-1], lengths) + np.arange(before[-1])
+
+
+def joined_hashes(parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The hashes (N, 2) of N sequences, from those of their parts, (parts, 2) uint64 end to end; `counts` is (N,).
+
+    A part and its place in the sequence are mixed by the finaliser of SplitMix64, and added up. With 128 bits, two of
+    n different sequences that nobody chose for it share a hash with a probability of about n²/2¹²⁹.
+    """
+    place = end_to_end(np.zeros_like(counts), counts).astype(np.uint64) + np.uint64(1)  # (parts,)
+    bounds = np.concatenate([[0], counts]).cumsum()  # (N+1,)
+    hashes = np.empty((len(counts), 2), np.uint64)
+    for column, factor in enumerate((0x9E3779B97F4A7C15, 0xD1342543DE82EF95)):  # odd: no place is lost
+        mixed = place * np.uint64(factor)  # (parts,)
+        mixed ^= parts[:, column]
+        for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed ^= mixed >> np.uint64(shift)
+            mixed *= np.uint64(multiplier)
+        mixed ^= mixed >> np.uint64(31)
+        sums = np.concatenate([np.zeros(1, np.uint64), mixed.cumsum(dtype=np.uint64)])  # (parts+1,), modulo 2^64
+        hashes[:, column] = sums[bounds[1:]] - sums[bounds[:-1]]
+    return hashes
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

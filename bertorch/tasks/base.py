@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
+from bertorch.tasks.label_counts import LabelCounts
 from bertorch.tasks.metadata import ModelMetadata
 from bertorch.tasks.metrics import Metric
 
@@ -138,6 +139,10 @@ class Task(ABC, Generic[B]):
     def metric(self, device: torch.device) -> Metric[B]:
         """A fresh metric, which takes `outputs` and the batches."""
 
+    def label_counts(self, examples: Examples) -> LabelCounts | None:
+        """How often each label occurs in the examples; None without labels."""
+        return None
+
     def head_parameters(self) -> Sequence[nn.Parameter]:
         """The parameters with a learning rate of their own."""
         return ()
@@ -175,6 +180,10 @@ class Task(ABC, Generic[B]):
         )
         metadata.write(self.model.config)
         return [self.model.config, *([] if self._tokenizer is None else [self._tokenizer])]
+
+    def notes(self) -> Sequence[str]:
+        """What whoever uses the model must know of how it was trained, a sentence each: for report and model card."""
+        return ()
 
     @abstractmethod
     def usage(self) -> tuple[str, str]:

@@ -1,23 +1,46 @@
 """Classification with one label: `run_classifier.py --problem_type single_label`, its default."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from bertorch.config import CLASS_WEIGHTS, ClassifierConfig
 from bertorch.data.batch import PackedBatch
+from bertorch.data.dataset import Examples
 from bertorch.data.readers import LabelledTexts
-from bertorch.tasks.base import Errors, Losses
+from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
+from bertorch.tasks.class_losses import (
+    ClassLoss,
+    class_loss,
+    loss_notes,
+    loss_record,
+    read_class_weights,
+    saved_loss_record,
+)
+from bertorch.tasks.label_counts import LabelCounts, class_counts
 from bertorch.tasks.metrics import ClassificationMetric
 from bertorch.tasks.scoring import wrong_texts
-from bertorch.tasks.sequence_task import SequenceTask
+from bertorch.tasks.sequence_task import Reader, SequenceTask
+
+_summed_cross_entropy = partial(F.cross_entropy, reduction="sum")
 
 
 class ClassificationTask(SequenceTask):
-    """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy."""
+    """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
+
+    Args:
+        model, label_names, text_pair, inputs: see `SequenceTask`.
+        class_loss: the loss of training; None: plain cross-entropy, which the dev loss always is.
+        loss_record: the options that `class_loss` comes from, which the folder keeps.
+    """
 
     name = "classification"
     problem_type = "single_label"
@@ -25,9 +48,72 @@ class ClassificationTask(SequenceTask):
     loss_parts = ("loss", "accuracy")
     has_confusions = True
 
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        label_names: Sequence[str],
+        *,
+        text_pair: bool | None = False,
+        class_loss: ClassLoss | None = None,
+        loss_record: Mapping[str, Any] | None = None,
+        **inputs: Unpack[InputSettings],
+    ) -> None:
+        super().__init__(model, label_names, text_pair=text_pair, **inputs)
+        self._class_loss = class_loss
+        self._loss_record = dict(loss_record or {})
+
+    @classmethod
+    @override
+    def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
+        if config.class_weights not in CLASS_WEIGHTS:
+            read_class_weights(config.class_weights, label_names)  # its errors come before the long work
+        return super().readers(config, label_names)
+
+    @classmethod
+    @override
+    def from_config(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        train: Examples,
+    ) -> Self:
+        return cls.from_pretrained(
+            config.pretrained_model_name_or_path,
+            tokenizer,
+            label_names,
+            text_pair=config.num_texts == 2,
+            max_seq_length=config.max_seq_length,
+            class_loss=class_loss(config, label_names, train),
+            loss_record=loss_record(config),
+        )
+
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
-        return classification_losses(outputs, batch)
+        return classification_losses(outputs, batch, self._class_loss or _summed_cross_entropy)
+
+    @override
+    def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
+        if self._class_loss is None:
+            return super().loss_weight(examples, indices)
+        return self._class_loss.weight_of(examples.labels_of(indices))
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        return {**super().settings(), **({"loss": self._loss_record} if self._loss_record else {})}
+
+    @classmethod
+    @override
+    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
+        return {**loaded.inputs, "loss_record": saved_loss_record(loaded.metadata.settings, loaded.folder)}
+
+    @override
+    def notes(self) -> Sequence[str]:
+        return loss_notes(self._loss_record)
+
+    @override
+    def label_counts(self, examples: Examples) -> LabelCounts:
+        return LabelCounts("labels", self.label_names, class_counts(examples, len(self.label_names)))
 
     @override
     def metric(self, device: torch.device) -> ClassificationMetric:
@@ -42,9 +128,11 @@ class ClassificationTask(SequenceTask):
         return misclassified(metric, source, self.label_names)
 
 
-def classification_losses(logits: Tensor, batch: PackedBatch) -> Losses:
-    """Summed cross-entropy, and the count of right predictions, of logits (N, C) and classes (N,)."""
-    loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+def classification_losses(
+    logits: Tensor, batch: PackedBatch, loss_of: Callable[[Tensor, Tensor], Tensor] = _summed_cross_entropy
+) -> Losses:
+    """The summed loss, and the count of right predictions, of logits (N, C) and classes (N,)."""
+    loss = loss_of(logits, batch.labels)
     return {"loss": loss, "accuracy": (logits.argmax(dim=-1) == batch.labels).sum()}
 
 

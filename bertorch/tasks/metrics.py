@@ -11,7 +11,9 @@ from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch, on_device
+from bertorch.data.lines import shorten
 
+USUAL_CAUSES = "usual causes: a --learning_rate that is too high or too low, too few steps so far"
 B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
 
 
@@ -38,6 +40,10 @@ class Metric(Protocol[B_contra]):
 
     def summary(self) -> Sequence[str]:
         """What is logged of the best evaluation at the end of a run, beside the line."""
+        return ()
+
+    def warnings(self) -> Sequence[str]:
+        """What is wrong with the predictions as a whole; logged after the first evaluation of a run."""
         return ()
 
     def report(self) -> dict[str, Any]:
@@ -104,6 +110,15 @@ class ClassificationMetric(Metric[PackedBatch]):
     @override
     def line(self) -> str:
         return f"eval loss: {self.loss:.5f}, accuracy: {self.value:.5f}"
+
+    @override
+    def warnings(self) -> Sequence[str]:
+        first = int(self.predicted[0])
+        if (self.predicted != first).any() or (self.gold == self.gold[0]).all():
+            return ()
+        all_alike = f"all {len(self.predicted)} predictions are {shorten(self._label_names[first])}"
+        unequal = "very unequal classes (run_classifier.py has --class_weights and --logit_adjustment)"
+        return (f"{all_alike}; {USUAL_CAUSES}, {unequal}, or a wrong column of labels",)
 
     @override
     def report(self) -> dict[str, Any]:

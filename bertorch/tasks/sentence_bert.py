@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
@@ -18,6 +18,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
+from bertorch.tasks.label_counts import LabelCounts, class_counts
 from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
@@ -146,6 +147,10 @@ class SentenceBertTask(EmbeddingTask):
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
         return classification_losses(self.siamese.classify(outputs), batch)
+
+    @override
+    def label_counts(self, examples: Examples) -> LabelCounts:
+        return LabelCounts("labels", self.label_names, class_counts(examples, len(self.label_names)))
 
     @override
     def metric(self, device: torch.device) -> "SentenceBertMetric":

@@ -12,7 +12,7 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.data.batch import on_device
 from bertorch.data.tagged_dataset import TaggedBatch
-from bertorch.tasks.metrics import Metric, f1_scores
+from bertorch.tasks.metrics import USUAL_CAUSES, Metric, f1_scores
 from bertorch.tasks.tag_heads import SpanModel
 
 Extent: TypeAlias = tuple[int, int, int, int]  # example, first word, end (exclusive), type
@@ -90,6 +90,14 @@ class SpanMetric(Metric[TaggedBatch]):
             precision, recall, f1, support = row.values()
             lines.append(f"{name:{width}}  {precision:9.5f} {recall:7.5f} {f1:7.5f}  {support:7d}")
         return lines
+
+    @override
+    def warnings(self) -> Sequence[str]:
+        if self.predicted or not self.gold:
+            return ()
+        none = f"all tags are O: no entity is predicted, and there are {len(self.gold)}"
+        of_crf = "(that of a CRF is --crf_learning_rate, such as 1e-3)"
+        return (f"{none}; {USUAL_CAUSES} {of_crf}, or few entities in the training data",)
 
     @override
     def report(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from bertorch.data.spans import Span
+from bertorch.data.dataset import Examples
+from bertorch.data.spans import Span, SpanFinder
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
 from bertorch.data.tags import TagSet
@@ -19,6 +20,7 @@ from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.precision import require_finite
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
+from bertorch.tasks.label_counts import LabelCounts, blocks_of
 from bertorch.tasks.span_metric import Extent, SpanMetric
 from bertorch.tasks.tag_heads import CrfTagger, LinearTagger, SpanModel
 from bertorch.tasks.text_tokens import TaggedText, TextTokens, joined
@@ -100,6 +102,17 @@ class TaggingTask(Task[TaggedBatch]):
     @override
     def losses_of(self, outputs: Tensor, batch: TaggedBatch) -> Losses:
         return {"loss": self.span_model.loss(outputs, batch)}
+
+    @override
+    def label_counts(self, examples: Examples) -> LabelCounts:
+        find_spans = SpanFinder(self.span_model.tags)
+        counts, without = np.zeros(len(self.span_model.tags.types), np.int64), 0
+        for indices in blocks_of(examples, 2**12):
+            batch: Any = examples.batch(indices)
+            extents = find_spans(batch.labels, batch.cu_words).numpy()  # (M, 4)
+            counts += np.bincount(extents[:, 3], minlength=len(counts))
+            without += len(indices) - len(np.unique(extents[:, 0]))
+        return LabelCounts("entities", self.span_model.tags.types, counts, without)
 
     @override
     def metric(self, device: torch.device) -> SpanMetric:

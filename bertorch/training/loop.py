@@ -17,9 +17,11 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
+from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
 from bertorch.training.acceleration import accelerate, own_stream
+from bertorch.training.data_report import log_data_report
 from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
@@ -40,6 +42,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
             loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
+    if dev is not None and not len(dev):
+        raise UserError("expected dev examples to evaluate on, got none; leave them out to train without evaluation")
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
     if config.gradient_checkpointing:
@@ -66,6 +70,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     )
     keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
+    distributed.on_main(lambda: log_data_report(config, task, train, dev))
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")

@@ -81,7 +81,8 @@ class ModelCard(Savable):
             data += f", dev data: {_code(config.dev_data_file)}"
         how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"
         command = _block("bash", shlex.join(["python", *sys.argv]))
-        return f"## Training\n{command}\n{distributed.world_size()} process(es), {how}. {data}."
+        notes = "".join(f"\n\nNote: {note}." for note in self.task.notes())
+        return f"## Training\n{command}\n{distributed.world_size()} process(es), {how}. {data}.{notes}"
 
     def _metrics(self) -> str:
         if not self.history:

@@ -26,6 +26,8 @@ def describe_run(
     described = plain_options(config)
     for declared in fields(config):
         value = getattr(config, declared.name)
+        if declared.metadata["is_later"] and value == declared.default:
+            continue
         if declared.metadata["is_input"] and value is not None and Path(value).is_file():
             described[f"content of --{declared.name}"] = file_digest(value)
         elif declared.metadata["is_input"]:

@@ -213,6 +213,9 @@ class RunKeeper:
         except ConstantScoresError as error:
             raise diverged(step, str(error), self._config.saved_dir) from error
         logger.info(metric.line())
+        if not self.run.history:  # the first evaluation of the run
+            for warning in metric.warnings():
+                logger.warning("{}", warning)
         numbers = {f"dev_{name}": value for name, value in metric.numbers().items()}
         self.record(step, {"metric": next(iter(numbers)), **numbers})
         self.run.history.append({"step": step.number, **numbers})

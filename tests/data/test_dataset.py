@@ -15,7 +15,8 @@ def dataset():
     tokens = np.concatenate(SENTENCES).astype(np.int32)
     offsets = np.array([0, 3, 5, 10, 13])
     types = (np.arange(len(tokens)) % 2).astype(np.int8)
-    return Dataset(TokenStore(tokens, types, offsets), np.arange(4)[:, None], labels=np.array([0, 1, 1, 0]))
+    store = TokenStore(tokens, types, offsets, np.zeros(4, dtype=np.bool_))
+    return Dataset(store, np.arange(4)[:, None], labels=np.array([0, 1, 1, 0]))
 
 
 def test_a_batch_is_its_sentences_end_to_end(dataset):

@@ -46,6 +46,22 @@ def test_the_store_holds_what_the_tokenizer_gives(kind, truncation_side, columns
     assert store.lengths.max() == 16
 
 
+@pytest.mark.parametrize("kind", [BertTokenizer, BertTokenizerLegacy, WithCodeOfItsOwn])
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+@pytest.mark.parametrize("num_texts", [1, 2])
+def test_a_text_is_cut_if_it_has_more_tokens_than_fit(kind, truncation_side, num_texts):
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 30 // num_texts, (num_texts, 200))
+    # a space, and a character that the tokenizer drops, after the last token
+    columns = [["天" * length + end for length, end in zip(row, [" ", "\x07"] * 100, strict=True)] for row in lengths]
+    tokenizer = kind.from_pretrained(TINY, truncation_side=truncation_side)
+    store = tokenize(tokenizer, columns, max_length=16)
+    whole = np.array([len(row) for row in tokenizer(*map(list, columns), verbose=False)["input_ids"]])
+    assert store.cut.dtype == np.bool_
+    assert store.cut.tolist() == (whole > 16).tolist()
+    assert (whole == 16).any()  # as long as it may be, and not cut
+
+
 def test_a_pair_is_cut_at_its_longer_text(tokenizer):
     store = tokenize(tokenizer, [["好"], ["一二三四五六七八九十"]], max_length=8)
     assert tokenizer.decode(store.input_ids) == "[CLS] 好 [SEP] 一 二 三 四 [SEP]"
@@ -70,12 +86,13 @@ def test_max_length_must_leave_room_for_text(tokenizer):
 
 
 class Recorded(BertTokenizer):
-    """Remembers how many texts each call had."""
+    """Remembers how many texts each call had, beside the calls that look whether texts are cut."""
 
     sizes: ClassVar[list[int]] = []
 
     def __call__(self, text, *others, **options):
-        self.sizes.append(len(text))
+        if options["max_length"] == 16:
+            self.sizes.append(len(text))
         return super().__call__(text, *others, **options)
 
 
