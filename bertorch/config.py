@@ -219,6 +219,12 @@ class ClassifierConfig(TrainingConfig):
     problem_type: str = option(
         "single_label", choices=PROBLEM_TYPES, is_later=True, help="single_label: one label a text"
     )
+    windows: int = _data(
+        1,
+        minimum=1,
+        is_later=True,
+        help="windows of --max_seq_length tokens that a longer text may have; its logits are their mean",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

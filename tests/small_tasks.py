@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
+from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.classification import ClassificationTask
@@ -28,6 +29,11 @@ CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symm
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
     """Three classes; the settings are those of the encoder's configuration, here and below."""
     return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
+
+
+def windowed_task(**settings: object) -> ClassificationTask:
+    model = SequenceClassifier(small_classifier("bert", **settings))
+    return ClassificationTask(model, ["a", "b", "c"], windows=3)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
@@ -91,6 +97,15 @@ def classification_data(size: int, seed: int = 0) -> Dataset:
     """Sentences whose class depends on their first token."""
     store = random_store(size, seed)
     return Dataset(store, np.arange(size)[:, None], labels=store.input_ids[store.offsets[:-1]].astype(np.int64) % 3)
+
+
+def windowed_data(size: int, seed: int = 0) -> WindowedDataset:
+    """Texts of one to three windows, whose class depends on the first token of the last one."""
+    counts = np.random.default_rng(seed).integers(1, 4, size)
+    offsets = np.concatenate([[0], counts]).cumsum()
+    store = random_store(int(offsets[-1]), seed)
+    labels = store.input_ids[store.offsets[offsets[1:] - 1]].astype(np.int64) % 3
+    return WindowedDataset(store, np.arange(size)[:, None], labels, offsets, np.zeros(size, dtype=np.bool_))
 
 
 def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:

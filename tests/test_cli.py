@@ -66,7 +66,7 @@ CONTRASTIVE = {
     "micro_batch_size": None,
 }
 OWN = {
-    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False, "problem_type": "single_label"},
+    ClassifierConfig: {"label_file": "labels.txt", "is_text_pair": False, "problem_type": "single_label", "windows": 1},
     SentenceBertConfig: {
         "label_file": None,
         "is_nli": False,
@@ -88,6 +88,7 @@ OWN = {
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
     "problem_type": "single_label",
+    "windows": 3,
     "cuda_graphs": "off",
     "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
