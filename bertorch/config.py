@@ -257,6 +257,12 @@ class ClassifierConfig(TrainingConfig):
         is_later=True,
         help="factor on the logarithm of the classes' shares, added to the logits in training alone; usually 1; 0: off",
     )
+    windows: int = _data(
+        1,
+        minimum=1,
+        is_later=True,
+        help="windows of --max_seq_length tokens that a longer text may have; its logits are their mean",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

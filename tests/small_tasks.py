@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
+from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.classification import ClassificationTask
@@ -52,6 +53,11 @@ def score_task(**settings: object) -> ScoreTask:
 
 def ranking_task(**settings: object) -> RankingTask:
     return RankingTask(_one_logit(**settings), text_pair=True)
+
+
+def windowed_task(**settings: object) -> ClassificationTask:
+    model = SequenceClassifier(small_classifier("bert", **settings))
+    return ClassificationTask(model, ["a", "b", "c"], windows=3)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
@@ -141,6 +147,15 @@ def candidate_data(size: int, queries: int) -> Dataset:
     numbers = np.arange(size) % queries
     relevances = np.where(np.arange(size) < queries, 2.0, np.arange(size) % 3 == 0)
     return Dataset(random_store(size), np.arange(size)[:, None], np.stack([relevances, numbers], axis=1))
+
+
+def windowed_data(size: int, seed: int = 0) -> WindowedDataset:
+    """Texts of one to three windows, whose class depends on the first token of the last one."""
+    counts = np.random.default_rng(seed).integers(1, 4, size)
+    offsets = np.concatenate([[0], counts]).cumsum()
+    store = random_store(int(offsets[-1]), seed)
+    labels = store.input_ids[store.offsets[offsets[1:] - 1]].astype(np.int64) % 3
+    return WindowedDataset(store, np.arange(size)[:, None], labels, offsets)
 
 
 def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:

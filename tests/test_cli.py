@@ -73,6 +73,7 @@ OWN = {
         "problem_type": "single_label",
         "multi_label_loss": "bce",
         "label_separator": ",",
+        "windows": 1,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -94,7 +95,7 @@ OWN = {
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
-    "problem_type": "single_label", "multi_label_loss": "bce", "label_separator": ",",
+    "problem_type": "single_label", "multi_label_loss": "bce", "label_separator": ",", "windows": 3,
     "cuda_graphs": "off",
     "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",

@@ -44,6 +44,32 @@ def test_a_classifier(folders, tmp_path, log_lines):
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
 
 
+def test_a_file_of_json_has_the_report_of_columns(folders, tmp_path):
+    lines = [line.split("\t") for line in (REVIEWS / "dev.txt").read_text().splitlines()[:40]]
+    (tmp_path / "dev.tsv").write_text("\n".join("\t".join(line) for line in lines))
+    objects = [{"text": text.replace("，", "\t"), "label": label} for text, label in lines]
+    (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, objects)))
+    (tmp_path / "same.json").write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in lines))
+    report, errors = run(folders["classifier"], tmp_path / "dev.tsv", tmp_path / "columns")
+    ours, our_errors = run(folders["classifier"], tmp_path / "same.json", tmp_path / "json")
+    assert (ours | {"data": ""}, our_errors) == (report | {"data": ""}, errors)
+    _, (_, *with_tabs) = run(folders["classifier"], tmp_path / "dev.json", tmp_path / "tabs")
+    assert len(with_tabs) > 0
+    for number, _, _, _, text in with_tabs:  # five columns each
+        assert text == lines[int(number) - 1][0].replace("，", " ")
+
+
+@pytest.mark.parametrize("name", ["pair classifier", "nli"])
+def test_pairs_in_json_have_the_report_of_columns(name, folders, tmp_path):
+    lines = [line.split("\t") for line in (NLI / "dev.txt").read_text().splitlines()[:40]]
+    (tmp_path / "dev.tsv").write_text("\n".join("\t".join(line) for line in lines))
+    objects = [dict(zip(("text_a", "text_b", "label"), line, strict=True)) for line in lines]
+    (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, objects)))
+    report, errors = run(folders[name], tmp_path / "dev.tsv", tmp_path / "columns")
+    ours, our_errors = run(folders[name], tmp_path / "dev.json", tmp_path / "json")
+    assert (ours | {"data": ""}, our_errors) == (report | {"data": ""}, errors)
+
+
 def test_the_log_of_many_classes_has_the_most_frequent_and_the_worst(log_lines, tmp_path):
     names = [f"label{index}" for index in range(1000)]
     gold = np.repeat(np.arange(900), np.arange(900) % 30 + 1)  # the last hundred labels have no example

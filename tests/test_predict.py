@@ -127,6 +127,26 @@ def test_two_processes_write_what_one_writes(launched, folders, tmp_path):
         ("ner", ['["我", "们"]'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
         ("ner", ['[{"text": "我"}]'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
         ("ner", ['{"text": "a", "text": "b"}'], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
+        (
+            "classifier",
+            ['{"text": "a"}', "b"],
+            'in.txt:2:1: expected a JSON object ({"text": "…"}), got: Expecting value',
+        ),
+        (
+            "classifier",
+            ['{"text": "a"}', '{"text_a": "a", "text_b": "b"}'],
+            'in.txt:2: expected "text" ({"text": "…"}), got',
+        ),
+        (
+            "pair classifier",
+            ['{"text": "a"}'],
+            'in.txt:1: expected "text_a" ({"text_a": "…", "text_b": "…"} or {"query"',
+        ),
+        (
+            "classifier",
+            ['{"text": "a\\ud800"}'],
+            'in.txt:1:10: expected text, got half a surrogate pair in "text": \'a',
+        ),
         ("ner", ["{}"], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
         ("ner", ["好", '{"text": "好"}'], "in.txt:2: expected plain text, as the first line is, got JSON: '{"),
         ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
@@ -169,7 +189,8 @@ def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):
     assert len(run(folders["classifier"], ["好"], tmp_path, monkeypatch, overwrite=True)) == 2
 
 
-def test_it_answers_each_line_before_it_reads_the_next(folders, tmp_path):
+@pytest.mark.parametrize("written", [str, lambda text: json.dumps({"id": 1, "text": text})], ids=["text", "JSON"])
+def test_it_answers_each_line_before_it_reads_the_next(written, folders, tmp_path):
     asked, answered = (tmp_path / name for name in ("asked", "answered"))
     for path in (asked, answered):
         os.mkfifo(path)
@@ -185,7 +206,7 @@ def test_it_answers_each_line_before_it_reads_the_next(folders, tmp_path):
     with answered.open("rb", buffering=0) as answers, asked.open("wb", buffering=0) as questions:
         assert answer() == "label\tnegative\tpositive\n"
         for text, prediction in zip(REVIEW_TEXTS, load(folders["classifier"]).predict(REVIEW_TEXTS[:3]), strict=False):
-            questions.write(f"{text}\n".encode())
+            questions.write(f"{written(text)}\n".encode())
             assert answer().split("\t")[0] == prediction.label
     thread.join()
 
@@ -198,6 +219,24 @@ def test_pipes_and_devices_are_no_files_that_are_there(folders, tmp_path):
     predict.run(predict.PredictConfig(**options))
     with pytest.raises(UserError, match="/dev/null: expected one example a line, got no line"):
         predict.run(predict.PredictConfig(**options | {"input_file": "/dev/null"}))
+
+
+@pytest.mark.parametrize("name", ["classifier", "pair classifier", "nli", "simcse"])
+def test_inputs_in_json_have_the_results_of_columns(name, folders, tmp_path, monkeypatch):
+    lines = REVIEW_TEXTS[:9] if name == "classifier" else PAIRS[:9]
+    expected = run(folders[name], lines, tmp_path, monkeypatch)
+    for keys in [("text",)] if name == "classifier" else [("text_a", "text_b"), ("query", "candidate")]:
+        objects = [dict(zip(keys, line.split("\t"), strict=True)) | {"id": [1, {}]} for line in lines]
+        written = [json.dumps(each, ensure_ascii=index % 2 == 0) for index, each in enumerate(objects)]
+        assert run(folders[name], written, tmp_path, monkeypatch, overwrite=True) == expected
+
+
+def test_a_text_in_json_may_have_tabs_and_line_breaks(folders, tmp_path, monkeypatch):
+    text = "房间\t干净，\n早餐\u2028也丰富。"
+    (line,) = run(folders["classifier"], [json.dumps({"text": text})], tmp_path, monkeypatch, no_header=True)
+    (expected,) = load(folders["classifier"]).predict([text])
+    assert line.split("\t")[0] == expected.label
+    assert float(line.split("\t")[2]) == pytest.approx(expected.probabilities["positive"], abs=1e-5)
 
 
 def test_labels_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path, monkeypatch):

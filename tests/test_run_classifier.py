@@ -1,5 +1,6 @@
 """The script itself, as a user starts it, on the embedded checkpoint and samples."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_bad_lines_can_be_skipped(tmp_path):
     assert done.stdout == ""
     assert "skipped malformed lines: 2; the first: " in done.stderr
     assert "train: 20 examples" in done.stderr
+
+
+def test_json_lines_train_as_columns(tmp_path):
+    rows = [line.split("\t") for line in (REVIEWS / "train.txt").read_text().splitlines()[:64]]
+    (tmp_path / "train.txt").write_text("\n".join(map("\t".join, rows)))
+    objects = [{"id": number, "text": text, "label": label} for number, (text, label) in enumerate(rows)]
+    (tmp_path / "train.json").write_text("\n".join(map(json.dumps, objects)))
+    weights = []
+    for name in ("train.txt", "train.json"):
+        saved = tmp_path / f"saved {name}"
+        run_script(*arguments(REVIEWS, saved, train_data_file=tmp_path / name, dev_data_file=tmp_path / name, epochs=1))
+        weights.append((saved / "pytorch_model.bin").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_a_second_run_takes_the_tokens_from_the_cache(tmp_path):

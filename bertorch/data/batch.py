@@ -24,6 +24,8 @@ class PackedBatch:
     max_seqlen: int  # a bound on the longest sentence
     labels: Tensor  # a row an example: classes (examples,) int64, or scores (examples,) float64
     text_ids: Tensor | None = None  # (examples, S) int64, equal for equal texts, where the loss must know them
+    # (inputs,) int64, consecutive sentences that are the windows of one input; None: each sentence is one
+    window_counts: Tensor | None = None
     has_filler: bool = False  # whether tokens that belong to no sentence follow the last one, see `filled`
     offsets: tuple[int, ...] | None = None  # `cu_seqlens` on the host, if known: asking a GPU for them waits for it
 
@@ -72,7 +74,7 @@ class PackedBatch:
             return self._mapped(Tensor.pin_memory)
 
     def split(self, sentences: int) -> "Iterator[PackedBatch]":
-        """Cut the batch into batches of at most this many sentences, in order and without labels."""
+        """Cut the batch into batches of at most this many sentences, in order, without labels or windows."""
         offsets = self.cu_seqlens.tolist() if self.offsets is None else self.offsets
         for start in range(0, self.size, sentences):
             bounds = offsets[start : start + sentences + 1]

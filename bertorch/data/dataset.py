@@ -112,8 +112,7 @@ class Dataset(TextRows):
 
         More than two columns are groups: the first text is encoded with each of the others, S sentences in all.
         """
-        if len(columns) > 2:
-            columns = [Interleaved([columns[0]] * (len(columns) - 1)), Interleaved(columns[1:])]
+        columns = paired(columns)
         store = tokenize(tokenizer, columns, max_length, total=len(columns[0]))
         return cls(store, np.arange(len(store)).reshape(len(labels), -1), labels)
 
@@ -138,6 +137,13 @@ class Dataset(TextRows):
     def batch(self, indices: np.ndarray) -> PackedBatch:
         labels = torch.from_numpy(self.labels[indices])
         return PackedBatch.of(self.store, self.sentences[indices].ravel(), labels=labels)
+
+
+def paired(columns: Columns) -> Columns:
+    """One or two columns as they are; of more, the first text of each row with each of its others, as two columns."""
+    if len(columns) <= 2:
+        return columns
+    return [Interleaved([columns[0]] * (len(columns) - 1)), Interleaved(columns[1:])]
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,28 @@
-"""What a line of `run_classifier.py` has for each problem type: the one place that knows these forms.
+"""What a line of `run_classifier.py` has for each problem type, and what becomes of it.
 
-All readers raise a `UserError` for a missing or empty file and for malformed lines; `on_bad_line="skip"` skips such
-lines, see `bertorch.data.lines`.
+The names of columns, and of keys in JSON, are in `bertorch.data.line_forms`. All readers raise a `UserError` for a
+missing or empty file and for malformed lines; `on_bad_line="skip"` skips such lines, see `bertorch.data.lines`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from loguru import logger
 
+from bertorch.data.line_forms import LINE_FORMS, LineForm
 from bertorch.data.lines import BadLineError, first_few, shorten
 from bertorch.data.numbering import numbered
-from bertorch.data.readers import LabelledTexts, finite_number, read_labelled_texts, read_pairs, read_with_targets
+from bertorch.data.readers import (
+    LabelledTexts,
+    Target,
+    finite_number,
+    read_labelled_texts,
+    read_pairs,
+    read_with_targets,
+    require_different_scores,
+    scores_of,
+)
 from bertorch.data.texts import columns_of
 from bertorch.errors import UserError
 
@@ -34,24 +43,30 @@ def read_labelled(
     | single_label | `text⇥label` | (N,) int64, indices of `label_names` |
     | multi_label | `text⇥a,b`, or `text⇥` without a label | (N, C) uint8, 1 for each label of the text |
     | score | `text⇥score` | (N,) fp64 |
+    | different_scores | the same, and not all scores are equal | (N,) fp64 |
     | ranking | `query⇥candidate⇥relevance` | (N, 2) fp64, the relevance and the number of the query from 0 |
     | groups | `query⇥positive⇥negative…` | (N,) int64, the index of the right candidate: 0 |
 
-    The columns of groups are those of the lines; those of the other forms are texts or pairs.
+    If the first line is a JSON object, all are: `{"text": …, "label": …}`, see `LINE_FORMS`. The columns of groups are
+    those of the lines; those of the other forms are texts or pairs.
 
     Raises:
         UserError: see above; of `ranking` also if no query has a relevant candidate.
     """
     if form == "single_label":
         return read_labelled_texts(path, label_names, num_texts=num_texts, on_bad_line=on_bad_line)
+    if form == "different_scores":
+        read = read_labelled(path, "score", label_names=(), num_texts=num_texts, on_bad_line=on_bad_line)
+        require_different_scores(read.labels, path)
+        return read
     if form == "groups":
         return _read_groups(path, on_bad_line)
-    readers: dict[str, Callable[..., LabelledTexts]] = {
-        "multi_label": partial(_read_label_sets, label_names=label_names, separator=label_separator),
-        "score": _read_scores,
-        "ranking": _read_candidates,
-    }
-    return readers[form](path, num_texts=num_texts, on_bad_line=on_bad_line)
+    line_form = LINE_FORMS[form, num_texts]
+    if form == "ranking":
+        return _read_candidates(path, line_form, on_bad_line)
+    target = scores_of(line_form) if form == "score" else _label_sets(label_names, label_separator)
+    wider = f"; lines of {LINE_FORMS[form, 2].columns} need --is_text_pair" if num_texts == 1 else ""
+    return read_with_targets(path, line_form, target, on_bad_line=on_bad_line, wider=wider)
 
 
 def require_separable(label_names: Sequence[str], separator: str, path: str) -> None:
@@ -64,55 +79,45 @@ def require_separable(label_names: Sequence[str], separator: str, path: str) -> 
             )
 
 
-def _read_label_sets(
-    path: str, *, label_names: Sequence[str], num_texts: int, separator: str, on_bad_line: str
-) -> LabelledTexts:
+def _label_sets(label_names: Sequence[str], separator: str) -> Target:
     ids = {name: index for index, name in enumerate(label_names)}
 
-    def convert(column: str) -> bytearray:
+    def row_of(names: Sequence[str]) -> bytearray:
         row = bytearray(len(ids))
-        for name in map(str.strip, column.split(separator)) if column.strip() else ():
+        for name in map(str.strip, names):
             if name not in ids:
                 raise BadLineError(f"expected labels of the label file ({first_few(label_names)}), got {shorten(name)}")
             row[ids[name]] = 1
         return row
 
-    form = "text⇥labels" if num_texts == 1 else "a⇥b⇥labels"
-    return read_with_targets(
-        path,
-        form,
-        np.uint8,
-        convert,
-        shape=(len(ids),),
-        may_be_blank=True,
-        on_bad_line=on_bad_line,
-        wider="; lines of a⇥b⇥labels need --is_text_pair" if num_texts == 1 else "",
-    )
+    def of_column(column: str) -> bytearray:
+        return row_of(column.split(separator) if column.strip() else ())
+
+    return Target(np.uint8, of_column, row_of, shape=(len(ids),), may_be_blank=True)
 
 
-def _read_scores(path: str, *, num_texts: int, on_bad_line: str) -> LabelledTexts:
-    form = "text⇥score" if num_texts == 1 else "a⇥b⇥score"
-    return read_with_targets(path, form, np.float64, partial(finite_number, form=form), on_bad_line=on_bad_line)
+def _relevances(form: LineForm) -> Target:
+    def converted(shown_form: str) -> Callable[[str], float]:
+        def convert(column: str) -> float:
+            relevance = finite_number(column, form=form.columns)
+            if relevance < 0:
+                raise BadLineError(f"expected a relevance of at least 0 ({shown_form}), got {shorten(column)}")
+            return relevance
+
+        return convert
+
+    return Target(np.float64, converted(form.columns), converted(form.sample))
 
 
-def _read_candidates(path: str, *, num_texts: int, on_bad_line: str) -> LabelledTexts:
-    form = "query⇥candidate⇥relevance"
-    assert num_texts == form.count("⇥")
-
-    def convert(column: str) -> float:
-        relevance = finite_number(column, form=form)
-        if relevance < 0:
-            raise BadLineError(f"expected a relevance of at least 0 ({form}), got {shorten(column)}")
-        return relevance
-
-    read = read_with_targets(path, form, np.float64, convert, on_bad_line=on_bad_line)
+def _read_candidates(path: str, form: LineForm, on_bad_line: str) -> LabelledTexts:
+    read = read_with_targets(path, form, _relevances(form), on_bad_line=on_bad_line)
     _, numbers = numbered(read.columns[:1])  # (N, 1)
     queries, relevances = numbers[:, 0], read.labels  # (N,) each
     best = np.zeros(queries.max() + 1)  # (queries,)
     np.maximum.at(best, queries, relevances)
     kept = np.flatnonzero(best[queries] > 0)
     if not len(kept):
-        raise UserError(f"{path}: expected queries with a relevant candidate ({form} above 0), got none")
+        raise UserError(f"{path}: expected queries with a relevant candidate ({form.columns} above 0), got none")
     columns: Sequence[Any] = read.columns
     if len(kept) < len(queries):
         logger.warning("{}: queries without a relevant candidate are left out: {}", path, int((best == 0).sum()))
@@ -121,7 +126,7 @@ def _read_candidates(path: str, *, num_texts: int, on_bad_line: str) -> Labelled
 
 
 def _read_groups(path: str, on_bad_line: str) -> LabelledTexts:
-    columns = read_pairs(path, on_bad_line=on_bad_line)
+    columns = read_pairs(path, on_bad_line=on_bad_line, may_be_json=True)
     if len(columns) < 3:
         raise UserError(f"{path}: expected at least 3 columns (query⇥positive⇥negative…), got 2: nothing to rank")
     return LabelledTexts(columns, np.zeros(len(columns[0]), np.int64))

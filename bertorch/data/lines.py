@@ -8,9 +8,10 @@ the run before training: the whole file is parsed, and then one `UserError` list
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from itertools import chain
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from loguru import logger
 
@@ -22,10 +23,14 @@ SHOWN_ERRORS = 10
 # which truncates last, would take minutes and gigabytes for it.
 LONGEST_LINE = 4 * 2**20
 _SHOWN_CHARACTERS = 60
-_JSON = json.JSONDecoder()
+# Whether a line is JSON; Python refuses to parse numbers of more than 4300 digits.
+_WITHOUT_NUMBERS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+_OBJECT_START = re.compile(r'\s*\{\s*"')
 _BREAKS = re.compile("[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a tab, and what `str.splitlines` splits at
 # A lone surrogate is no text: UTF-8 has none, but an escape in JSON or a Python string may hold one.
 HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+_NumberedLine: TypeAlias = tuple[int, bytes | int]  # from 1; instead of a line over the limit its length
 
 Line = TypeVar("Line")
 Row = TypeVar("Row")
@@ -43,9 +48,20 @@ class BadLineError(Exception):
         return f"{path}:{line}: {self}" if self.column is None else f"{path}:{line}:{self.column}: {self}"
 
 
-def read_rows(path: str, parse: Callable[[str], Row], **options: str) -> Iterator[Row]:
-    """Parse every line of a regular file, see `parse_lines`."""
-    return (row for _, row in read_numbered_rows(path, parse, blank_lines=False, **options))
+def read_rows(
+    path: str, parse: Callable[[str], Row], parse_json: Callable[[str], Row] | None = None, **options: str
+) -> Iterator[Row]:
+    """Parse every line of a regular file, see `parse_lines`.
+
+    With `parse_json` the first line that is not blank decides: it parses all of them if that is a JSON object, or
+    begins as one and has no tab. Else `parse` does.
+    """
+    require_file(path, "a readable text file")
+    lines: Iterator[_NumberedLine] = _lines(path)
+    if parse_json is not None:
+        first, lines = _peeked(lines)
+        parse = parse_json if _object_in(first) is not None or _is_broken_object(first) else parse
+    return (row for _, row in parse_lines(path, lines, lambda raw: parse(_decode(raw)), **options))
 
 
 def read_numbered_rows(
@@ -91,8 +107,20 @@ def parse_lines(
         raise UserError(f"{path}: expected {expected}, got no {'good ' if bad_lines else ''}line")
 
 
-def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
+def first_object(path: str) -> dict[str, Any] | None:
+    """The JSON object that is the first line of a regular file; None if it is none."""
+    require_file(path, "a readable text file")
+    with closing(_lines(path)) as lines:
+        first, _ = _peeked(lines)
+    return _object_in(first)
+
+
+def stream_rows(
+    path: str, parse: Callable[[str], Row], parse_json: Callable[[str], Row] | None = None
+) -> Iterator[Row]:
     """Parse the lines of a file, a pipe, or standard input for `STANDARD`, one by one in constant memory.
+
+    With `parse_json` the first line that is not blank decides: it parses all of them if that is a JSON object.
 
     Raises:
         UserError: nothing that can be read, no line, or the first malformed line.
@@ -100,7 +128,11 @@ def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
     number = 0
     if not is_stream(path):
         require_file(path, "a readable text file")
-    for number, raw in _lines(path):
+    lines: Iterator[_NumberedLine] = _lines(path)
+    if parse_json is not None:
+        first, lines = _peeked(lines)
+        parse = parse if _object_in(first) is None else parse_json
+    for number, raw in lines:
         try:
             row = parse(_decode(raw))
         except BadLineError as error:
@@ -110,7 +142,32 @@ def stream_rows(path: str, parse: Callable[[str], Row]) -> Iterator[Row]:
         raise UserError(f"{path}: expected one example a line, got no line")
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes | int]]:
+def _peeked(lines: Iterator[_NumberedLine]) -> tuple[str, Iterator[_NumberedLine]]:
+    """The first line that is not blank, as far as it can be decoded, and all lines with it; no line is read ahead."""
+    taken: list[_NumberedLine] = []
+    for each in lines:
+        taken.append(each)
+        if each[1]:
+            break
+    first = taken[-1][1] if taken else b""
+    return "" if isinstance(first, int) else first.decode("utf-8", "replace"), chain(taken, lines)
+
+
+def _object_in(line: str) -> dict[str, Any] | None:
+    """The JSON object that a line is, with numbers as they are written; None if it is none."""
+    try:
+        parsed = _WITHOUT_NUMBERS.decode(line)
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _is_broken_object(line: str) -> bool:
+    """Whether a line, which has a tab if it is one of columns, was probably meant as a JSON object."""
+    return _OBJECT_START.match(line) is not None and "\t" not in line
+
+
+def _lines(path: str) -> Generator[_NumberedLine, None, None]:
     """Line numbers from 1 and the lines of `_ended_lines`, up to the last line that is not blank."""
     if path == STANDARD and sys.stdin is None:
         raise UserError(f"{path}: expected standard input, got a closed one; name a file")
@@ -168,19 +225,6 @@ def split_columns(line: str, width: int, form: str, wider: str = "", *, last_may
     if not all(map(str.strip, columns[:-1] if last_may_be_blank else columns)):
         raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")
     return columns
-
-
-def parse_object(line: str, form: str, decoder: json.JSONDecoder = _JSON) -> dict[str, Any]:
-    """The JSON object of a line, `form` in errors; a `BadLineError` if it is no JSON, or no object."""
-    try:
-        parsed = decoder.decode(line)
-    except json.JSONDecodeError as error:
-        raise BadLineError(f"expected a JSON object ({form}), got: {error.msg}", error.colno) from error
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of more than 4300 digits
-        raise BadLineError(f"expected a JSON object ({form}), got: {error}") from error
-    if not isinstance(parsed, dict):
-        raise BadLineError(f"expected a JSON object ({form}), got {shorten(line)}")
-    return parsed
 
 
 def cell(text: str) -> str:

@@ -1,5 +1,7 @@
 """Readers of text files with one tab between columns: label files, labelled texts, scored pairs, sentences, pairs.
 
+Texts with something beside them may also be JSON lines, see `bertorch.data.line_forms`: the first line decides.
+
 All raise a `UserError` for a missing or empty file and for malformed lines: another number of columns, an empty one,
 invalid UTF-8, or what a function names. `on_bad_line="skip"` skips such lines, see `bertorch.data.lines`.
 """
@@ -11,14 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertorch.data.lines import BadLineError, first_few, read_rows, shorten, split_columns, stream_rows
+from bertorch.data.line_forms import (
+    LINE_FORMS,
+    LineForm,
+    is_pair,
+    parse_group,
+    parse_input,
+    parse_labelled_object,
+)
+from bertorch.data.lines import BadLineError, first_few, first_object, read_rows, shorten, split_columns, stream_rows
 from bertorch.data.texts import Texts, columns_of
 from bertorch.errors import UserError
-from bertorch.files import require_file
 
 # float() also takes digits of every script, underscores between them, "nan" and "infinity".
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -33,6 +42,19 @@ class LabelledTexts:
 
     columns: tuple[Texts, ...]  # of N texts each: one, two for pairs, or more
     labels: np.ndarray  # (N, …), such as class ids (N,) in int64 or scores (N,) in float64
+
+
+class Target(NamedTuple):
+    """What becomes of the target of a line: labels (N, *shape).
+
+    A conversion gives a number, or for a `shape` its numbers, or raises a `BadLineError`.
+    """
+
+    dtype: type[np.number]
+    of_column: Callable[[str], Any]
+    of_json: Callable[[Any], Any]  # from what the form's `value` lets through
+    shape: tuple[int, ...] = ()
+    may_be_blank: bool = False  # whether the column may be
 
 
 def read_label_names(path: str) -> list[str]:
@@ -74,14 +96,16 @@ def read_labelled_texts(
             raise BadLineError(f"{expected}, got {shorten(name)}{other_labels}")
         return ids[name]
 
-    form = "text⇥label" if num_texts == 1 else "a⇥b⇥label"
+    form, target = LINE_FORMS["single_label", num_texts], Target(np.int64, label_id, label_id)
     wider = "; lines of a⇥b⇥label need --is_text_pair" if num_texts == 1 else ""
-    return read_with_targets(path, form, np.int64, label_id, on_bad_line=on_bad_line, wider=wider)
+    return read_with_targets(path, form, target, on_bad_line=on_bad_line, wider=wider)
 
 
 def has_pairs(path: str) -> bool:
-    """Whether a file of labelled texts has pairs: more lines with three columns than with two."""
-    require_file(path, "a readable text file")
+    """Whether a file of labelled texts has pairs: more lines with three columns than with two, or a first JSON line."""
+    first = first_object(path)
+    if first is not None:
+        return is_pair(first)
     with open(path, "rb") as file:
         tabs = Counter(line.count(b"\t") for line in file)
     return tabs[2] > tabs[1]
@@ -89,8 +113,8 @@ def has_pairs(path: str) -> bool:
 
 def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
     """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated."""
-    form = "a⇥b⇥score"
-    pairs = read_with_targets(path, form, np.float64, partial(finite_number, form=form), on_bad_line=on_bad_line)
+    form = LINE_FORMS["score", 2]
+    pairs = read_with_targets(path, form, scores_of(form), on_bad_line=on_bad_line)
     require_different_scores(pairs.labels, path)
     return pairs
 
@@ -101,6 +125,11 @@ def require_different_scores(scores: np.ndarray, path: str) -> None:
         raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
 
 
+def scores_of(form: LineForm) -> Target:
+    """Numbers, in fp64."""
+    return Target(np.float64, partial(finite_number, form=form.columns), float)
+
+
 def finite_number(column: str, *, form: str) -> float:
     """A finite decimal number in a column of lines of this form; a `BadLineError` if it is none."""
     value = float(column) if _NUMBER.fullmatch(column.strip()) else math.nan
@@ -109,37 +138,28 @@ def finite_number(column: str, *, form: str) -> float:
     return value
 
 
-def read_with_targets(
-    path: str,
-    form: str,
-    dtype: type[np.number],
-    convert: Callable[[str], Any],
-    *,
-    shape: tuple[int, ...] = (),
-    on_bad_line: str,
-    wider: str = "",
-    may_be_blank: bool = False,
-) -> LabelledTexts:
-    """The text columns of a file, and its last column converted to labels (N, *shape).
+def read_with_targets(path: str, form: LineForm, target: Target, *, on_bad_line: str, wider: str = "") -> LabelledTexts:
+    """The texts of a file of lines of this form, and what stands beside them as labels (N, *shape).
 
-    Args:
-        path, on_bad_line: see above.
-        form: names of the columns, between `⇥`.
-        dtype: of the labels.
-        convert: from the last column to a number, or for a `shape` to its numbers; it may raise a `BadLineError`.
-        wider: ends the error of a line with one column more.
-        may_be_blank: whether the last column may be blank.
+    `wider` ends the error of a line with one column more.
     """
-    targets: array[Any] = array(np.dtype(dtype).char)
-    add = targets.extend if shape else targets.append
+    targets: array[Any] = array(np.dtype(target.dtype).char)
+    add = targets.extend if target.shape else targets.append
+    names, convert, may_be_blank = form.columns, target.of_column, target.may_be_blank
+    width = names.count("⇥") + 1
 
     def parse(line: str) -> list[str]:
-        *texts, target = split_columns(line, form.count("⇥") + 1, form, wider, last_may_be_blank=may_be_blank)
-        add(convert(target))
+        *texts, column = split_columns(line, width, names, wider, last_may_be_blank=may_be_blank)
+        add(convert(column))
         return texts
 
-    columns = columns_of(read_rows(path, parse, on_bad_line=on_bad_line))
-    return LabelledTexts(columns, np.frombuffer(targets, dtype).reshape(-1, *shape))
+    def parse_json(line: str) -> list[str]:
+        texts, converted = parse_labelled_object(line, form, target.of_json)
+        add(converted)
+        return texts
+
+    columns = columns_of(read_rows(path, parse, parse_json, on_bad_line=on_bad_line))
+    return LabelledTexts(columns, np.frombuffer(targets, target.dtype).reshape(-1, *target.shape))
 
 
 def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
@@ -147,19 +167,31 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
     return columns_of(read_rows(path, lambda line: split_columns(line, 1, "sentence"), on_bad_line=on_bad_line))[0]
 
 
-def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
-    """Read `text` or `a⇥b` lines one by one; for `num_texts=0` as the first one is. See `stream_rows` for errors."""
+def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Iterator[tuple[str, ...]]:
+    """Read `text` or `a⇥b` lines one by one; for `num_texts=0` as the first one is. See `stream_rows` for errors.
+
+    If they `may_be_json`, a first line that is a JSON object says that all are.
+    """
 
     def parse(line: str) -> tuple[str, ...]:
         nonlocal num_texts
         num_texts = num_texts or min(2, line.count("\t") + 1)
         return tuple(split_columns(line, num_texts, "text" if num_texts == 1 else "a⇥b"))
 
-    return stream_rows(path, parse)
+    def parse_json(line: str) -> tuple[str, ...]:
+        nonlocal num_texts
+        texts = parse_input(line, num_texts)
+        num_texts = len(texts)
+        return texts
+
+    return stream_rows(path, parse, parse_json if may_be_json else None)
 
 
-def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[Texts, ...]:
-    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line."""
+def read_pairs(path: str, *, on_bad_line: str = "stop", may_be_json: bool = False) -> tuple[Texts, ...]:
+    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line.
+
+    If they `may_be_json`, they may be the JSON lines of groups.
+    """
     width = 0
 
     def parse(line: str) -> list[str]:
@@ -173,4 +205,10 @@ def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[Texts, ...]:
         width = found
         return columns
 
-    return columns_of(read_rows(path, parse, on_bad_line=on_bad_line))
+    def parse_json(line: str) -> list[str]:
+        nonlocal width
+        columns = parse_group(line, max(width - 2, 0))
+        width = len(columns)
+        return columns
+
+    return columns_of(read_rows(path, parse, parse_json if may_be_json else None, on_bad_line=on_bad_line))

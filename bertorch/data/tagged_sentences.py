@@ -10,7 +10,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from loguru import logger
 
-from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, parse_object, read_rows, shorten, stream_rows
+from bertorch.data.json_lines import column_of_value, parse_object
+from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten, stream_rows
 from bertorch.data.scratch import GrowingLists
 from bertorch.data.tags import TagSet
 from bertorch.data.texts import TextLists, columns_of
@@ -162,17 +163,5 @@ def _is_strings(value: Any) -> TypeGuard[list[str]]:
 
 def _column_of(line: str, key: str, index: int) -> int:
     """The column, in characters from 1, of an item of the list of strings under a key; -1 is the list itself."""
-    end = line.index("{") + 1
-    name = None
-    while name != key:  # of the object itself, not of one inside it
-        name, end = _JSON.raw_decode(line, _skip_separators(line, end))
-        start = _skip_separators(line, end)
-        _, end = _JSON.raw_decode(line, start)
-    if index < 0:
-        return start + 1
-    return next(islice(_STRING.finditer(line, start), index, None)).start() + 1
-
-
-def _skip_separators(line: str, start: int) -> int:
-    """Where the next key or value begins, after white space, comma and colon."""
-    return next(index for index in range(start, len(line)) if line[index] not in " \t\r,:")
+    column = column_of_value(line, key, _JSON)
+    return column if index < 0 else next(islice(_STRING.finditer(line, column - 1), index, None)).start() + 1

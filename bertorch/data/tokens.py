@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -65,9 +65,7 @@ def tokenize(
     Raises:
         UserError: `max_length` leaves no room for a token of each text, or the disk is full.
     """
-    needed = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2) + len(columns)
-    if max_length < needed:
-        raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
+    _room(tokenizer, len(columns), max_length)
     encode = _encode_directly if _is_plain(tokenizer) else _encode
     all_ids, all_types, offsets = GrowingArray(np.int32), GrowingArray(np.int8), GrowingOffsets()
     all_cut = GrowingArray(np.bool_)
@@ -81,6 +79,83 @@ def tokenize(
             all_cut.append(cut)
             progress.update(len(rows))
     return TokenStore(all_ids.finish(), all_types.finish(), offsets.finish(), all_cut.finish())
+
+
+class TextWindows(NamedTuple):
+    """M texts or pairs, each as one or several sentences: overlapping windows."""
+
+    store: TokenStore  # of all windows; the last one of an input is cut if it has tokens that are in none of them
+    offsets: np.ndarray  # (M+1,) int64: input i has windows `offsets[i] : offsets[i+1]`
+
+
+def tokenize_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    columns: Sequence[Iterable[str]],
+    max_length: int,
+    windows: int,
+    *,
+    total: int | None = None,
+) -> TextWindows:
+    """Tokenise M texts, or M pairs as two columns, as at most `windows` windows each of at most `max_length` tokens.
+
+    A text that fits is one window, with the tokens that `tokenize` gives it. Else its windows overlap by a quarter of
+    their room, and the last one may be shorter. Of a pair the second text is cut into windows, and the first one is in
+    each of them; it takes at most half of the room, or what the second one leaves. The first windows are kept, the last
+    ones with a tokenizer that truncates on the left.
+
+    Raises:
+        UserError: as `tokenize`, and if the tokenizer is none that runs in Rust alone.
+    """
+    room = _room(tokenizer, len(columns), max_length)
+    if not _is_plain(tokenizer):
+        raise UserError(
+            f"--windows {windows}: expected a fast tokenizer without code of its own, which gives the tokens of a text "
+            f"without truncation, got {type(tokenizer).__name__}; leave out --windows"
+        )
+    backend, side = tokenizer.backend_tokenizer, tokenizer.truncation_side
+    ids, types, all_cut = GrowingArray(np.int32), GrowingArray(np.int8), GrowingArray(np.bool_)
+    offsets, windows_of = GrowingOffsets(), GrowingOffsets()
+    with log.tokenizing_bar(total) as progress:
+        for rows in _chunks(zip(*columns, strict=True)):
+            backend.no_truncation()  # which an earlier call may have set, like padding
+            backend.no_padding()
+            texts = [backend.encode_batch_fast(column, add_special_tokens=False) for column in zip(*rows, strict=True)]
+            cut = [_cut_into_windows(each, room, side) for each in zip(*texts, strict=True)]
+            # Each by itself: the backend's own overflow has wrong types in the second text of a pair.
+            encodings = [backend.post_process(*each) for inputs, _ in cut for each in inputs[:windows]]
+            ids.append(_flatten((encoding.ids for encoding in encodings), np.int32))
+            types.append(_flatten((encoding.type_ids for encoding in encodings), np.int8))
+            offsets.append(_lengths(encodings))
+            counts = np.array([min(len(inputs), windows) for inputs, _ in cut])  # (inputs,)
+            windows_of.append(counts)
+            flags = np.zeros(len(encodings), np.bool_)  # (windows,)
+            flags[counts.cumsum() - 1] = [first_is_cut or len(inputs) > windows for inputs, first_is_cut in cut]
+            all_cut.append(flags)
+            progress.update(len(rows))
+    store = TokenStore(ids.finish(), types.finish(), offsets.finish(), all_cut.finish())
+    return TextWindows(store, windows_of.finish())
+
+
+def _cut_into_windows(texts: Sequence[Any], room: int, side: str) -> tuple[list[tuple[Any, ...]], bool]:
+    """The windows of a text or pair without special tokens, from its encodings; whether the first of a pair is cut."""
+    *first, last = texts
+    is_cut = False
+    for text in first:
+        most = max(room // 2, room - len(last))
+        is_cut = len(text) > most
+        text.truncate(most, direction=side)
+        room -= len(text)
+    last.truncate(room, stride=room // 4, direction=side)
+    return [(*first, window) for window in (last, *last.overflowing)], is_cut
+
+
+def _room(tokenizer: PreTrainedTokenizerBase, num_texts: int, max_length: int) -> int:
+    """Tokens of an example beside the special ones; a `UserError` if there is none for each text."""
+    special = tokenizer.num_special_tokens_to_add(pair=num_texts == 2)
+    if max_length < special + num_texts:
+        needed = special + num_texts
+        raise UserError(f"--max_seq_length {max_length}: expected at least {needed}, a token of each text among them")
+    return max_length - special
 
 
 def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:

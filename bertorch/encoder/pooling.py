@@ -55,6 +55,15 @@ def _sums(hidden: Tensor, batch: PackedBatch) -> Tensor:
     return sums.index_add(0, batch.sentence_ids, hidden)[: batch.size]
 
 
+def mean_over_windows(logits: Tensor, counts: Tensor) -> Tensor:
+    """The mean (inputs, C), at least in fp32, of the logits (N, C) of the windows of each input, `counts` (inputs,)."""
+    logits = at_least_fp32(logits)  # (N, C)
+    inputs = torch.arange(len(counts), device=counts.device)  # (inputs,)
+    input_ids = torch.repeat_interleave(inputs, counts, output_size=len(logits))  # (N,), without asking a GPU for N
+    sums = logits.new_zeros(len(counts), logits.shape[1]).index_add(0, input_ids, logits)  # (inputs, C)
+    return sums / counts[:, None]
+
+
 class PretrainedPooler(nn.Module):
     """The pooler that came with an encoder: a dense layer and an activation over the first token.
 

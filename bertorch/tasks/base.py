@@ -104,6 +104,7 @@ class Task(ABC, Generic[B]):
     label_names: Sequence[str] = ()  # C of them in the order of their ids; none without classes
     loss_parts: tuple[str, ...] = ("loss",)  # keys of `losses`; a training line has their means over the labels
     negatives = Negatives.NONE
+    graph_obstacle: str | None = None  # what of the task keeps a step from being a CUDA graph, beside the next
     recomputes = False  # whether the backward pass runs parts of the forward pass again
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without

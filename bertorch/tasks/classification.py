@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.config import CLASS_WEIGHTS, ClassifierConfig
@@ -37,13 +36,13 @@ class ClassificationTask(SequenceTask):
     """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
 
     Args:
-        model, label_names, text_pair, inputs: see `SequenceTask`.
+        model, label_names, text_pair, windows, inputs: see `SequenceTask`.
         class_loss: the loss of training; None: plain cross-entropy, which the dev loss always is.
         loss_record: the options that `class_loss` comes from, which the folder keeps.
     """
 
     name = "classification"
-    problem_type = "single_label"
+    problem_type = train_form = dev_form = "single_label"
     library_problem_type = "single_label_classification"
     loss_parts = ("loss", "accuracy")
     has_confusions = True
@@ -54,11 +53,12 @@ class ClassificationTask(SequenceTask):
         label_names: Sequence[str],
         *,
         text_pair: bool | None = False,
+        windows: int = 1,
         class_loss: ClassLoss | None = None,
         loss_record: Mapping[str, Any] | None = None,
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, label_names, text_pair=text_pair, **inputs)
+        super().__init__(model, label_names, text_pair=text_pair, windows=windows, **inputs)
         self._class_loss = class_loss
         self._loss_record = dict(loss_record or {})
 
@@ -71,22 +71,8 @@ class ClassificationTask(SequenceTask):
 
     @classmethod
     @override
-    def from_config(
-        cls,
-        config: ClassifierConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        label_names: Sequence[str],
-        train: Examples,
-    ) -> Self:
-        return cls.from_pretrained(
-            config.pretrained_model_name_or_path,
-            tokenizer,
-            label_names,
-            text_pair=config.num_texts == 2,
-            max_seq_length=config.max_seq_length,
-            class_loss=class_loss(config, label_names, train),
-            loss_record=loss_record(config),
-        )
+    def _settings_of(cls, config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> Mapping[str, Any]:
+        return {"class_loss": class_loss(config, label_names, train), "loss_record": loss_record(config)}
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -105,7 +91,7 @@ class ClassificationTask(SequenceTask):
     @classmethod
     @override
     def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
-        return {**loaded.inputs, "loss_record": saved_loss_record(loaded.metadata.settings, loaded.folder)}
+        return {"loss_record": saved_loss_record(loaded.metadata.settings, loaded.folder)}
 
     @override
     def notes(self) -> Sequence[str]:

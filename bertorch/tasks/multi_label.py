@@ -2,24 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.config import MULTI_LABEL_LOSSES, ClassifierConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.fingerprint import file_digest
-from bertorch.data.labelled_lines import read_labelled, require_separable
+from bertorch.data.labelled_lines import require_separable
 from bertorch.data.lines import cell
-from bertorch.data.readers import LabelledTexts, has_pairs
+from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
@@ -61,7 +59,7 @@ class MultiLabelTask(SequenceTask):
     """Any number of labels for a text or a pair; the dev metric is the micro F1.
 
     Args:
-        model, label_names, text_pair, inputs: see `SequenceTask`.
+        model, label_names, text_pair, windows, inputs: see `SequenceTask`.
         loss_name: a key of `LOSSES`, which the folder keeps.
         losses: the losses (N,) that are trained; None: those of that name.
         label_separator: stands between the labels in lines that are read and written.
@@ -69,7 +67,7 @@ class MultiLabelTask(SequenceTask):
     """
 
     name = "multi_label"
-    problem_type = "multi_label"
+    problem_type = train_form = dev_form = "multi_label"
     library_problem_type = "multi_label_classification"
     has_thresholds = True
 
@@ -79,13 +77,14 @@ class MultiLabelTask(SequenceTask):
         label_names: Sequence[str],
         *,
         text_pair: bool | None = False,
+        windows: int = 1,
         loss_name: str = MULTI_LABEL_LOSSES[0],
         losses: LossOf | None = None,
         label_separator: str = ",",
         thresholds: Thresholds | None = None,
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, label_names, text_pair=text_pair, **inputs)
+        super().__init__(model, label_names, text_pair=text_pair, windows=windows, **inputs)
         self._loss_name, self._losses = loss_name, losses or LOSSES[loss_name]
         self.label_separator = label_separator
         self.thresholds = thresholds or Thresholds.default(len(label_names))
@@ -95,29 +94,12 @@ class MultiLabelTask(SequenceTask):
     @override
     def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
         require_separable(label_names, config.label_separator, str(config.label_file))
-        train, dev = super().readers(config, label_names)
-        separator = config.label_separator
-        return partial(train, label_separator=separator), partial(dev, label_separator=separator)
+        return super().readers(config, label_names)
 
     @classmethod
     @override
-    def from_config(
-        cls,
-        config: ClassifierConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        label_names: Sequence[str],
-        train: Examples,
-    ) -> Self:
-        return cls.from_pretrained(
-            config.pretrained_model_name_or_path,
-            tokenizer,
-            label_names,
-            text_pair=config.num_texts == 2,
-            max_seq_length=config.max_seq_length,
-            loss_name=config.multi_label_loss,
-            losses=LOSSES[config.multi_label_loss],
-            label_separator=config.label_separator,
-        )
+    def _settings_of(cls, config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> Mapping[str, Any]:
+        return {"loss_name": config.multi_label_loss, "label_separator": config.label_separator}
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -146,7 +128,7 @@ class MultiLabelTask(SequenceTask):
         if not isinstance(separator, str) or not separator:
             raise UserError(f"{loaded.folder}/config.json: {KEY}: label_separator: expected a text, got {separator!r}")
         thresholds = _saved_thresholds(loaded, len(cls._saved_labels(loaded)))
-        return {**loaded.inputs, "loss_name": loss_name, "label_separator": separator, "thresholds": thresholds}
+        return {"loss_name": loss_name, "label_separator": separator, "thresholds": thresholds}
 
     @override
     def usage(self) -> tuple[str, str]:
@@ -183,18 +165,6 @@ class MultiLabelTask(SequenceTask):
         elif self.thresholds.average is not None:
             logger.info("labels hold over the folder's thresholds, tuned for the {} F1", self.thresholds.average)
         return result
-
-    @override
-    def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
-        num_texts = self.num_texts or 1 + has_pairs(path)
-        return read_labelled(
-            path,
-            self.problem_type,
-            label_names=self.label_names,
-            num_texts=num_texts,
-            label_separator=self.label_separator,
-            on_bad_line=on_bad_line,
-        )
 
     @override
     def errors(self, metric: MultiLabelMetric, source: LabelledTexts) -> Errors:

@@ -1,7 +1,5 @@
 """Order of the candidates of a query, by a cross-encoder: `run_classifier.py --problem_type ranking`."""
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from bertorch.config import ClassifierConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.readers import LabelledTexts
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.ranking_metric import RankingMetric
 from bertorch.tasks.scored import OneScoreTask
-from bertorch.tasks.sequence_task import Reader, labelled_texts
 
 
 class RankingTask(OneScoreTask):
@@ -36,12 +32,7 @@ class RankingTask(OneScoreTask):
     pipeline_tag = "text-ranking"
     library = "sentence-transformers"
     problem_type = "ranking"
-
-    @classmethod
-    @override
-    def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
-        read = partial(labelled_texts, label_names=label_names, num_texts=config.num_texts)
-        return partial(read, form="groups"), partial(read, form="ranking")
+    train_form, dev_form = "groups", "ranking"
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:

@@ -1,42 +1,20 @@
 """A number for a text or a pair: `run_classifier.py --problem_type score`."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from bertorch.config import ClassifierConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
-from bertorch.data.readers import LabelledTexts, require_different_scores
+from bertorch.data.readers import LabelledTexts
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.metrics import ExampleRows, Metric, correlations
 from bertorch.tasks.scored import OneScoreTask
-from bertorch.tasks.sequence_task import Reader, labelled_texts
-
-
-def texts_with_different_scores(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, num_texts: int, on_bad_line: str
-) -> Dataset:
-    """Dev texts or pairs with scores to correlate with; a `UserError` if they are all the same."""
-    examples = labelled_texts(
-        path,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        label_names=(),
-        num_texts=num_texts,
-        form="score",
-        on_bad_line=on_bad_line,
-    )
-    require_different_scores(examples.labels, path)
-    return examples
 
 
 class ScoreTask(OneScoreTask):
@@ -45,12 +23,7 @@ class ScoreTask(OneScoreTask):
     name = "score"
     scripts = "run_classifier.py --problem_type score"
     problem_type = "score"
-
-    @classmethod
-    @override
-    def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
-        train, _ = super().readers(config, label_names)
-        return train, partial(texts_with_different_scores, num_texts=config.num_texts)
+    train_form, dev_form = "score", "different_scores"
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -60,12 +33,6 @@ class ScoreTask(OneScoreTask):
     @override
     def metric(self, device: torch.device) -> "ScoreMetric":
         return ScoreMetric(device)
-
-    @override
-    def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
-        read = super()._read(path, on_bad_line)
-        require_different_scores(read.labels, path)
-        return read
 
     @override
     def errors(self, metric: "ScoreMetric", source: LabelledTexts) -> Errors:

@@ -67,7 +67,7 @@ class ScoringTask(Task[PackedBatch]):
 
     @override
     def stream_inputs(self, path: str, *, split: str) -> Iterator[Text]:
-        for row in stream_texts(path, num_texts=self.num_texts):
+        for row in stream_texts(path, num_texts=self.num_texts, may_be_json=True):
             yield row[0] if len(row) == 1 else (row[0], row[1])
 
     @override

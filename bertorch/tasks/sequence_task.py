@@ -15,6 +15,8 @@ from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.labelled_lines import read_labelled
 from bertorch.data.readers import LabelledTexts, has_pairs
 from bertorch.data.texts import Columns
+from bertorch.data.windowed_dataset import WindowedDataset
+from bertorch.encoder import pooling
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.tasks.base import InputSettings, LoadedFolder
@@ -47,6 +49,37 @@ def labelled_texts(
     return Dataset.of_sequences(tokenizer, read.columns, read.labels, max_length=max_length)
 
 
+def labelled_windows(
+    path: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    windows: int,
+    label_names: Sequence[str],
+    num_texts: int,
+    form: str = "single_label",
+    label_separator: str = ",",
+    on_bad_line: str,
+) -> WindowedDataset:
+    """As `labelled_texts`, but a long text is up to `windows` windows."""
+    read = read_labelled(
+        path,
+        form,
+        label_names=label_names,
+        num_texts=num_texts,
+        label_separator=label_separator,
+        on_bad_line=on_bad_line,
+    )
+    return WindowedDataset.of_windows(tokenizer, read.columns, read.labels, max_length=max_length, windows=windows)
+
+
+def reader(config: ClassifierConfig, **arguments: Any) -> Reader:
+    """The reading function for the options, with these arguments of `labelled_texts`."""
+    if config.windows == 1:
+        return partial(labelled_texts, **arguments)
+    return partial(labelled_windows, windows=config.windows, **arguments)
+
+
 class SequenceTask(ScoringTask):
     """A problem type: a model that gives logits for a text or a pair.
 
@@ -54,6 +87,7 @@ class SequenceTask(ScoringTask):
         model: gives logits (N, C).
         label_names: C of them; none where the logits are no classes.
         text_pair: whether the inputs are pairs; None if that is not known, and both are taken.
+        windows: that an input may have; its logits are the mean over them.
         inputs: see `Task`.
     """
 
@@ -61,7 +95,10 @@ class SequenceTask(ScoringTask):
     pipeline_tag = "text-classification"
     architecture = "ForSequenceClassification"
     head = "linear"
-    problem_type: ClassVar[str]  # of `--problem_type`, and of the lines that `read_labelled` reads
+    label_separator = ","  # of several labels in a line
+    problem_type: ClassVar[str]  # of `--problem_type`
+    train_form: ClassVar[str]  # of the lines, as `read_labelled` names it
+    dev_form: ClassVar[str]
     library_problem_type: ClassVar[str]  # transformers' name of it, which a pipeline goes by
 
     def __init__(
@@ -70,22 +107,25 @@ class SequenceTask(ScoringTask):
         label_names: Sequence[str] = (),
         *,
         text_pair: bool | None = False,
+        windows: int = 1,
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self.label_names = label_names
         self._text_pair = text_pair
+        self._windows = windows
+        if windows > 1:  # each number of windows in a batch would be a shape of its own
+            self.graph_obstacle = f"--windows {windows}"
 
     @classmethod
     def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
         """Reading functions of training and dev data, see `bertorch.data.load.load_examples`."""
-        read = partial(
-            labelled_texts,
-            label_names=label_names,
-            num_texts=config.num_texts,
-            form=cls.problem_type,
-        )
-        return read, read
+        arguments = {
+            "label_names": label_names,
+            "num_texts": config.num_texts,
+            "label_separator": config.label_separator,
+        }
+        return reader(config, form=cls.train_form, **arguments), reader(config, form=cls.dev_form, **arguments)
 
     @classmethod
     def from_config(
@@ -93,7 +133,7 @@ class SequenceTask(ScoringTask):
         config: ClassifierConfig,
         tokenizer: PreTrainedTokenizerBase,
         label_names: Sequence[str],
-        train: Examples,  # noqa: ARG003 - for what depends on how often a label occurs
+        train: Examples,
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
         return cls.from_pretrained(
@@ -102,7 +142,19 @@ class SequenceTask(ScoringTask):
             label_names,
             text_pair=config.num_texts == 2,
             max_seq_length=config.max_seq_length,
+            windows=config.windows,
+            **cls._settings_of(config, label_names, train),
         )
+
+    @classmethod
+    def _settings_of(
+        cls,
+        config: ClassifierConfig,  # noqa: ARG003 - for problem types with options of their own
+        label_names: Sequence[str],  # noqa: ARG003
+        train: Examples,  # noqa: ARG003 - how often a label occurs there
+    ) -> Mapping[str, Any]:
+        """The keyword arguments of the problem type that the options describe."""
+        return {}
 
     @classmethod
     def from_pretrained(
@@ -133,20 +185,29 @@ class SequenceTask(ScoringTask):
         model = SequenceClassifier(empty_model(AutoModelForSequenceClassification, loaded.config, loaded.folder))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
         text_pair = loaded.metadata.setting("text_pair", (None, False, True), loaded.folder)
-        return cls(model, cls._saved_labels(loaded), text_pair=text_pair, **cls._saved_settings(loaded))
+        windows = loaded.metadata.size("windows", loaded.folder) or 1
+        settings = {**cls._saved_settings(loaded), **loaded.inputs}
+        return cls(model, cls._saved_labels(loaded), text_pair=text_pair, windows=windows, **settings)
 
     @classmethod
     def _saved_labels(cls, loaded: LoadedFolder) -> Sequence[str]:
         return saved_label_names(loaded.config, loaded.folder)
 
     @classmethod
-    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
-        """The keyword arguments of the task that a folder holds."""
-        return loaded.inputs
+    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:  # noqa: ARG003
+        """The keyword arguments of the problem type that a folder holds."""
+        return {}
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        return {"text_pair": self._text_pair}
+        windows = {} if self._windows == 1 else {"windows": self._windows}  # folders without are as before
+        return {"text_pair": self._text_pair} | windows
+
+    @override
+    def outputs(self, batch: PackedBatch) -> Tensor:
+        """Logits (inputs, C), of an input with windows the mean over them."""
+        logits = super().outputs(batch)  # (N, C)
+        return logits if batch.window_counts is None else pooling.mean_over_windows(logits, batch.window_counts)
 
     @property
     @override
@@ -155,7 +216,10 @@ class SequenceTask(ScoringTask):
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
-        return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
+        if self._windows == 1:
+            return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
+        length, windows = self.max_seq_length, self._windows
+        return WindowedDataset.of_windows(self.tokenizer, columns, labels, max_length=length, windows=windows)
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
@@ -169,7 +233,12 @@ class SequenceTask(ScoringTask):
     def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
         num_texts = self.num_texts or 1 + has_pairs(path)
         return read_labelled(
-            path, self.problem_type, label_names=self.label_names, num_texts=num_texts, on_bad_line=on_bad_line
+            path,
+            self.dev_form,
+            label_names=self.label_names,
+            num_texts=num_texts,
+            label_separator=self.label_separator,
+            on_bad_line=on_bad_line,
         )
 
     @override

@@ -73,6 +73,7 @@ def graph_obstacle(
         # Each sequence of batches would be a shape of its own.
         f"--gradient_accumulation_steps {config.gradient_accumulation_steps}": config.gradient_accumulation_steps > 1,
         "fp16": precision.name == "fp16",  # its scaler asks the device whether to step
+        str(task.graph_obstacle): task.graph_obstacle is not None,
         # Recomputation saves and restores the random state, which lives on the host.
         "activations are recomputed": task.recomputes or config.gradient_checkpointing,
         f"{hook} cannot be captured": hook is not None,

@@ -20,7 +20,7 @@ from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.tasks.contrastive import anchors_with_positives, scored_pairs, sentences_twice
 from bertorch.tasks.sentence_bert import labelled_pairs
-from bertorch.tasks.sequence_task import labelled_texts
+from bertorch.tasks.sequence_task import labelled_texts, labelled_windows
 from bertorch.tasks.tagging import tagged_sentences
 from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 
@@ -68,6 +68,12 @@ def folders(cache_dir: Path) -> list[Path]:
     [
         (labelled_texts, REVIEWS / "dev.txt", {"label_names": ["negative", "positive"], "num_texts": 1}),
         (labelled_texts, MATCHING / "dev.txt", {"label_names": ["0", "1"], "num_texts": 2}),
+        (
+            labelled_windows,
+            REVIEWS / "dev.txt",
+            {"label_names": ["negative", "positive"], "num_texts": 1, "windows": 3},
+        ),
+        (labelled_windows, MATCHING / "dev.txt", {"label_names": ["0", "1"], "num_texts": 2, "windows": 2}),
         (labelled_pairs, MATCHING / "dev.txt", {"label_names": ["0", "1"]}),
         (scored_pairs, STS, {}),
         (sentences_twice, SENTENCES, {}),

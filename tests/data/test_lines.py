@@ -18,6 +18,11 @@ TAGS = TagSet(["O", "B-PER"], "bio", "labels.txt")
 READERS = {
     "labels": (read_label_names, "label {}", "label 0"),
     "texts": (lambda path: read_labelled_texts(path, ["a", "b"]), "text {}\ta", "text\tc"),
+    "texts in JSON": (
+        lambda path: read_labelled_texts(path, ["a", "b"]),
+        '{"text": "text {}", "label": "a"}',
+        '{"text": "text", "label": "c"}',
+    ),
     "sentences": (read_sentences, "text {}", "a\tb"),
     "pairs": (read_pairs, "anchor {}\tpositive", "anchor"),
     "scored pairs": (read_scored_pairs, "a\tb\t{}", "a\tb\t1_000"),

@@ -5,7 +5,7 @@ from bertorch.precision import Precision
 from bertorch.training.acceleration import accelerate, compiles, graph_obstacle
 from bertorch.weights import load_weights
 from tests.short_runs import config, fit
-from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, contrastive_task
+from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, contrastive_task, windowed_task
 
 BF16_ON_A_GPU = Precision("bf16", "cuda")
 
@@ -31,6 +31,11 @@ def test_chunks_of_a_batch_stand_in_the_way_of_graphs(tmp_path):
     for micro_batch_size, obstacle in ((None, None), (4, "activations are recomputed")):
         task = contrastive_task(micro_batch_size=micro_batch_size)
         assert graph_obstacle(config(tmp_path), task, BF16_ON_A_GPU) == obstacle
+
+
+def test_windows_stand_in_the_way_of_graphs(tmp_path):
+    """A batch has any number of them."""
+    assert graph_obstacle(config(tmp_path), windowed_task(), BF16_ON_A_GPU) == "--windows 3"
 
 
 def test_the_cpu_has_no_graphs_and_says_nothing(log_lines, tmp_path):

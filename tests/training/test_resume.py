@@ -27,6 +27,8 @@ from tests.small_tasks import (
     siamese_task,
     tagged_data,
     tagging_task,
+    windowed_data,
+    windowed_task,
 )
 
 TASKS = {
@@ -34,6 +36,7 @@ TASKS = {
     "several labels": (partial(multi_label_task, "zlpr", **DROPOUT), partial(multi_label_data, 29)),
     "scores": (partial(score_task, **DROPOUT), partial(score_data, 29)),
     "groups": (partial(ranking_task, **DROPOUT), partial(group_data, 29)),
+    "windows": (partial(windowed_task, **DROPOUT), partial(windowed_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),

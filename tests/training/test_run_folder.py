@@ -323,5 +323,7 @@ def test_the_record_has_a_later_option_only_if_it_is_used():
     options = {"train_data_file": "t", "label_file": "l"}
     assert "--problem_type" not in plain_options(ClassifierConfig(**options))
     assert "--is_text_pair" in plain_options(ClassifierConfig(**options))
+    assert "--windows" not in plain_options(ClassifierConfig(**options))
+    assert plain_options(ClassifierConfig(**options, windows=4))["--windows"] == 4
     used = ClassifierConfig(train_data_file="t", problem_type="ranking")
     assert plain_options(used)["--problem_type"] == "ranking"
