@@ -1,7 +1,6 @@
 """Losses for unequal classes, and what they do to probabilities: `--class_weights` and the options beside it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,21 @@ _OF_FILE = "file"  # what the record says of weights from a file
 _FORM = "label⇥weight"
 
 
-@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array beside tensors. It is copied to a device once, so that a step waits for no copy, nor a CUDA graph."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self._copies: dict[Any, Tensor] = {}
+
+    def beside(self, like: Tensor) -> Tensor:
+        """The array on the device and in the type of another tensor."""
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            self._copies[key] = torch.from_numpy(self.values).to(like)
+        return self._copies[key]
+
+
 class ClassLoss:
     """Cross-entropy that treats classes unequally, summed over a batch.
 
@@ -44,36 +57,34 @@ class ClassLoss:
         adjustment: (C,) fp64, τ·log π of the shares π of the classes, added to the logits in training alone; None: 0.
     """
 
-    weights: np.ndarray | None = None
-    smoothing: float = 0.0
-    gamma: float = 0.0
-    adjustment: np.ndarray | None = None
-    _constants: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False)
+    def __init__(
+        self,
+        weights: np.ndarray | None = None,
+        smoothing: float = 0.0,
+        gamma: float = 0.0,
+        adjustment: np.ndarray | None = None,
+    ) -> None:
+        self._weights = None if weights is None else Constant(weights)
+        self._smoothing, self._gamma = smoothing, gamma
+        self._adjustment = None if adjustment is None else Constant(adjustment)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The summed loss, a scalar in fp32 at least, of logits (N, C) and classes (N,)."""
         logits = at_least_fp32(logits)  # (N, C)
-        weights = None if self.weights is None else self._constant(self.weights, logits)  # (C,)
-        if self.adjustment is not None:
-            logits = logits + self._constant(self.adjustment, logits)  # (N, C)
-        if self.gamma == 0:
-            return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.smoothing)
+        weights = None if self._weights is None else self._weights.beside(logits)  # (C,)
+        if self._adjustment is not None:
+            logits = logits + self._adjustment.beside(logits)  # (N, C)
+        if self._gamma == 0:
+            return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self._smoothing)
         cross_entropy = F.cross_entropy(logits, labels, reduction="none")  # (N,), −log p
         # The power of 0 has no finite derivative for γ below 1.
         missed = -(-cross_entropy).expm1().clamp(max=-torch.finfo(logits.dtype).tiny)  # (N,), 1−p
-        losses = missed**self.gamma * cross_entropy  # (N,)
+        losses = missed**self._gamma * cross_entropy  # (N,)
         return (losses if weights is None else losses * weights[labels]).sum()
 
     def weight_of(self, labels: np.ndarray) -> float:
         """What examples of these classes, (N,) int64, weigh in the mean of the loss."""
-        return len(labels) if self.weights is None else float(self.weights[labels].sum())
-
-    def _constant(self, values: np.ndarray, like: Tensor) -> Tensor:
-        """The array beside another tensor. It is copied once, so that a step waits for no copy, nor a CUDA graph."""
-        key = (id(values), like.device, like.dtype)
-        if key not in self._constants:
-            self._constants[key] = torch.from_numpy(values).to(like)
-        return self._constants[key]
+        return len(labels) if self._weights is None else float(self._weights.values[labels].sum())
 
 
 def class_loss(config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> ClassLoss | None:

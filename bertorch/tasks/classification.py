@@ -15,19 +15,16 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
+from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.class_losses import (
     ClassLoss,
     class_loss,
-    loss_notes,
-    loss_record,
     read_class_weights,
-    saved_loss_record,
 )
 from bertorch.tasks.label_counts import LabelCounts, class_counts
 from bertorch.tasks.metrics import ClassificationMetric
 from bertorch.tasks.scoring import wrong_texts
-from bertorch.tasks.sequence_task import Reader, SequenceTask
+from bertorch.tasks.sequence_task import Reader, SequenceSettings, SequenceTask
 
 _summed_cross_entropy = partial(F.cross_entropy, reduction="sum")
 
@@ -36,9 +33,8 @@ class ClassificationTask(SequenceTask):
     """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
 
     Args:
-        model, label_names, text_pair, windows, inputs: see `SequenceTask`.
+        model, label_names, shared: see `SequenceTask`.
         class_loss: the loss of training; None: plain cross-entropy, which the dev loss always is.
-        loss_record: the options that `class_loss` comes from, which the folder keeps.
     """
 
     name = "classification"
@@ -52,15 +48,11 @@ class ClassificationTask(SequenceTask):
         model: SequenceClassifier,
         label_names: Sequence[str],
         *,
-        text_pair: bool | None = False,
-        windows: int = 1,
         class_loss: ClassLoss | None = None,
-        loss_record: Mapping[str, Any] | None = None,
-        **inputs: Unpack[InputSettings],
+        **shared: Unpack[SequenceSettings],
     ) -> None:
-        super().__init__(model, label_names, text_pair=text_pair, windows=windows, **inputs)
+        super().__init__(model, label_names, **shared)
         self._class_loss = class_loss
-        self._loss_record = dict(loss_record or {})
 
     @classmethod
     @override
@@ -72,7 +64,7 @@ class ClassificationTask(SequenceTask):
     @classmethod
     @override
     def _settings_of(cls, config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> Mapping[str, Any]:
-        return {"class_loss": class_loss(config, label_names, train), "loss_record": loss_record(config)}
+        return {"class_loss": class_loss(config, label_names, train)}
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -83,19 +75,6 @@ class ClassificationTask(SequenceTask):
         if self._class_loss is None:
             return super().loss_weight(examples, indices)
         return self._class_loss.weight_of(examples.labels_of(indices))
-
-    @override
-    def settings(self) -> Mapping[str, Any]:
-        return {**super().settings(), **({"loss": self._loss_record} if self._loss_record else {})}
-
-    @classmethod
-    @override
-    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
-        return {"loss_record": saved_loss_record(loaded.metadata.settings, loaded.folder)}
-
-    @override
-    def notes(self) -> Sequence[str]:
-        return loss_notes(self._loss_record)
 
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:

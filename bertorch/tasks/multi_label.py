@@ -21,20 +21,39 @@ from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
-from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
+from bertorch.tasks.base import Errors, LoadedFolder, Losses
+from bertorch.tasks.class_losses import Constant, positive_weights
+from bertorch.tasks.label_counts import class_counts
 from bertorch.tasks.metadata import KEY
 from bertorch.tasks.multi_label_metric import MultiLabelMetric
 from bertorch.tasks.scoring import Prediction, wrong_texts
-from bertorch.tasks.sequence_task import Reader, SequenceTask
+from bertorch.tasks.sequence_task import Reader, SequenceSettings, SequenceTask
 from bertorch.tasks.thresholds import Thresholds, best_thresholds
 
 # From logits and labels (N, C) to the losses of the examples (N,).
 LossOf = Callable[[Tensor, Tensor], Tensor]
 
 
-def binary_cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the C labels of whether each holds, for each example: (N, C) logits and zeros and ones → (N,)."""
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
+def binary_cross_entropies(logits: Tensor, labels: Tensor, positive_weights: Tensor | None = None) -> Tensor:
+    """The mean over the C labels of whether each holds, for each example: (N, C) logits and zeros and ones → (N,).
+
+    The losses of labels that hold are multiplied by `positive_weights` (C,).
+    """
+    losses = F.binary_cross_entropy_with_logits(
+        logits, labels.to(logits.dtype), reduction="none", pos_weight=positive_weights
+    )  # (N, C)
+    return losses.mean(dim=1)
+
+
+class WeightedBinaryCrossEntropies:
+    """`binary_cross_entropies` with weights (C,) of the labels that hold."""
+
+    def __init__(self, positive_weights: np.ndarray) -> None:
+        self._weights = Constant(positive_weights)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, C) and (N, C) → (N,)."""
+        return binary_cross_entropies(logits, labels, self._weights.beside(logits))
 
 
 def zlpr_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,9 +78,9 @@ class MultiLabelTask(SequenceTask):
     """Any number of labels for a text or a pair; the dev metric is the micro F1.
 
     Args:
-        model, label_names, text_pair, windows, inputs: see `SequenceTask`.
+        model, label_names, shared: see `SequenceTask`.
         loss_name: a key of `LOSSES`, which the folder keeps.
-        losses: the losses (N,) that are trained; None: those of that name.
+        losses: the losses (N,) that are trained; None: those of that name, which the dev loss always has.
         label_separator: stands between the labels in lines that are read and written.
         thresholds: over which labels hold; None: 0.
     """
@@ -76,15 +95,13 @@ class MultiLabelTask(SequenceTask):
         model: SequenceClassifier,
         label_names: Sequence[str],
         *,
-        text_pair: bool | None = False,
-        windows: int = 1,
         loss_name: str = MULTI_LABEL_LOSSES[0],
         losses: LossOf | None = None,
         label_separator: str = ",",
         thresholds: Thresholds | None = None,
-        **inputs: Unpack[InputSettings],
+        **shared: Unpack[SequenceSettings],
     ) -> None:
-        super().__init__(model, label_names, text_pair=text_pair, windows=windows, **inputs)
+        super().__init__(model, label_names, **shared)
         self._loss_name, self._losses = loss_name, losses or LOSSES[loss_name]
         self.label_separator = label_separator
         self.thresholds = thresholds or Thresholds.default(len(label_names))
@@ -99,7 +116,15 @@ class MultiLabelTask(SequenceTask):
     @classmethod
     @override
     def _settings_of(cls, config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> Mapping[str, Any]:
-        return {"loss_name": config.multi_label_loss, "label_separator": config.label_separator}
+        losses = None
+        if config.class_weights == "balanced":
+            counts = class_counts(train, len(label_names))  # (C,)
+            losses = WeightedBinaryCrossEntropies(positive_weights(counts, len(train), label_names))
+        return {
+            "loss_name": config.multi_label_loss,
+            "losses": losses,
+            "label_separator": config.label_separator,
+        }
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -108,7 +133,7 @@ class MultiLabelTask(SequenceTask):
     @override
     def metric(self, device: torch.device) -> MultiLabelMetric:
         return MultiLabelMetric(
-            device, self.label_names, self._losses, self.thresholds, tuned_here=self._is_tuned_on(self._data)
+            device, self.label_names, LOSSES[self._loss_name], self.thresholds, tuned_here=self._is_tuned_on(self._data)
         )
 
     # The saved folder

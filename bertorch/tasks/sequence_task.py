@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
@@ -20,6 +21,7 @@ from bertorch.encoder import pooling
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.tasks.base import InputSettings, LoadedFolder
+from bertorch.tasks.class_losses import loss_notes, loss_record, saved_loss_record
 from bertorch.tasks.scoring import ScoringTask
 from bertorch.weights import load_into
 
@@ -80,6 +82,14 @@ def reader(config: ClassifierConfig, **arguments: Any) -> Reader:
     return partial(labelled_windows, windows=config.windows, **arguments)
 
 
+class SequenceSettings(InputSettings, total=False):
+    """Keyword arguments of every problem type."""
+
+    text_pair: bool | None
+    windows: int
+    loss_record: Mapping[str, Any]
+
+
 class SequenceTask(ScoringTask):
     """A problem type: a model that gives logits for a text or a pair.
 
@@ -88,6 +98,7 @@ class SequenceTask(ScoringTask):
         label_names: C of them; none where the logits are no classes.
         text_pair: whether the inputs are pairs; None if that is not known, and both are taken.
         windows: that an input may have; its logits are the mean over them.
+        loss_record: the options of its loss that distort probabilities, which the folder keeps.
         inputs: see `Task`.
     """
 
@@ -108,12 +119,14 @@ class SequenceTask(ScoringTask):
         *,
         text_pair: bool | None = False,
         windows: int = 1,
+        loss_record: Mapping[str, Any] = MappingProxyType({}),
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self.label_names = label_names
         self._text_pair = text_pair
         self._windows = windows
+        self._loss_record = dict(loss_record)
         if windows > 1:  # each number of windows in a batch would be a shape of its own
             self.graph_obstacle = f"--windows {windows}"
 
@@ -143,6 +156,7 @@ class SequenceTask(ScoringTask):
             text_pair=config.num_texts == 2,
             max_seq_length=config.max_seq_length,
             windows=config.windows,
+            loss_record=loss_record(config),
             **cls._settings_of(config, label_names, train),
         )
 
@@ -186,8 +200,9 @@ class SequenceTask(ScoringTask):
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
         text_pair = loaded.metadata.setting("text_pair", (None, False, True), loaded.folder)
         windows = loaded.metadata.size("windows", loaded.folder) or 1
-        settings = {**cls._saved_settings(loaded), **loaded.inputs}
-        return cls(model, cls._saved_labels(loaded), text_pair=text_pair, windows=windows, **settings)
+        shared: SequenceSettings = {"text_pair": text_pair, "windows": windows, **loaded.inputs}  # type: ignore[typeddict-item]
+        shared["loss_record"] = saved_loss_record(loaded.metadata.settings, loaded.folder)
+        return cls(model, cls._saved_labels(loaded), **shared, **cls._saved_settings(loaded))
 
     @classmethod
     def _saved_labels(cls, loaded: LoadedFolder) -> Sequence[str]:
@@ -201,7 +216,11 @@ class SequenceTask(ScoringTask):
     @override
     def settings(self) -> Mapping[str, Any]:
         windows = {} if self._windows == 1 else {"windows": self._windows}  # folders without are as before
-        return {"text_pair": self._text_pair} | windows
+        return {"text_pair": self._text_pair, **windows, **({"loss": self._loss_record} if self._loss_record else {})}
+
+    @override
+    def notes(self) -> Sequence[str]:
+        return loss_notes(self._loss_record)
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:
