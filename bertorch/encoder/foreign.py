@@ -41,7 +41,7 @@ def recognise(
             return {"task": "multi_label", "max_seq_length": limit}
         if problem != "single_label_classification" or config.num_labels == 1:
             raise UserError(
-                f"{folder}/config.json: expected a classifier that gives a text one of several labels, or several, got "
+                f"{folder}/config.json: expected a classifier that gives a text one of several labels, got "
                 f"problem_type {config.problem_type} and num_labels {config.num_labels}"
             )
         return {"task": "classification", "max_seq_length": limit}

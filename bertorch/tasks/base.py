@@ -259,7 +259,7 @@ class Task(ABC, Generic[B]):
         """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""
 
     def tune_thresholds(self, metric: Any, average: str) -> dict[str, Any]:
-        """Take the thresholds that are best in an evaluation, which `settings` has from now on, where there are any.
+        """Take the thresholds that are best in an evaluation, which `settings` has from now on; with `has_thresholds`.
 
         Args:
             metric: after the evaluation.
@@ -268,4 +268,4 @@ class Task(ABC, Generic[B]):
         Returns:
             What they give on examples that they were not tuned on, as JSON has it.
         """
-        raise self._unsuited("tune thresholds of", "a multi_label")
+        raise NotImplementedError

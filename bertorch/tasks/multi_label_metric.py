@@ -92,7 +92,10 @@ class MultiLabelMetric(Metric[PackedBatch]):
         return report
 
     def tuning_report(self, tuned: Thresholds) -> dict[str, Any]:
-        """What thresholds tuned on these examples give on others, by cross-fitting: what they give here is left out."""
+        """What thresholds tuned on these examples give on others, by cross-fitting; the table also has the thresholds.
+
+        What they give on these examples themselves is left out: it would be too good.
+        """
         assert tuned.average is not None
         report = self._report_of(cross_fitted(self.scores, self.gold, tuned.average))
         for row, threshold in zip(report["labels"].values(), tuned.values.tolist(), strict=True):

@@ -125,3 +125,9 @@ def test_an_adapter_is_refused(tmp_path):
 def test_half_precision_weights_become_fp32(tmp_path):
     save(tmp_path, AutoModelForSequenceClassification, dtype=torch.float16)
     assert load_complete(AutoModelForSequenceClassification, str(tmp_path)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("label_names", [["a"], ["a", "b"]])
+def test_several_labels_a_text_are_recognised(label_names, tmp_path):
+    save(tmp_path, AutoModelForSequenceClassification, label_names, problem_type="multi_label_classification")
+    assert recognised(tmp_path)["task"] == "multi_label"
