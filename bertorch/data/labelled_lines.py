@@ -113,7 +113,7 @@ def _read_candidates(path: str, *, num_texts: int, on_bad_line: str) -> Labelled
 
 
 def _read_groups(path: str, on_bad_line: str) -> LabelledTexts:
-    columns = read_pairs(path, on_bad_line=on_bad_line)
+    columns = read_pairs(path, on_bad_line=on_bad_line, first="query")
     if len(columns) < 3:
         raise UserError(f"{path}: expected at least 3 columns (query⇥positive⇥negative…), got 2: nothing to rank")
     return LabelledTexts(columns, np.zeros(len(columns[0]), np.int64))

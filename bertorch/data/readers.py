@@ -158,17 +158,20 @@ def stream_texts(path: str, *, num_texts: int) -> Iterator[tuple[str, ...]]:
     return stream_rows(path, parse)
 
 
-def read_pairs(path: str, *, on_bad_line: str = "stop") -> tuple[Texts, ...]:
-    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line."""
+def read_pairs(path: str, *, on_bad_line: str = "stop", first: str = "anchor") -> tuple[Texts, ...]:
+    """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line.
+
+    `first` is what errors call the first column.
+    """
     width = 0
 
     def parse(line: str) -> list[str]:
         nonlocal width
         found = line.count("\t") + 1
         if found < 2:
-            raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {shorten(line)}")
+            raise BadLineError(f"expected at least 2 columns ({first}⇥positive), got 1: {shorten(line)}")
         negatives = (width or found) - 2
-        form = "anchor⇥positive" + "⇥negative" * min(negatives, _SHOWN_NEGATIVES)
+        form = f"{first}⇥positive" + "⇥negative" * min(negatives, _SHOWN_NEGATIVES)
         columns = split_columns(line, width or found, form + "…" * (negatives > _SHOWN_NEGATIVES))
         width = found
         return columns
