@@ -190,6 +190,12 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--batch_size", "0"], "--batch_size: expected at least 1, got 0"),
         ([*REQUIRED, "--batch_size", "two"], "--batch_size: invalid int value: 'two'"),
         (REQUIRED[:2], "--problem_type single_label needs --label_file with its labels, one a line"),
+        ([*REQUIRED, "--problem_type", "score"], "--problem_type score has no labels; leave out --label_file"),
+        ([*REQUIRED, "--problem_type", "ranking"], "--problem_type ranking has no labels; leave out --label_file"),
+        (
+            [*REQUIRED[:2], "--problem_type", "ranking", "--dev_ratio", "0.1"],
+            "which have another form than dev lines with --problem_type ranking; name a file of",
+        ),
         ([*REQUIRED, "--warmup_proportion", "1.5"], "--warmup_proportion: expected at most 1.0, got 1.5"),
         ([*REQUIRED, "--learning_rate", "nan"], "--learning_rate: expected a finite number, got nan"),
         ([*REQUIRED, "--learning_rate", "inf"], "--learning_rate: expected a finite number, got inf"),
@@ -235,6 +241,12 @@ def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
 def test_a_share_of_the_training_examples_is_enough_to_evaluate(script):
     config = cli.parse(script, [*required(script), "--dev_ratio", "0.1", "--patience", "2", "--eval_steps", "5"])
     assert (config.dev_ratio, config.has_dev_examples, config.evaluation_steps) == (0.1, True, 5)
+
+
+def test_a_ranking_is_of_pairs_whether_it_says_so_or_not():
+    for extra in ([], ["--is_text_pair"]):
+        config = cli.parse(ClassifierConfig, [*REQUIRED[:2], "--problem_type", "ranking", *extra])
+        assert (config.num_texts, config.has_labels) == (2, False)
 
 
 @pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])

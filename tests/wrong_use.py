@@ -62,7 +62,12 @@ def _prepare(name: str, **options: Any) -> Program:
 
 REVIEW_FILES = {"train_data_file": "reviews.txt", "dev_data_file": "reviews.dev.txt", "label_file": "reviews.labels"}
 PROGRAMS = [
-    _script("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr"), **REVIEW_FILES),
+    _script(
+        *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
+        *(("--problem_type", "score"), ("--problem_type", "ranking")),
+        ("--problem_type", "ranking", "--dev_ratio", "0.1"),
+        **REVIEW_FILES,
+    ),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
         train_data_file="matching.txt", dev_data_file="matching.txt",
@@ -79,7 +84,10 @@ PROGRAMS = [
         *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio")),
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
-    _inference("predict", PredictConfig, "classifier", input_file="sentences.txt", output_file="out.tsv"),
+    _inference(
+        *("predict", PredictConfig, "classifier", ("--ranked",), ("--ranked", "--flush")),
+        input_file="sentences.txt", output_file="out.tsv",
+    ),
     _inference(
         *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro")),
         input_file="reviews.txt", output_dir="report",

@@ -126,7 +126,7 @@ def _read_candidates(path: str, form: LineForm, on_bad_line: str) -> LabelledTex
 
 
 def _read_groups(path: str, on_bad_line: str) -> LabelledTexts:
-    columns = read_pairs(path, on_bad_line=on_bad_line, may_be_json=True)
+    columns = read_pairs(path, on_bad_line=on_bad_line, first="query", may_be_json=True)
     if len(columns) < 3:
         raise UserError(f"{path}: expected at least 3 columns (query⇥positive⇥negative…), got 2: nothing to rank")
     return LabelledTexts(columns, np.zeros(len(columns[0]), np.int64))

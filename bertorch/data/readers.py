@@ -187,10 +187,12 @@ def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Ite
     return stream_rows(path, parse, parse_json if may_be_json else None)
 
 
-def read_pairs(path: str, *, on_bad_line: str = "stop", may_be_json: bool = False) -> tuple[Texts, ...]:
+def read_pairs(
+    path: str, *, on_bad_line: str = "stop", first: str = "anchor", may_be_json: bool = False
+) -> tuple[Texts, ...]:
     """Read `anchor⇥positive` lines, or `anchor⇥positive⇥negative…` with as many negatives as the first good line.
 
-    If they `may_be_json`, they may be the JSON lines of groups.
+    `first` is what errors call the first column. If they `may_be_json`, they may be the JSON lines of groups.
     """
     width = 0
 
@@ -198,9 +200,9 @@ def read_pairs(path: str, *, on_bad_line: str = "stop", may_be_json: bool = Fals
         nonlocal width
         found = line.count("\t") + 1
         if found < 2:
-            raise BadLineError(f"expected at least 2 columns (anchor⇥positive), got 1: {shorten(line)}")
+            raise BadLineError(f"expected at least 2 columns ({first}⇥positive), got 1: {shorten(line)}")
         negatives = (width or found) - 2
-        form = "anchor⇥positive" + "⇥negative" * min(negatives, _SHOWN_NEGATIVES)
+        form = f"{first}⇥positive" + "⇥negative" * min(negatives, _SHOWN_NEGATIVES)
         columns = split_columns(line, width or found, form + "…" * (negatives > _SHOWN_NEGATIVES))
         width = found
         return columns
