@@ -11,6 +11,7 @@ from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.class_losses import ClassLoss
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
@@ -28,6 +29,13 @@ CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symm
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
     """Three classes; the settings are those of the encoder's configuration, here and below."""
     return ClassificationTask(SequenceClassifier(small_classifier(architecture, **settings)), ["a", "b", "c"])
+
+
+def weighted_task(**settings: object) -> ClassificationTask:
+    """Three classes that weigh differently in the loss, with label smoothing."""
+    model = SequenceClassifier(small_classifier("bert", **settings))
+    loss = ClassLoss(weights=np.array([0.25, 1.5, 4.0]), smoothing=0.1)
+    return ClassificationTask(model, ["a", "b", "c"], class_loss=loss)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:

@@ -62,7 +62,11 @@ def _prepare(name: str, **options: Any) -> Program:
 
 REVIEW_FILES = {"train_data_file": "reviews.txt", "dev_data_file": "reviews.dev.txt", "label_file": "reviews.labels"}
 PROGRAMS = [
-    _script("classifier", ClassifierConfig, ("--is_text_pair",), **REVIEW_FILES),
+    _script(
+        *("classifier", ClassifierConfig, ("--is_text_pair",), ("--class_weights", "balance")),
+        *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
+        **REVIEW_FILES,
+    ),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
         train_data_file="matching.txt", dev_data_file="matching.txt",

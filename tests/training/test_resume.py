@@ -21,10 +21,12 @@ from tests.small_tasks import (
     siamese_task,
     tagged_data,
     tagging_task,
+    weighted_task,
 )
 
 TASKS = {
     "classifier": (partial(classification_task, **DROPOUT), partial(classification_data, 29)),
+    "unequal classes": (partial(weighted_task, **DROPOUT), partial(classification_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
