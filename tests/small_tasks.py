@@ -12,6 +12,7 @@ from bertorch.data.tags import TagSet
 from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.tasks.class_losses import ClassLoss
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.losses import in_batch_negatives_loss
@@ -58,6 +59,13 @@ def ranking_task(**settings: object) -> RankingTask:
 def windowed_task(**settings: object) -> ClassificationTask:
     model = SequenceClassifier(small_classifier("bert", **settings))
     return ClassificationTask(model, ["a", "b", "c"], windows=3)
+
+
+def weighted_task(**settings: object) -> ClassificationTask:
+    """Three classes that weigh differently in the loss, with label smoothing."""
+    model = SequenceClassifier(small_classifier("bert", **settings))
+    loss = ClassLoss(weights=np.array([0.25, 1.5, 4.0]), smoothing=0.1)
+    return ClassificationTask(model, ["a", "b", "c"], class_loss=loss)
 
 
 def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:

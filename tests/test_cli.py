@@ -74,6 +74,11 @@ OWN = {
         "multi_label_loss": "bce",
         "label_separator": ",",
         "windows": 1,
+        # beyond the published options
+        "class_weights": "none",
+        "label_smoothing": 0.0,
+        "focal_gamma": 0.0,
+        "logit_adjustment": 0.0,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -96,6 +101,7 @@ OWN = {
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
 VALUES = {
     "problem_type": "single_label", "multi_label_loss": "bce", "label_separator": ",", "windows": 3,
+    "class_weights": "balanced", "label_smoothing": 0.1,
     "cuda_graphs": "off",
     "compile": "on",
     "local_rank": 1, "pretrained_model_name_or_path": "m", "init_from_ckpt": "w.bin", "train_data_file": "t",
@@ -123,7 +129,8 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        if name in ("overwrite", "dev_ratio"):  # contradict --resume and --dev_data_file
+        # they contradict --resume, --dev_data_file and --label_smoothing
+        if name in ("overwrite", "dev_ratio", "focal_gamma", "logit_adjustment"):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -211,6 +218,13 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--eval_steps", "2"], "--eval_steps is for evaluations and needs --dev_data_file or --dev_ratio"),
         ([*REQUIRED, "--saved_dir", ""], "--saved_dir: expected a value, got an empty text"),
         ([*REQUIRED, "--new_head"], "--new_head leaves out the head of --init_from_ckpt, got no --init_from_ckpt"),
+        ([*REQUIRED, "--label_smoothing", "1"], "--label_smoothing: expected at most 0.99, got 1"),
+        ([*REQUIRED, "--focal_gamma", "-1"], "--focal_gamma: expected at least 0.0, got -1"),
+        ([*REQUIRED, "--logit_adjustment", "-1"], "--logit_adjustment: expected at least 0.0, got -1"),
+        (
+            [*REQUIRED, "--class_weights", "balanced", "--logit_adjustment", "1"],
+            "--class_weights and --logit_adjustment: both make up for unequal classes, and would do it twice",
+        ),
         ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
         ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),

@@ -64,7 +64,8 @@ REVIEW_FILES = {"train_data_file": "reviews.txt", "dev_data_file": "reviews.dev.
 PROGRAMS = [
     _script(
         *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
-        *(("--problem_type", "score"), ("--problem_type", "ranking")),
+        *(("--problem_type", "score"), ("--problem_type", "ranking"), ("--class_weights", "balance")),
+        *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
         ("--problem_type", "ranking", "--dev_ratio", "0.1"),
         **REVIEW_FILES,
     ),

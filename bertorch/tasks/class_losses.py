@@ -21,6 +21,7 @@ from bertorch.tasks.metadata import KEY
 BETA = 0.999  # of the effective number of examples
 _OF_FILE = "file"  # what the record says of weights from a file
 _FORM = "label⇥weight"
+_NUMBERS = ("label_smoothing", "focal_gamma", "logit_adjustment")
 
 
 class Constant:
@@ -188,21 +189,14 @@ def read_class_weights(path: str, label_names: Sequence[str]) -> np.ndarray:
 def loss_record(config: ClassifierConfig) -> dict[str, Any]:
     """The options of the loss that are on, for a folder's settings; a file of weights is only called a file."""
     weights = config.class_weights if config.class_weights in CLASS_WEIGHTS else _OF_FILE
-    numbers = {name: getattr(config, name) for name in ("label_smoothing", "focal_gamma", "logit_adjustment")}
-    record = {name: value for name, value in numbers.items() if value}
+    record = {name: value for name in _NUMBERS if (value := getattr(config, name))}
     return record if weights == "none" else {"class_weights": weights, **record}
 
 
 def saved_loss_record(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """The record in a folder's settings, empty if there is none; a `UserError` if it is no such record."""
     record = settings.get("loss", {})
-    number = (int, float)
-    kinds: dict[str, Any] = {
-        "class_weights": str,
-        "label_smoothing": number,
-        "focal_gamma": number,
-        "logit_adjustment": number,
-    }
+    kinds: dict[str, Any] = {"class_weights": str} | dict.fromkeys(_NUMBERS, (int, float))
     if not isinstance(record, dict) or not all(isinstance(each, kinds.get(name, ())) for name, each in record.items()):
         raise UserError(f"{folder}/config.json: {KEY}: loss: expected options of the loss, got {record!r}")
     return record

@@ -27,9 +27,9 @@ def log_data_report(config: TrainingConfig, task: Task[Any], train: Examples, de
             logger.warning("data: {}", warning)
     if dev is not None and (shared := count_shared(train, dev)):
         logger.warning(
-            "data: {} also among the training examples, as tokens: metrics on them are too good; "
-            "python -m bertorch.prepare dedupe takes them out",
-            f"dev examples {_share(shared, len(dev))}",
+            "data: dev: {} stand in the training examples too, as tokens, and make the metric too good; "
+            "python -m bertorch.prepare dedupe takes them out of the files",
+            _share(shared, len(dev)),
         )
 
 

@@ -64,6 +64,15 @@ def test_the_hub_reads_it(make_task, expected, call, tmp_path, monkeypatch):
     assert "| 20 | 0.62500 | 0.50000 |" in read.text
 
 
+def test_it_says_what_the_loss_does_to_probabilities(tmp_path):
+    task = classification_task()
+    assert "Note: " not in card(tmp_path, task=task).text()
+    task._loss_record = {"class_weights": "balanced", "label_smoothing": 0.1}
+    text = card(tmp_path, task=task).text()
+    assert all(f"\nNote: {note}.\n" in text for note in task.notes())
+    assert len(task.notes()) == 2
+
+
 def test_a_local_encoder_is_no_model_of_the_hub(tmp_path):
     options = config(tmp_path)
     local = replace(options, pretrained_model_name_or_path=str(TINY))

@@ -27,6 +27,7 @@ from tests.small_tasks import (
     siamese_task,
     tagged_data,
     tagging_task,
+    weighted_task,
     windowed_data,
     windowed_task,
 )
@@ -37,6 +38,7 @@ TASKS = {
     "scores": (partial(score_task, **DROPOUT), partial(score_data, 29)),
     "groups": (partial(ranking_task, **DROPOUT), partial(group_data, 29)),
     "windows": (partial(windowed_task, **DROPOUT), partial(windowed_data, 29)),
+    "unequal classes": (partial(weighted_task, **DROPOUT), partial(classification_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
