@@ -11,9 +11,10 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from transformers import AutoTokenizer
 
 from bertorch import distributed
+from bertorch.config import ClassifierConfig
 from bertorch.errors import UserError
 from bertorch.precision import Precision
-from bertorch.tasks.score import ScoreMetric, texts_with_different_scores
+from bertorch.tasks.score import ScoreMetric, ScoreTask
 from bertorch.training.eval_loop import evaluate
 from tests.architectures import random_batch
 from tests.conftest import TINY, run_processes
@@ -84,6 +85,9 @@ def test_evaluation_does_not_depend_on_processes(tmp_path):
 
 def test_dev_scores_that_are_all_the_same_are_refused(tmp_path):
     (tmp_path / "dev.txt").write_text("好\t2\n坏\t2.0\n")
-    settings = {"tokenizer": AutoTokenizer.from_pretrained(TINY), "max_length": 16, "num_texts": 1}
+    config = ClassifierConfig(train_data_file="-", problem_type="score")
+    _, read = ScoreTask.readers(config, ())
     with pytest.raises(UserError, match="dev.txt: expected scores that differ, to correlate with, got only 2"):
-        texts_with_different_scores(str(tmp_path / "dev.txt"), on_bad_line="stop", **settings)
+        read(
+            str(tmp_path / "dev.txt"), tokenizer=AutoTokenizer.from_pretrained(TINY), max_length=16, on_bad_line="stop"
+        )
