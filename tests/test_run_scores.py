@@ -1,4 +1,4 @@
-"""`run_classifier.py --problem_type score` and `ranking` as a user starts them, on the embedded checkpoint and samples."""
+"""`run_classifier.py --problem_type score` and `ranking` as started by users, on the embedded samples."""
 
 import re
 from pathlib import Path
