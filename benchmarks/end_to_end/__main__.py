@@ -32,8 +32,8 @@ import argparse
 import os
 
 from benchmarks.end_to_end import ENVIRONMENT
+from benchmarks.end_to_end.commands import PAIRS
 from benchmarks.measuring import positive, use_one_device
-from benchmarks.peers.job import TASKS
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
     environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": os.environ["CUDA_VISIBLE_DEVICES"]}
     try:
-        take_turns(options, [options.task] if options.task else list(TASKS), environment)
+        take_turns(options, [options.task] if options.task else list(PAIRS), environment)
     except ModuleNotFoundError as error:
         parser.error(f"{error.name} is missing: pip install -e '.[benchmarks]'")
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpu", action="store_true", help="use the CPU, also where a GPU is")
     parser.add_argument("--json", help="also write the result to this file")
     commands = parser.add_argument_group("commands")
-    commands.add_argument("--task", choices=TASKS, help="one task; by default all, on the embedded samples")
+    commands.add_argument("--task", choices=list(PAIRS), help="one task; by default all, on the embedded samples")
     commands.add_argument("--turns", type=positive, default=3, help="runs of each command")
     commands.add_argument(
         "--pretrained_model_name_or_path", help="by default the embedded one; on a GPU bert-base with random weights"

@@ -12,6 +12,7 @@ r"""Whole training runs: this project against what people would use instead, on 
 | classifier | transformers Trainer; the same with torch_compile where a GPU is |
 | sentencebert | sentence-transformers, SoftmaxLoss |
 | batchneg | sentence-transformers, MultipleNegativesRankingLoss |
+| ranking | sentence-transformers' CrossEncoderTrainer, ListNetLoss with all weight on the positive: our loss |
 
 Each contender trains through its own public entry, `fit` here and `Trainer.train()` there, with its own data loading,
 padding and shuffling, and the same clipping, AdamW and linear schedule. All see the same examples, drawn from the
@@ -27,14 +28,16 @@ What is told is the median over the runs of each:
 - the first step: seconds until it is done, from reading the file, tokenising and loading the model on;
 - memory, on a GPU, until the last step: the most that tensors took up at once, and the most that PyTorch held for
   them, where the memory of CUDA graphs counts in any case;
+- the mean of the training loss over the run;
 - with a dev file, the classifiers' examples a second in `evaluate` here and `Trainer.evaluate()` there, in the second
-  of two evaluations after training, and the accuracy.
+  of two evaluations after training, and the accuracy; the rerankers' pairs a second in `evaluate` here and
+  `CrossEncoder.predict` there, and MRR@10.
 """
 
 import argparse
 
 from benchmarks.measuring import positive, use_one_device
-from benchmarks.peers.job import TASKS
+from benchmarks.peers.job import EVALUATED, TASKS
 
 
 def main() -> None:
@@ -45,8 +48,8 @@ def main() -> None:
         parser.error("a data file needs --task")
     if not options.train_data_file and (options.dev_data_file or options.label_file):
         parser.error("--dev_data_file and --label_file need --train_data_file")
-    if options.dev_data_file and options.task != "classifier":
-        parser.error("--dev_data_file is for --task classifier")
+    if options.dev_data_file and options.task not in EVALUATED:
+        parser.error(f"--dev_data_file is for --task {' or '.join(EVALUATED)}")
     use_one_device(cpu=options.cpu)  # of several GPUs, a Trainer would take all
     try:
         from benchmarks.peers.comparison import run  # noqa: PLC0415 - an extra
@@ -61,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpu", action="store_true", help="use the CPU, also where a GPU is")
     parser.add_argument("--pretrained_model_name_or_path", help="by default the embedded checkpoint")
     parser.add_argument("--train_data_file", help="by default the task's embedded sample")
-    parser.add_argument("--dev_data_file", help="of a classifier; no evaluation of --train_data_file without it")
+    parser.add_argument(
+        "--dev_data_file", help="of a classifier or reranker; no evaluation of --train_data_file without it"
+    )
     parser.add_argument("--label_file", help="of --train_data_file; by default the labels are 0 and 1")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)

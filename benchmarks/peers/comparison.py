@@ -14,7 +14,7 @@ from loguru import logger
 from benchmarks.measuring import DATA, hardware, matmul_flops, versions, write_json
 from benchmarks.peers import ours
 from benchmarks.peers.flops import Work
-from benchmarks.peers.job import SAMPLES, Job, labels_of, write_sample
+from benchmarks.peers.job import EVALUATED, SAMPLES, Job, labels_of, write_sample
 from benchmarks.peers.theirs import PEERS, PEERS_ON_GPU, Run
 from benchmarks.peers.watching import Stopwatch, fresh_start
 from bertorch import distributed, log
@@ -32,6 +32,8 @@ COLUMNS = {
     "peak_reserved_bytes": ("GiB held", 2.0**30),
     "evaluated_per_second": ("eval ex./s", 1.0),
     "accuracy": ("accuracy", 1.0),
+    "mrr": ("MRR@10", 1.0),
+    "loss": ("loss", 1.0),
 }
 RATIOS = ("steps_per_second", "evaluated_per_second")  # of bertorch to each peer
 
@@ -89,7 +91,7 @@ def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> dict[str, A
             task=task,
             model=options.pretrained_model_name_or_path or str(DATA / "bert-tiny-zh"),
             train_data_file=str(sample),
-            dev_data_file=files.get("dev_data_file") if task == "classifier" else None,
+            dev_data_file=files.get("dev_data_file") if task in EVALUATED else None,
             labels=labels_of(task, files.get("label_file")),
             batch_size=plan.batch_size,
             max_length=plan.max_seq_length,
@@ -132,12 +134,13 @@ def _take_turns(job: Job, plan: _Plan) -> dict[str, list[dict[str, float]]]:
                 evaluation = train(job, watch, folder)
             watch.require_all(name)
             measured = {"seconds_per_step": watch.seconds_per_step, "seconds_to_first_step": watch.first_step}
+            measured["loss"] = watch.loss
             if watch.peak_allocated is not None and watch.peak_reserved is not None:
                 measured["peak_allocated_bytes"] = watch.peak_allocated
                 measured["peak_reserved_bytes"] = watch.peak_reserved
             if evaluation is not None:
                 measured["evaluated_per_second"] = evaluation.examples_per_second
-                measured["accuracy"] = evaluation.accuracy
+                measured[EVALUATED[job.task]] = evaluation.value
             runs[name].append(measured)
     return runs
 

@@ -22,8 +22,13 @@ SAMPLES: dict[str, dict[str, str | None]] = {
         "train_data_file": str(DATA / "paraphrases" / "train.txt"),
         "dev_data_file": str(DATA / "sts" / "dev.txt"),
     },
+    "ranking": {
+        "train_data_file": str(DATA / "ranking" / "train.txt"),
+        "dev_data_file": str(DATA / "ranking" / "dev.txt"),
+    },
 }
 TASKS = tuple(SAMPLES)
+EVALUATED = {"classifier": "accuracy", "ranking": "mrr"}  # tasks that are evaluated after training, and by what
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,12 @@ class Job:
     """The work of a comparison, the same for all contenders.
 
     Attributes:
-        task: `classifier`, `sentencebert` or `batchneg`.
+        task: a key of `SAMPLES`.
         model: hub name or local folder of the encoder.
         train_data_file: an example for each place in each batch of a run of one epoch.
         dev_data_file: to evaluate on after training; None does not.
         labels: the classes in the order of their ids; none where the task has no classes.
-        batch_size: examples of a step.
+        batch_size: examples of a step, groups of a ranking.
         max_length: tokens kept of a text.
         precision: `fp32` or `bf16`.
     """
@@ -53,7 +58,7 @@ class Job:
 
 def labels_of(task: str, label_file: str | None) -> tuple[str, ...]:
     """The classes of a task, `0` and `1` without a label file."""
-    if task == "batchneg":
+    if task in ("batchneg", "ranking"):
         return ()
     return ("0", "1") if label_file is None else tuple(read_label_names(label_file))
 

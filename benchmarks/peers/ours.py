@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
+from torch import Tensor
+
 from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
 from bertorch import distributed
@@ -20,6 +23,7 @@ from bertorch.tasks.base import Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives
 from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.ranking import RankingTask
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts
 from bertorch.training.eval_loop import evaluate
@@ -46,17 +50,18 @@ def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluatio
         fit(config, task, examples, None)
     if job.dev_data_file is None:
         return None
-    dev = read(job, job.dev_data_file)
+    dev = read(job, job.dev_data_file, is_dev=True)
     device = distributed.device()
     precision = Precision.resolve(job.precision, device)
     return Evaluation.of(lambda: evaluate(task, dev, job.batch_size, precision).value, len(dev), device)
 
 
-def read(job: Job, path: str) -> TextRows:
+def read(job: Job, path: str, *, is_dev: bool = False) -> TextRows:
     """Read and tokenise a file of the job's task."""
     names = {"label_names": job.labels} if job.labels else {}
     tokenizer = load_tokenizer(job.model)
-    return _READERS[job.task](path, tokenizer=tokenizer, max_length=job.max_length, on_bad_line="stop", **names)
+    reader = (_DEV_READERS if is_dev else _READERS)[job.task]
+    return reader(path, tokenizer=tokenizer, max_length=job.max_length, on_bad_line="stop", **names)
 
 
 @contextmanager
@@ -66,13 +71,16 @@ def watched(watch: Stopwatch) -> Iterator[None]:
     The loop does so once a step, whether the step ran from Python or was replayed on the device.
     """
     step = TrainingLog.step
+    losses: list[Tensor] = []
 
-    def step_and_note(training_log: TrainingLog, *args: Any, **options: Any) -> None:
-        step(training_log, *args, **options)
+    def step_and_note(training_log: TrainingLog, reported: Tensor, *args: Any, **options: Any) -> None:
+        step(training_log, reported, *args, **options)
+        losses.append(reported[0])
         watch.step()
 
     with patch.object(TrainingLog, "step", step_and_note):
         yield
+    watch.loss = float(torch.stack(losses).mean())
 
 
 # What the product would not do by default in so short a run, to tell what each part gains.
@@ -84,6 +92,10 @@ VARIANTS_ON_GPU: dict[str, Callable[[Job, Stopwatch, Path], Evaluation | None]] 
 
 def _classifier(job: Job) -> Task[Any]:
     return ClassificationTask(SequenceClassifier.from_pretrained(job.model, job.labels), job.labels)
+
+
+def _ranking(job: Job) -> Task[Any]:
+    return RankingTask(SequenceClassifier.from_pretrained(job.model, ["score"], "regression"), text_pair=True)
 
 
 def _sentence_bert(job: Job) -> Task[Any]:
@@ -103,9 +115,12 @@ _TASKS: dict[str, Callable[[Job], Task[Any]]] = {
     "classifier": _classifier,
     "sentencebert": _sentence_bert,
     "batchneg": _contrastive,
+    "ranking": _ranking,
 }
 _READERS: dict[str, Callable[..., TextRows]] = {
     "classifier": partial(labelled_texts, num_texts=1),
     "sentencebert": labelled_pairs,
     "batchneg": anchors_with_positives,
+    "ranking": partial(labelled_texts, label_names=(), num_texts=2, form="groups"),
 }
+_DEV_READERS = _READERS | {"ranking": partial(labelled_texts, label_names=(), num_texts=2, form="ranking")}

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.cross_encoder.losses import ListNetLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss, SoftmaxLoss
 from transformers import (
     AutoModelForSequenceClassification,
@@ -25,7 +29,9 @@ from transformers import (
 
 from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
+from bertorch.data.labelled_lines import read_labelled
 from bertorch.data.readers import read_labelled_texts, read_pairs
+from bertorch.tasks.ranking_metric import Candidates, ranking_measures
 
 
 def train_classifier(job: Job, watch: Stopwatch, folder: Path, *, torch_compile: bool) -> Evaluation | None:
@@ -43,7 +49,7 @@ def train_classifier(job: Job, watch: Stopwatch, folder: Path, *, torch_compile:
         callbacks=[_StepWatcher(watch)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    watch.loss = trainer.train().training_loss
     if job.dev_data_file is None:
         return None
     dev = _tokenized(tokenizer, job, job.dev_data_file)
@@ -72,6 +78,39 @@ def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     _train_embeddings(job, watch, folder, columns, MultipleNegativesRankingLoss)
 
 
+def train_list_net(job: Job, watch: Stopwatch, folder: Path, *, pairs_at_once: int | None) -> Evaluation | None:
+    """sentence-transformers' CrossEncoder with ListNetLoss, which is our cross-entropy for labels (100, 0, …, 0).
+
+    Their softmax gives the positive all the weight. A forward pass has `pairs_at_once`: None for as many as the batch
+    has groups, their default; -1 for all pairs of the batch.
+    """
+    import datasets  # noqa: PLC0415 - Trainer itself does without
+
+    queries, *candidates = read_pairs(job.train_data_file)
+    columns = {"query": list(queries), "docs": [list(row) for row in zip(*candidates, strict=True)]}
+    columns["labels"] = [[100.0] + [0.0] * (len(candidates) - 1)] * len(queries)
+    model = CrossEncoder(job.model, num_labels=1, max_length=job.max_length, model_kwargs={"dtype": torch.float32})
+    trainer = CrossEncoderTrainer(
+        model=model,
+        args=_arguments(CrossEncoderTrainingArguments, job, folder),
+        train_dataset=datasets.Dataset.from_dict(columns),
+        loss=ListNetLoss(model, mini_batch_size=pairs_at_once),
+        callbacks=[_StepWatcher(watch)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watch.loss = trainer.train().training_loss
+    if job.dev_data_file is None:
+        return None
+    dev = read_labelled(job.dev_data_file, "ranking", label_names=(), num_texts=2)
+    pairs, (relevances, numbers) = list(zip(*dev.columns, strict=True)), dev.labels.T
+
+    def evaluate() -> float:
+        scores = model.predict(pairs, batch_size=job.batch_size, show_progress_bar=False).astype(np.float64)
+        return ranking_measures(Candidates(scores, relevances, numbers.astype(np.int64)))["mrr@10"]
+
+    return Evaluation.of(evaluate, len(pairs), model.device)
+
+
 def _train_embeddings(
     job: Job, watch: Stopwatch, folder: Path, columns: dict[str, list[Any]], loss_of: Callable[[Any], Any]
 ) -> None:
@@ -88,7 +127,7 @@ def _train_embeddings(
         callbacks=[_StepWatcher(watch)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    watch.loss = trainer.train().training_loss
 
 
 class _StepWatcher(TrainerCallback):  # type: ignore[misc] # transformers is not followed
@@ -133,6 +172,10 @@ PEERS: dict[str, dict[str, Run]] = {
     "classifier": {"transformers Trainer": partial(train_classifier, torch_compile=False)},
     "sentencebert": {"sentence-transformers SoftmaxLoss": train_softmax_loss},
     "batchneg": {"sentence-transformers MultipleNegativesRankingLoss": train_ranking_loss},
+    "ranking": {
+        "CrossEncoderTrainer ListNetLoss": partial(train_list_net, pairs_at_once=None),
+        "CrossEncoderTrainer ListNetLoss, whole batch": partial(train_list_net, pairs_at_once=-1),
+    },
 }
 # Where the kernels of the compiler pay.
 PEERS_ON_GPU: dict[str, dict[str, Run]] = {

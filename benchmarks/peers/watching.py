@@ -27,6 +27,7 @@ class Stopwatch:
     Attributes:
         first_step: seconds from the beginning until the first step was done.
         seconds_per_step: after the warm-up.
+        loss: of training, its mean over the run; set by the contender.
         peak_allocated, peak_reserved: bytes on a GPU until the last step; None on the CPU.
     """
 
@@ -36,7 +37,7 @@ class Stopwatch:
         self._device = device
         self._taken = 0
         self._since = time.perf_counter()
-        self.first_step = self.seconds_per_step = float("nan")
+        self.first_step = self.seconds_per_step = self.loss = float("nan")
         self.peak_allocated: int | None = None
         self.peak_reserved: int | None = None
 
@@ -73,11 +74,11 @@ class Evaluation:
     """An evaluation of the dev examples.
 
     Attributes:
-        accuracy: in [0, 1].
+        value: the dev metric, in [0, 1].
         examples_per_second: of the whole evaluation.
     """
 
-    accuracy: float
+    value: float
     examples_per_second: float
 
     @classmethod
@@ -85,12 +86,12 @@ class Evaluation:
         """Evaluate twice, the first time to warm up.
 
         Args:
-            evaluate: gives the accuracy.
+            evaluate: gives the metric.
             examples: how many it takes in.
             device: where.
         """
-        accuracy = evaluate()
-        return cls(accuracy, examples / timed(evaluate, device))
+        value = evaluate()
+        return cls(value, examples / timed(evaluate, device))
 
 
 @contextmanager

@@ -103,7 +103,8 @@ class RankingMetric(Metric[PackedBatch]):
         is_finite = np.isfinite(scores).all()
         if is_finite and len(scores) > 1 and np.ptp(scores) <= rounding.max():
             raise ConstantScoresError(
-                f"expected scores that tell candidates apart, got {scores[0]:.6g} for all {len(scores)} lines"
+                f"expected scores that tell candidates apart, got {scores[0]:.6g} for all {len(scores)} lines: "
+                "the model has collapsed"
             )
         self._measures = ranking_measures(self.candidates)
         if not is_finite:  # sorted like others, such scores would go unnoticed

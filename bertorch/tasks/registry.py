@@ -53,8 +53,8 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     """Build the task of a folder without our metadata.
 
     It is one of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
-    `AutoModelForTokenClassification`; that of a `CrossEncoder` is one of the former. `max_seq_length` None takes what
-    the folder says.
+    `AutoModelForTokenClassification`; a folder of `CrossEncoder` is one of the former with a modules.json.
+    `max_seq_length` None takes what the folder says.
 
     Raises:
         UserError: it is something else, or its modules and settings are not among those that can be opened.

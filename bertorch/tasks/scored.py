@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from bertorch.data.lines import cell
+from bertorch.data.lines import cell, shorten
 from bertorch.encoder.cross_encoder import keep_raw_scores
 from bertorch.errors import UserError
 from bertorch.tasks.base import Inference, LoadedFolder, Savable
@@ -72,6 +72,8 @@ class OneScoreTask(SequenceTask):
 
     @override
     def ranked_lines(self, sources: Sequence[Any], rows: Sequence[Any]) -> Iterator[str]:
+        if sources and isinstance(sources[0], str):  # then all are, see `stream_inputs`
+            raise UserError(f"expected pairs to rank (query⇥candidate), got the text {shorten(sources[0])}")
         indices_of: dict[str, list[int]] = {}
         for index, (query, _) in enumerate(sources):
             indices_of.setdefault(query, []).append(index)

@@ -200,6 +200,19 @@ def test_others_do_not_rank(name, message, folders, tmp_path):
     assert not (tmp_path / "out.tsv").exists()
 
 
+def test_texts_are_not_ranked(tmp_path):
+    """By a folder that does not say whether it takes pairs."""
+    save(tmp_path / "model", ScoreTask, text_pair=True)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config[KEY]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "in.txt").write_text("问答\n答问\n")
+    with pytest.raises(UserError, match="expected pairs to rank .query⇥candidate., got the text '问答'"):
+        run_predict(tmp_path / "model", tmp_path, ranked=True)
+    assert not (tmp_path / "out.tsv").exists()
+    assert len(run_predict(tmp_path / "model", tmp_path)) == 3
+
+
 # Commands
 
 

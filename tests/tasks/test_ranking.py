@@ -82,8 +82,8 @@ def collapsed() -> RankingTask:
 
 
 COLLAPSED = (
-    r"step 2 \(epoch 1, batch 2\), expected scores that tell candidates apart, got 0 for all 9 lines\. "
-    r"The last save in .* is from before it; lower --learning_rate"
+    r"step 2 \(epoch 1, batch 2\), expected scores that tell candidates apart, got 0 for all 9 lines: "
+    r"the model has collapsed\. The last save in .* is from before it; lower --learning_rate"
 )
 
 

@@ -182,4 +182,4 @@ def test_all_processes_stop_at_scores_that_do_not_vary(tmp_path):
     """One of them has fewer lines than the other."""
     run_processes(2, evaluate_constant, tmp_path)
     told = [path.read_text() for path in tmp_path.iterdir()]
-    assert told == ["expected scores that tell candidates apart, got 0 for all 3 lines"] * 2
+    assert told == ["expected scores that tell candidates apart, got 0 for all 3 lines: the model has collapsed"] * 2

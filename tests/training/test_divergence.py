@@ -1,5 +1,6 @@
 """Numbers that are not finite stop a run before anything of the step is saved, and are never a result."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from bertorch.training.eval_loop import evaluate
 from bertorch.training.metrics_file import METRICS, read_metrics
 from tests.short_runs import trained
 from tests.small_tasks import (
+    candidate_data,
     classification_data,
     classification_task,
+    ranking_task,
+    score_data,
+    score_task,
     tagged_data,
     tagging_task,
     tiny_classification_task,
@@ -71,6 +76,8 @@ def spoilt(task):
     ("make_task", "make_data"),
     [
         (classification_task, classification_data),
+        (score_task, score_data),
+        (ranking_task, partial(candidate_data, queries=3)),
         (lambda: tagging_task(use_crf=False), tagged_data),
         (lambda: tagging_task(use_crf=True), tagged_data),
     ],
