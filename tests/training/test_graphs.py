@@ -27,6 +27,7 @@ from tests.small_tasks import (
     siamese_task,
     tagged_data,
     tagging_task,
+    weighted_task,
 )
 
 SIZE = 40
@@ -36,6 +37,7 @@ TASKS = {
         partial(classification_task, "modernbert", classifier_pooling="mean", embedding_dropout=0.0),
         classification_data,
     ),
+    "classifier of unequal classes": (weighted_task, classification_data),
     "sentence-bert": (siamese_task, pair_data),
     "sentence-bert, mean": (partial(siamese_task, "mean"), pair_data),
     "in-batch negatives": (contrastive_task, contrastive_data),
