@@ -7,7 +7,7 @@ import numpy as np
 
 from bertorch.data.dataset import Examples
 
-BLOCK = 2**16  # examples that are looked at together
+BLOCK = 2**13  # examples that are looked at together; with their tokens they take some megabytes
 
 
 class LabelCounts(NamedTuple):

@@ -31,6 +31,7 @@ from tests.small_tasks import (
     siamese_task,
     tagged_data,
     tagging_task,
+    weighted_task,
 )
 
 SIZE = 40
@@ -42,6 +43,7 @@ TASKS = {
     ),
     "scores": (score_task, score_data),
     "ranking": (ranking_task, group_data),
+    "classifier of unequal classes": (weighted_task, classification_data),
     "sentence-bert": (siamese_task, pair_data),
     "sentence-bert, mean": (partial(siamese_task, "mean"), pair_data),
     "in-batch negatives": (contrastive_task, contrastive_data),

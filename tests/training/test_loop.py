@@ -110,6 +110,9 @@ class ScriptedMetric:
     def summary(self) -> list[str]:
         return [f"report of {self.value}"]
 
+    def warnings(self) -> list[str]:
+        return []
+
 
 def test_the_best_model_alone_is_saved_on_demand(tmp_path, log_lines, monkeypatch):
     values = iter([0.5, 0.8, 0.6, 0.8])
