@@ -4,8 +4,8 @@ r"""Classification of texts and text pairs.
         --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh
     torchrun --nproc_per_node=2 run_classifier.py …
 
-Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`, or JSON such as `{"text": …, "label": …}`; the label file has
-one label a line.
+Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`, or JSON such as `{"text": …, "label": …}`; the label file
+has one label a line.
 """
 
 from bertorch import cli
