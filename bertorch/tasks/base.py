@@ -43,7 +43,8 @@ class InputSettings(TypedDict, total=False):
     """How texts become inputs: keyword arguments of every task."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_seq_length: int  # tokens of an example
+    max_seq_length: int  # tokens of an example, or of a window
+    windows: int  # that a long text may have, its outputs the mean over them; only problem types of run_classifier.py
 
 
 class LoadedFolder(NamedTuple):
@@ -58,7 +59,8 @@ class LoadedFolder(NamedTuple):
     @property
     def inputs(self) -> InputSettings:
         """The keyword arguments of the task."""
-        return {"tokenizer": self.tokenizer, "max_seq_length": self.metadata.max_seq_length}
+        windows = self.metadata.size("windows", self.folder) or 1
+        return {"tokenizer": self.tokenizer, "max_seq_length": self.metadata.max_seq_length, "windows": windows}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Task(ABC, Generic[B]):
     Args:
         model: maps a packed batch to outputs, such as logits (N, C).
         tokenizer: of the model; None in tests that need no texts.
-        max_seq_length: tokens of an example.
+        max_seq_length: tokens of an example, or of a window.
+        windows: that a long text may have.
     """
 
     name: ClassVar[str]  # in config.json and the registry
@@ -110,11 +113,16 @@ class Task(ABC, Generic[B]):
     has_confusions = False  # in its report
 
     def __init__(
-        self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128
+        self,
+        model: EncoderModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 128,
+        windows: int = 1,
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
         self.max_seq_length = max_seq_length
+        self.windows = windows
 
     # Training
 

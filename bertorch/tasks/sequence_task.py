@@ -87,7 +87,6 @@ class SequenceTask(ScoringTask):
         model: gives logits (N, C).
         label_names: C of them; none where the logits are no classes.
         text_pair: whether the inputs are pairs; None if that is not known, and both are taken.
-        windows: that an input may have; its logits are the mean over them.
         inputs: see `Task`.
     """
 
@@ -104,15 +103,13 @@ class SequenceTask(ScoringTask):
         label_names: Sequence[str] = (),
         *,
         text_pair: bool | None = False,
-        windows: int = 1,
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self.label_names = label_names
         self._text_pair = text_pair
-        self._windows = windows
-        if windows > 1:  # each number of windows in a batch would be a shape of its own
-            self.graph_obstacle = f"--windows {windows}"
+        if self.windows > 1:  # each number of windows in a batch would be a shape of its own
+            self.graph_obstacle = f"--windows {self.windows}"
 
     @classmethod
     def readers(cls, config: ClassifierConfig, label_names: Sequence[str]) -> tuple[Reader, Reader]:
@@ -129,6 +126,17 @@ class SequenceTask(ScoringTask):
         train: Examples,  # noqa: ARG003 - for what depends on how often a label occurs
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
+        return cls._of_options(config, tokenizer, label_names)
+
+    @classmethod
+    def _of_options(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        **settings: Any,
+    ) -> Self:
+        """`from_pretrained` with the options that all problem types have, and these settings."""
         return cls.from_pretrained(
             config.pretrained_model_name_or_path,
             tokenizer,
@@ -136,6 +144,7 @@ class SequenceTask(ScoringTask):
             text_pair=config.num_texts == 2,
             max_seq_length=config.max_seq_length,
             windows=config.windows,
+            **settings,
         )
 
     @classmethod
@@ -176,18 +185,21 @@ class SequenceTask(ScoringTask):
     @classmethod
     def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
         """The keyword arguments of the task that a folder holds."""
-        return {**loaded.inputs, "windows": loaded.metadata.size("windows", loaded.folder) or 1}
+        return loaded.inputs
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        windows = {} if self._windows == 1 else {"windows": self._windows}  # folders without are as before
+        windows = {} if self.windows == 1 else {"windows": self.windows}  # folders without are as before
         return {"text_pair": self._text_pair} | windows
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:
         """Logits (inputs, C), of an input with windows the mean over them."""
         logits = super().outputs(batch)  # (N, C)
-        return logits if batch.window_counts is None else pooling.mean_over_windows(logits, batch.window_counts)
+        if batch.window_counts is None:
+            return logits
+        assert self.windows > 1, "the examples have windows, and the folder would not know"
+        return pooling.mean_over_windows(logits, batch.window_counts)
 
     @property
     @override
@@ -196,10 +208,11 @@ class SequenceTask(ScoringTask):
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
-        if self._windows == 1:
+        if self.windows == 1:
             return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
-        length, windows = self.max_seq_length, self._windows
-        return WindowedDataset.of_windows(self.tokenizer, columns, labels, max_length=length, windows=windows)
+        return WindowedDataset.of_windows(
+            self.tokenizer, columns, labels, max_length=self.max_seq_length, windows=self.windows
+        )
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
