@@ -4,9 +4,9 @@ r"""Classification of texts and text pairs.
         --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh
     torchrun --nproc_per_node=2 run_classifier.py …
 
-Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`; the label file has one label a line. With
-`--problem_type score` they are `text⇥score` or `a⇥b⇥score`; with `--problem_type ranking` the training lines are
-`query⇥positive⇥negative…`, the dev lines `query⇥candidate⇥relevance`.
+Lines are `text⇥label`, or `a⇥b⇥label` with `--is_text_pair`, or JSON such as `{"text": …, "label": …}`; the label file
+has one label a line. With `--problem_type multi_label` they are `text⇥label,label`, with `score` `text⇥score`; with
+`ranking` the training lines are `query⇥positive⇥negative…`, the dev lines `query⇥candidate⇥relevance`.
 """
 
 from bertorch import cli

@@ -15,6 +15,8 @@ A line of input gives a line of output, in the order of the input:
     run_batchneg.py         a⇥b                     cosine
     run_ner.py              text, or {"text": …}    {"text": …, "entities": [{"type", "start", "end", "text"}, …]}
 
+Texts and pairs may also be JSON lines, {"text": …} or {"text_a": …, "text_b": …}: the first line decides.
+
 The first line of tab-separated output names the columns. For a tagger `{"text": "我们"}` is a text and
 `{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens. A
 malformed line ends the command; a file is then not written at all. `--flush` answers each line before it reads the

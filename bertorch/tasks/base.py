@@ -44,7 +44,7 @@ class InputSettings(TypedDict, total=False):
     """How texts become inputs: keyword arguments of every task."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_seq_length: int  # tokens of an example
+    max_seq_length: int  # tokens of an example, or of a window
 
 
 class LoadedFolder(NamedTuple):
@@ -92,7 +92,7 @@ class Task(ABC, Generic[B]):
     Args:
         model: maps a packed batch to outputs, such as logits (N, C).
         tokenizer: of the model; None in tests that need no texts.
-        max_seq_length: tokens of an example.
+        max_seq_length: tokens of an example, or of a window.
     """
 
     name: ClassVar[str]  # in config.json and the registry
@@ -112,7 +112,10 @@ class Task(ABC, Generic[B]):
     has_thresholds = False  # whether its labels hold over thresholds, which can be tuned
 
     def __init__(
-        self, model: EncoderModel, tokenizer: PreTrainedTokenizerBase | None = None, max_seq_length: int = 128
+        self,
+        model: EncoderModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 128,
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer

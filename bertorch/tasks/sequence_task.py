@@ -125,7 +125,7 @@ class SequenceTask(ScoringTask):
         super().__init__(model, **inputs)
         self.label_names = label_names
         self._text_pair = text_pair
-        self._windows = windows
+        self.windows = windows
         self._loss_record = dict(loss_record)
         if windows > 1:  # each number of windows in a batch would be a shape of its own
             self.graph_obstacle = f"--windows {windows}"
@@ -149,6 +149,17 @@ class SequenceTask(ScoringTask):
         train: Examples,
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
+        return cls._of_options(config, tokenizer, label_names)
+
+    @classmethod
+    def _of_options(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        **settings: Any,
+    ) -> Self:
+        """`from_pretrained` with the options that all problem types have, and these settings."""
         return cls.from_pretrained(
             config.pretrained_model_name_or_path,
             tokenizer,
@@ -215,7 +226,7 @@ class SequenceTask(ScoringTask):
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        windows = {} if self._windows == 1 else {"windows": self._windows}  # folders without are as before
+        windows = {} if self.windows == 1 else {"windows": self.windows}  # folders without are as before
         return {"text_pair": self._text_pair, **windows, **({"loss": self._loss_record} if self._loss_record else {})}
 
     @override
@@ -226,7 +237,10 @@ class SequenceTask(ScoringTask):
     def outputs(self, batch: PackedBatch) -> Tensor:
         """Logits (inputs, C), of an input with windows the mean over them."""
         logits = super().outputs(batch)  # (N, C)
-        return logits if batch.window_counts is None else pooling.mean_over_windows(logits, batch.window_counts)
+        if batch.window_counts is None:
+            return logits
+        assert self.windows > 1, "the examples have windows, and the folder would not know"
+        return pooling.mean_over_windows(logits, batch.window_counts)
 
     @property
     @override
@@ -235,10 +249,11 @@ class SequenceTask(ScoringTask):
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
-        if self._windows == 1:
+        if self.windows == 1:
             return Dataset.of_sequences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
-        length, windows = self.max_seq_length, self._windows
-        return WindowedDataset.of_windows(self.tokenizer, columns, labels, max_length=length, windows=windows)
+        return WindowedDataset.of_windows(
+            self.tokenizer, columns, labels, max_length=self.max_seq_length, windows=self.windows
+        )
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch import evaluate, load
+from bertorch.config import ClassifierConfig
 from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.pooling import mean_over_windows
+from bertorch.tasks.base import LoadedFolder
 from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.metadata import ModelMetadata
+from bertorch.tasks.registry import PROBLEMS, TASKS
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.log_lines import command
 from tests.short_runs import assert_same_as_one_process
-from tests.small_tasks import NO_DROPOUT, windowed_data, windowed_task
+from tests.small_tasks import NO_DROPOUT, classification_task, windowed_data, windowed_task
 
 SENTENCE = "今天天气很好，明天会下雨吗？我们去公园走一走，然后回家吃饭。"
 TEXTS = ["好", SENTENCE * 5, SENTENCE, SENTENCE * 2 + "不好", "不好"]
@@ -145,6 +150,35 @@ def test_the_folder_knows_its_windows(run, tokenizer):
     assert list(found.probabilities.values()) == pytest.approx(expected, abs=1e-5)
     (whole,) = load(folder, max_seq_length=128).predict([SENTENCE * 3])  # fits: one window
     assert abs(whole.probabilities["positive"] - found.probabilities["positive"]) > 1e-4
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_problem_type_takes_the_option(problem, tokenizer):
+    """To its examples of training and dev, and to its folder."""
+    has_labels = problem in ("single_label", "multi_label")
+    config = ClassifierConfig(
+        train_data_file="train",
+        pretrained_model_name_or_path=str(TINY),
+        label_file="labels" if has_labels else None,
+        problem_type=problem,
+        windows=2,
+        max_seq_length=16,
+    )
+    label_names = ["a", "b", "c"] if has_labels else []
+    for read in PROBLEMS[problem].readers(config, label_names):
+        assert get_type_hints(read.func)["return"] is WindowedDataset
+        assert read.keywords["windows"] == 2
+    task = PROBLEMS[problem].from_config(config, tokenizer, label_names, windowed_data(9))
+    assert task.settings()["windows"] == 2
+    metadata = ModelMetadata(task=task.name, head=task.head, max_seq_length=16, settings=task.settings())
+    loaded = LoadedFolder("saved", task.model.config, tokenizer, task.model.weights.state_dict(), metadata)
+    again = TASKS[task.name].from_folder(loaded)
+    assert (again.windows, again.graph_obstacle) == (2, "--windows 2")
+
+
+def test_examples_with_windows_need_a_task_that_saves_them(tokenizer):
+    with pytest.raises(AssertionError, match="the folder would not know"):
+        classification_task().outputs(windowed_data(3).batch(np.arange(3)))
 
 
 def test_a_folder_without_windows_is_as_before(tokenizer):
