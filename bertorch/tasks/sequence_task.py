@@ -149,17 +149,6 @@ class SequenceTask(ScoringTask):
         train: Examples,
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
-        return cls._of_options(config, tokenizer, label_names)
-
-    @classmethod
-    def _of_options(
-        cls,
-        config: ClassifierConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        label_names: Sequence[str],
-        **settings: Any,
-    ) -> Self:
-        """`from_pretrained` with the options that all problem types have, and these settings."""
         return cls.from_pretrained(
             config.pretrained_model_name_or_path,
             tokenizer,

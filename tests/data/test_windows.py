@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from bertorch.data.dataset import Dataset
-from bertorch.data.tokens import tokenize, tokenize_windows
+from bertorch.data.tokens import TextWindows, tokenize, tokenize_windows
 from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.errors import UserError
 from tests.conftest import TINY
@@ -33,6 +33,11 @@ def robertas():
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=False)
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+
+
+def cut(found: TextWindows) -> list[bool]:
+    """Whether a text has tokens that are in none of its windows."""
+    return found.store.cut[found.offsets[1:] - 1].tolist()
 
 
 def windows_of(result, index: int) -> list[list[int]]:
@@ -59,7 +64,7 @@ def test_windows_of_a_text_are_those_of_transformers(side, chunk, most, monkeypa
             "input_ids"
         ]
         assert windows_of(found, index) == expected[:most]
-        assert found.is_cut[index] == (len(expected) > most)
+        assert cut(found)[index] == (len(expected) > most)
     assert not found.store.token_type_ids.any()
     assert found.store.lengths.max() == 16
 
@@ -77,7 +82,7 @@ def test_windows_of_a_pair_have_its_first_text_in_each(tokenizer, most):
             return_overflowing_tokens=True,
         )["input_ids"]
         assert windows_of(found, index) == expected[:most]
-        assert found.is_cut[index] == (len(expected) > most)
+        assert cut(found)[index] == (len(expected) > most)
         for types, ids in zip(types_of(found, index), windows_of(found, index), strict=True):
             assert types == [0] * (len(query) + 2) + [1] * (len(ids) - len(query) - 2)
 
@@ -90,8 +95,8 @@ def test_windows_with_the_special_tokens_of_another_model(robertas):
     inner = [[4 + number for number in range(start, min(start + room, 30))] for start in starts]
     assert windows_of(found, 0) == [[0, 61, 62, 1, 1, *numbers, 1] for numbers in inner]
     assert not found.store.token_type_ids.any()
-    assert found.is_cut.tolist() == [True]  # 26 to 29
-    assert tokenize_windows(robertas, [["57 58"], [long]], 16, 4).is_cut.tolist() == [False]
+    assert cut(found) == [True]  # 26 to 29
+    assert cut(tokenize_windows(robertas, [["57 58"], [long]], 16, 4)) == [False]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_a_first_text_leaves_room_for_the_second(tokenizer, first, second, expec
     """`expected`: the tokens of the first one, the windows, and whether the pair is cut."""
     found = tokenize_windows(tokenizer, [[first], [second]], 16, 4)
     query = tokenizer(first, add_special_tokens=False)["input_ids"][: expected[0]]
-    assert (len(query), len(windows_of(found, 0)), bool(found.is_cut[0])) == expected
+    assert (len(query), len(windows_of(found, 0)), cut(found)[0]) == expected
     for ids in windows_of(found, 0):
         assert ids[1 : ids.index(tokenizer.sep_token_id)] == query
         assert len(ids) <= 16
@@ -123,7 +128,7 @@ def test_a_text_that_fits_has_the_tokens_that_it_always_has(tokenizer, robertas,
         assert found.store.token_type_ids.tolist() == expected.token_type_ids.tolist()
         assert found.store.offsets.tolist() == expected.offsets.tolist()
         assert found.offsets.tolist() == list(range(len(TEXTS) + 1))
-        assert not found.is_cut.any()
+        assert not any(cut(found))
 
 
 def test_every_token_of_a_text_is_in_a_window_and_neighbours_overlap(tokenizer):
