@@ -35,8 +35,8 @@ def only_writer(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path, what: str) -> Iterator[None]:
-    missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path, what)
     except OSError as error:

@@ -130,3 +130,9 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--saved_dir x: expected a folder that can be written, got: File exists"):
         take(tmp_path / "file" / ".lock")
+
+
+def test_a_folder_whose_name_is_too_long(tmp_path):
+    message = "--saved_dir x: expected a folder that can be written, got: File name too long"
+    with pytest.raises(UserError, match=message), only_writer(tmp_path / ("x" * 5000) / "lock", "--saved_dir x"):
+        pass
