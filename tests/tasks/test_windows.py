@@ -13,10 +13,10 @@ from bertorch import evaluate, load
 from bertorch.config import ClassifierConfig
 from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.pooling import mean_over_windows
-from bertorch.tasks.base import LoadedFolder
+from bertorch.inference.load import load_trained
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.tasks.metadata import ModelMetadata
-from bertorch.tasks.registry import PROBLEMS, TASKS
+from bertorch.tasks.registry import PROBLEMS
+from bertorch.training.saving import publish
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.log_lines import command
 from tests.short_runs import assert_same_as_one_process
@@ -153,7 +153,7 @@ def test_the_folder_knows_its_windows(run, tokenizer):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_every_problem_type_takes_the_option(problem, tokenizer):
+def test_every_problem_type_takes_the_option(problem, tokenizer, tmp_path):
     """To its examples of training and dev, and to its folder."""
     has_labels = problem in ("single_label", "multi_label")
     config = ClassifierConfig(
@@ -170,9 +170,8 @@ def test_every_problem_type_takes_the_option(problem, tokenizer):
         assert read.keywords["windows"] == 2
     task = PROBLEMS[problem].from_config(config, tokenizer, label_names, windowed_data(9))
     assert task.settings()["windows"] == 2
-    metadata = ModelMetadata(task=task.name, head=task.head, max_seq_length=16, settings=task.settings())
-    loaded = LoadedFolder("saved", task.model.config, tokenizer, task.model.weights.state_dict(), metadata)
-    again = TASKS[task.name].from_folder(loaded)
+    publish(str(tmp_path), task.model.weights.state_dict(), task.savables)
+    again = load_trained(tmp_path)
     assert (again.windows, again.graph_obstacle) == (2, "--windows 2")
 
 
