@@ -23,7 +23,7 @@ from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, LoadedFolder, Losses
 from bertorch.tasks.class_losses import Constant, positive_weights
-from bertorch.tasks.label_counts import class_counts
+from bertorch.tasks.label_counts import LabelCounts, blocks_of, class_counts
 from bertorch.tasks.metadata import KEY
 from bertorch.tasks.multi_label_metric import MultiLabelMetric
 from bertorch.tasks.scoring import Prediction, wrong_texts
@@ -129,6 +129,11 @@ class MultiLabelTask(SequenceTask):
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
         return {"loss": self._losses(at_least_fp32(outputs), batch.labels).sum()}
+
+    @override
+    def label_counts(self, examples: Examples) -> LabelCounts:
+        without = sum(int((~examples.labels_of(indices).any(axis=1)).sum()) for indices in blocks_of(examples))
+        return LabelCounts("labels", self.label_names, class_counts(examples, len(self.label_names)), without)
 
     @override
     def metric(self, device: torch.device) -> MultiLabelMetric:

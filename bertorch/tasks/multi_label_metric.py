@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.tasks.metrics import ExampleRows, Metric, f1_scores
+from bertorch.data.lines import first_few
+from bertorch.tasks.metrics import USUAL_CAUSES, ExampleRows, Metric, f1_scores
 from bertorch.tasks.thresholds import Thresholds, cross_fitted
 
 
@@ -77,6 +78,14 @@ class MultiLabelMetric(Metric[PackedBatch]):
     @override
     def line(self) -> str:
         return f"eval loss: {self.loss:.5f}, micro F1: {self.value:.5f}, macro F1: {self._report['macro_f1']:.5f}"
+
+    @override
+    def warnings(self) -> Sequence[str]:
+        if (self.predicted != self.predicted[0]).any() or (self.gold == self.gold[0]).all():
+            return ()
+        names = [name for name, holds in zip(self._label_names, self.predicted[0], strict=True) if holds]
+        alike = f"all {len(self.predicted)} predictions are {first_few(names) if names else 'without a label'}"
+        return (f"{alike}; {USUAL_CAUSES}, rare labels (--class_weights balanced), or a wrong column of labels",)
 
     @override
     def report(self) -> dict[str, Any]:

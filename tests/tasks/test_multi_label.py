@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from torch.nn import functional as F
 from transformers import AutoTokenizer, pipeline
 
 from bertorch import load
@@ -127,6 +128,41 @@ def metric_of(order: list[int], batch_size: int, thresholds: Thresholds | None =
         metric.update(logits[chosen], SimpleNamespace(labels=labels[chosen]), chosen)
     metric.reduce()
     return metric
+
+
+def test_balanced_weights_of_the_labels_that_hold(tmp_path):
+    """torch's own `pos_weight`, as a mean over the cells of the step; the folder keeps what was used, not the weights."""
+    write(tmp_path, ["好\t价格", "很好\t价格,物流", "坏\t质量", "不好\t", "快\t物流,质量"])
+    config = options(tmp_path, class_weights="balanced", pretrained_model_name_or_path=str(TINY))
+    train, _ = examples_of(config)
+    task = MultiLabelTask.from_config(
+        config, AutoTokenizer.from_pretrained(TINY), read_label_names(config.label_file), train
+    )
+    logits, labels = cells()
+    held = torch.from_numpy(train.labels).double().sum(dim=0)  # (C,)
+    expected = F.binary_cross_entropy_with_logits(
+        logits[:, : len(held)], labels[:, : len(held)].double(), pos_weight=(len(train) - held) / held
+    )
+    batch = replace(random_batch([3] * len(logits)), labels=labels[:, : len(held)].to(torch.uint8))
+    loss = task.losses_of(logits[:, : len(held)], batch)["loss"] / len(logits)
+    torch.testing.assert_close(loss, expected)
+    assert task.settings()["loss"] == {"class_weights": "balanced"}
+    assert "class weights (balanced)" in task.notes()[0]
+
+
+def test_what_the_log_says_of_labels_and_predictions():
+    task, examples = multi_label_task(), multi_label_data(20)
+    counts = task.label_counts(examples)
+    assert counts.counts.tolist() == examples.labels.sum(axis=0).tolist()
+    assert counts.unlabelled == (examples.labels.sum(axis=1) == 0).sum()
+    metric = MultiLabelMetric(torch.device("cpu"), ["a", "b"], LOSSES["bce"], Thresholds.default(2))
+    labels = torch.tensor([[1, 0], [0, 1], [0, 0]], dtype=torch.uint8)
+    metric.update(torch.full((3, 2), -1.0), SimpleNamespace(labels=labels), np.arange(3))
+    metric.reduce()
+    (warning,) = metric.warnings()
+    assert warning.startswith("all 3 predictions are without a label; ")
+    metric.predicted[1] = True
+    assert metric.warnings() == ()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40])
