@@ -131,7 +131,7 @@ def metric_of(order: list[int], batch_size: int, thresholds: Thresholds | None =
 
 
 def test_balanced_weights_of_the_labels_that_hold(tmp_path):
-    """torch's own `pos_weight`, as a mean over the cells of the step; the folder keeps what was used, not the weights."""
+    """torch's own `pos_weight`, as a mean over the cells; the folder keeps what was used, not the weights."""
     write(tmp_path, ["好\t价格", "很好\t价格,物流", "坏\t质量", "不好\t", "快\t物流,质量"])
     config = options(tmp_path, class_weights="balanced", pretrained_model_name_or_path=str(TINY))
     train, _ = examples_of(config)
