@@ -19,6 +19,7 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.class_losses import (
     ClassLoss,
+    Constant,
     balanced_weights,
     class_loss,
     effective_weights,
@@ -126,12 +127,11 @@ def test_half_precision_is_summed_in_fp32():
 
 
 def test_the_constants_are_copied_once():
-    logits, labels = some_logits()
-    loss_of = ClassLoss(weights=WEIGHTS)
-    loss_of(logits, labels)
-    (first,) = loss_of._constants.values()
-    loss_of(logits, labels)
-    assert [each is first for each in loss_of._constants.values()] == [True]
+    logits, _ = some_logits()
+    constant = Constant(WEIGHTS)
+    assert constant.beside(logits) is constant.beside(logits)
+    assert constant.beside(logits.bfloat16()).dtype == torch.bfloat16
+    assert constant.beside(logits).tolist() == WEIGHTS.tolist()
 
 
 def test_the_weights_of_the_issue():
@@ -164,7 +164,8 @@ def test_the_weights_come_from_the_training_part_alone():
     whole = examples_of([60, 30, 10])
     part = Subset(whole, np.arange(40, 95))  # 20, 30 and 5
     loss_of = class_loss(options(class_weights="balanced"), NAMES, part)
-    assert loss_of.weights.tolist() == pytest.approx([55 / (3 * count) for count in (20, 30, 5)])
+    weights = [loss_of.weight_of(np.array([index])) for index in range(3)]
+    assert weights == pytest.approx([55 / (3 * count) for count in (20, 30, 5)])
     task = classification_task()
     assert task.loss_weight(part, np.array([0, 25, 54])) == 3
     task._class_loss = loss_of
@@ -184,7 +185,7 @@ def test_a_file_of_weights(tmp_path):
     file.write_text("c\t4\na\t0.25\nb\t1.5e0\n")
     assert read_class_weights(str(file), NAMES).tolist() == WEIGHTS.tolist()
     loss_of = class_loss(options(class_weights=str(file)), NAMES, examples_of([5, 0, 3]))
-    assert loss_of.weights.tolist() == WEIGHTS.tolist()
+    assert [loss_of.weight_of(np.array([index])) for index in range(len(NAMES))] == WEIGHTS.tolist()
     assert loss_record(options(class_weights=str(file))) == {"class_weights": "file"}
 
 
