@@ -150,6 +150,7 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_done(tmp_pat
 def test_a_picture(folders, tmp_path):
     pytest.importorskip("matplotlib")
     run(folders["nli"], NLI / "dev.txt", tmp_path, plot=True)
-    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("confusion.png", "reliability.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     run(folders["nli"], NLI / "dev.txt", tmp_path, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.tsv", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.tsv", "predictions.jsonl", "report.json"]
