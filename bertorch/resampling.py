@@ -37,7 +37,7 @@ class Measure:
 class ExampleTable(NamedTuple):
     """What was predicted for each of N examples, and what measures are computed from it."""
 
-    columns: Mapping[str, Sequence[Any]]  # N values of each, as JSON has them
+    columns: Mapping[str, Sequence[Any]]  # N values of each, as JSON has them; `gold` is what was given
     measures: Mapping[str, Measure]  # by name; the first is that by which the best model is chosen
 
     def arrays(self, measure: Measure) -> list[np.ndarray]:

@@ -71,6 +71,8 @@ def read_evaluation(folder: str) -> Evaluation:
         digest = str(report["data_digest"])
         measures = {name: _measure(entry) for name, entry in report["measures"].items()}
         values = {name: float(report["measures"][name]["value"]) for name in measures}
+        if not measures:
+            raise ValueError("none")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise UserError(
