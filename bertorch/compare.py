@@ -118,7 +118,7 @@ def _check_comparable(run: "Evaluation", first: "Evaluation", measure: str) -> N
         )
     if measure not in run.table.measures:
         known = ", ".join(run.table.measures)
-        raise UserError(f"{run.folder}: expected a report with {measure}, got one of a {run.task} model with {known}")
+        raise UserError(f"{run.folder}: expected a report with {measure}, got one of the task {run.task} with {known}")
     if run.table.measures[measure] != first.table.measures[measure]:
         raise UserError(
             f"{run.folder}: expected {measure} over the same labels as in {first.folder}, got another kind; compare "
