@@ -42,7 +42,16 @@ class ExampleTable(NamedTuple):
 
     def arrays(self, measure: Measure) -> list[np.ndarray]:
         """The columns (N,) of a measure."""
-        return [np.asarray(self.columns[name]) for name in measure.columns]
+        return [_array(self.columns[name]) for name in measure.columns]
+
+
+def _array(values: Sequence[Any]) -> np.ndarray:
+    if not any(isinstance(value, list) for value in values):
+        return np.asarray(values)
+    array = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):  # numpy would take lists of one length for an axis
+        array[index] = value
+    return array
 
 
 def _mean(_: Measure, values: np.ndarray) -> Estimator:
@@ -62,20 +71,29 @@ def _f1(_: Measure, right: np.ndarray, predicted: np.ndarray, gold: np.ndarray) 
 
 def _macro_f1(measure: Measure, gold: np.ndarray, predicted: np.ndarray) -> Estimator:
     """The mean F1 over the labels of the model; that of a label that occurs nowhere is 0."""
-    names, ids = np.unique(np.stack([gold, predicted]), return_inverse=True)  # (labels,), (2, N)
-    both = ids.reshape(-1)  # (2N,)
-    is_right = gold == predicted  # (N,)
-    right_ids = ids[0][is_right]  # (right,)
+    (gold_rows, gold_names), (predicted_rows, predicted_names) = _labels(gold), _labels(predicted)
+    names, ids = np.unique([*gold_names, *predicted_names], return_inverse=True)  # (labels,), (K,)
+    rows = np.concatenate([gold_rows, predicted_rows])  # (K,), the example of each
+    pairs = rows * len(names) + ids  # (K,)
+    is_right = np.isin(pairs[: len(gold_rows)], pairs[len(gold_rows) :])  # (gold,)
+    right_rows, right_ids = (each[: len(gold_rows)][is_right] for each in (rows, ids))  # (right,) each
 
     def estimate(weights: np.ndarray) -> np.ndarray:
         values = []
         for row in weights:  # (N,)
-            right = np.bincount(right_ids, row[is_right], len(names))  # (labels,)
-            found = np.bincount(both, np.concatenate([row, row]), len(names))  # (labels,)
+            right = np.bincount(right_ids, row[right_rows], len(names))  # (labels,)
+            found = np.bincount(ids, row[rows], len(names))  # (labels,)
             values.append((2 * right / np.maximum(found, 1)).sum() / measure.classes)
         return np.array(values)  # (D,)
 
     return estimate
+
+
+def _labels(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    """The labels of N examples, each of which has one or a list, (K,), and the example (K,) of each."""
+    sets = [value if isinstance(value, list) else [value] for value in values.tolist()]
+    rows = np.repeat(np.arange(len(sets)), list(map(len, sets)))  # (K,)
+    return rows, [name for names in sets for name in names]
 
 
 def _pearson(_: Measure, x: np.ndarray, y: np.ndarray) -> Estimator:
@@ -131,7 +149,7 @@ def _correlation(x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, x
 KINDS: dict[str, Callable[..., Estimator]] = {
     "mean": _mean,  # a number of each example, such as whether it is right
     "f1": _f1,  # counts of each example: right, predicted, gold
-    "macro_f1": _macro_f1,  # a gold and a predicted label
+    "macro_f1": _macro_f1,  # a gold and a predicted label, or lists of them
     "pearson": _pearson,  # two numbers
     "spearman": _spearman,  # two numbers
 }

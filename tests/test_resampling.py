@@ -102,3 +102,17 @@ def test_weights_draw_as_many_examples_as_there_are():
     weights = np.concatenate(list(bootstrap_weights(30, draws=20, seed=0)))
     assert weights.shape == (20, 30)
     assert (weights.sum(axis=1) == 30).all()
+
+
+@pytest.mark.parametrize("most", [1, 3])  # labels of an example; with one, all lists are of one length
+def test_macro_f1_of_several_labels(most):
+    random = np.random.default_rng(most)
+    sets = [
+        [sorted(random.choice(LABELS, random.integers(most == 1, most + 1), replace=False).tolist()) for _ in range(50)]
+        for _ in range(2)
+    ]
+    table = ExampleTable(dict(zip(("gold", "predicted"), sets, strict=True)), {"macro_f1": MEASURES["macro_f1"]})
+    columns = table.arrays(MEASURES["macro_f1"])
+    matrices = [[[label in each for label in LABELS] for each in column] for column in sets]
+    theirs = f1_score(*np.array(matrices), average="macro", zero_division=0)
+    assert MEASURES["macro_f1"].of(columns) == pytest.approx(theirs * len(LABELS) / (len(LABELS) + 1))
