@@ -4,9 +4,11 @@ r"""Evaluate a trained model, of any of the five scripts, on a labelled file in 
     python -m bertorch.evaluate --model_dir checkpoint --input_file test.txt --output_dir report --plot
     torchrun --nproc_per_node=2 -m bertorch.evaluate …
 
-Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion.png`:
+Into `--output_dir` go `report.json`, `errors.tsv`, `predictions.jsonl`, and with `--plot` `confusion.png` and
+`reliability.png`:
 
-    run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusions
+    run_classifier.py, run_sentencebert.py   accuracy, macro and micro F1, a table by label, the confusions, the
+                                             expected calibration error
       with several labels a text             exact match, macro and micro F1, a table by label
       --problem_type score                   Spearman and Pearson correlation, mean squared and absolute error
       --problem_type ranking                 MRR@10, nDCG@10, MAP, hits@1
@@ -16,7 +18,9 @@ Into `--output_dir` go `report.json`, `errors.tsv`, and with `--plot` `confusion
 
 `errors.tsv` has the misclassified examples with their number, both labels, the probability of the wrong one (or the
 cosine) and the loss, the largest loss first; the sentences whose entities are not all right; of scores all examples,
-the largest squared error first; of a ranking the queries whose first candidate is not relevant.
+the largest squared error first; of a ranking the queries whose first candidate is not relevant. `predictions.jsonl` has
+what was predicted for each example, from which `bertorch.compare` tells whether two models differ. The main numbers
+have a 95 % interval, from a bootstrap over the examples.
 
 With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
 F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on
@@ -34,15 +38,17 @@ from bertorch import cli
 from bertorch.config import AVERAGES, ON_BAD_LINE, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
-from bertorch.figures import draw_confusion, require_matplotlib
-from bertorch.files import refuse_existing, to_json, whole_output
+from bertorch.figures import draw_confusion, draw_reliability, require_matplotlib
+from bertorch.files import PREDICTIONS, REPORT, refuse_existing, to_json, whole_output
 
 if TYPE_CHECKING:
+    from bertorch.resampling import ExampleTable
     from bertorch.tasks.base import Errors, Task
 
 MOST_DRAWN = 100  # labels in the picture
 MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
-REPORT, ERRORS, PICTURE = "report.json", "errors.tsv", "confusion.png"
+ERRORS, PICTURE, RELIABILITY = "errors.tsv", "confusion.png", "reliability.png"
+NOT_LOGGED = ("confusions", "data_digest", "intervals", "measures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class EvaluateConfig(InferenceConfig):
     input_file: str = option(aliases=("--data_file",), help="labelled examples, in the form of the script's dev data")
     output_dir: str = option(help="where the report goes")
     on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is skipped")
-    plot: bool = option(False, help="also draw the confusion matrix; needs the extra 'plots'")
+    plot: bool = option(False, help="also draw the confusion matrix and a reliability diagram; needs the extra 'plots'")
     tune_thresholds: str | None = option(
         None,
         choices=AVERAGES,
@@ -86,7 +92,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     from bertorch.training.eval_loop import evaluate
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
-    names = [REPORT, ERRORS, *([PICTURE] if config.plot else [])]
+    names = [REPORT, ERRORS, PREDICTIONS, *([PICTURE, RELIABILITY] if config.plot else [])]
     refuse_existing([str(Path(config.output_dir) / name) for name in names], overwrite=config.overwrite)
     if config.plot:
         require_matplotlib("--plot")
@@ -107,7 +113,7 @@ def _evaluate(config: EvaluateConfig) -> None:
         errors = task.errors(metric, source)
         if config.tune_thresholds is not None:
             report["tuned"] = task.tune_thresholds(metric, config.tune_thresholds)
-        _write(report, errors, config)
+        _write(report, errors, config, metric.example_table())
     if config.tune_thresholds is not None:
         distributed.on_main(lambda: update_settings(config.model_dir, task.settings()))
         logger.info("{}: has the thresholds of the best {} F1", config.model_dir, config.tune_thresholds)
@@ -129,14 +135,19 @@ def _require_thresholds(config: EvaluateConfig, task: "Task[Any]") -> None:
         )
 
 
-def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> None:
+def _write(
+    report: dict[str, Any], errors: "Errors", config: EvaluateConfig, table: "ExampleTable | None" = None
+) -> None:
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: expected a folder, got: {error.strerror or error}") from error
-    if (folder / REPORT).exists() and not config.plot:
-        (folder / PICTURE).unlink(missing_ok=True)  # of the report that is replaced
+    if (folder / REPORT).exists():  # of the report that is replaced
+        for name in () if config.plot else (PICTURE, RELIABILITY):
+            (folder / name).unlink(missing_ok=True)
+        if table is None:
+            (folder / PREDICTIONS).unlink(missing_ok=True)
     with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
         file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if config.plot:
@@ -145,13 +156,29 @@ def _write(report: dict[str, Any], errors: "Errors", config: EvaluateConfig) -> 
             logger.info("{}: the {} most frequent of {} labels", PICTURE, len(drawn), len(report["labels"]))
         matrix = [[report["confusions"].get(row, {}).get(column, 0) for column in drawn] for row in drawn]
         draw_confusion(matrix, drawn, str(folder / PICTURE))
+    if config.plot and "calibration_bins" in report:
+        draw_reliability(report["calibration_bins"], report["expected_calibration_error"], str(folder / RELIABILITY))
+    if table is not None:
+        report = report | _write_predictions(table, config)
     with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
         file.write(to_json(report, indent=2) + "\n")
     for note in report.get("notes", ()):
         logger.warning("{}", note)
-    for line in _lines({name: value for name, value in report.items() if name != "confusions"}):
+    for line in _lines({name: value for name, value in report.items() if name not in NOT_LOGGED}):
         logger.info("{}", line)
+    for name, (low, high) in report.get("intervals", {}).items():
+        logger.info("{}: {:.5f}, 95 % interval {:.5f} to {:.5f}", name, report["measures"][name]["value"], low, high)
     logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))
+
+
+def _write_predictions(table: "ExampleTable", config: EvaluateConfig) -> dict[str, Any]:
+    """Write what was predicted; returns what the report has of it."""
+    from bertorch.data.fingerprint import file_digest
+    from bertorch.data.predictions import predictions_entry, write_predictions
+    from bertorch.resampling import bootstrap_intervals
+
+    write_predictions(str(Path(config.output_dir) / PREDICTIONS), table, overwrite=config.overwrite)
+    return predictions_entry(table, file_digest(config.input_file), bootstrap_intervals(table))
 
 
 def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """What all figures need: matplotlib (the extra `plots`), a font with the characters of their names, a PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -97,3 +97,34 @@ def draw_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path:
                 dark = shares[row, column] > 0.5
                 axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
         write_png(figure, path)
+
+
+def draw_reliability(bins: Sequence[Mapping[str, float]], error: float, path: str) -> None:
+    """Draw the accuracy of each bin of probabilities against its mean probability into a PNG, which is replaced.
+
+    A calibrated model is on the diagonal. The size of a point says how many examples it has.
+
+    Args:
+        bins: `calibration_bins` of the report: `probability`, `accuracy` and `examples` of each.
+        error: the expected calibration error.
+        path: of the PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+
+    names = ("probability", "accuracy", "examples")
+    probabilities, accuracies, examples = ([row[name] for row in bins] for name in names)  # (bins,) each
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="dashed", linewidth=1)
+    axes.plot(probabilities, accuracies, color="C0", linewidth=1)
+    axes.scatter(probabilities, accuracies, [10 + 290 * count / sum(examples) for count in examples], color="C0")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("mean probability of the predicted label")
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"expected calibration error {error:.4f}")
+    axes.grid(alpha=0.3)
+    write_png(figure, path)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bertorch.cli import default_text, grouped_options, spellings
+from bertorch.compare import CompareConfig
 from bertorch.config import GROUPS, ClassifierConfig, InferenceConfig, TrainingConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
+from bertorch.label_issues import LabelIssuesConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
@@ -44,6 +46,8 @@ SECTIONS: dict[str, tuple[type, type | None]] = {
     "`python -m bertorch.evaluate`": (EvaluateConfig, InferenceConfig),
     "`python -m bertorch.encode`": (EncodeConfig, InferenceConfig),
     "`python -m bertorch.plot`": (PlotConfig, None),
+    "`python -m bertorch.compare`": (CompareConfig, None),
+    "`python -m bertorch.label_issues`": (LabelIssuesConfig, None),
     **{f"`python data/prepare.py {name}`": (config, None) for name, config in COMMANDS.items()},
 }
 

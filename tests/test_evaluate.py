@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from bertorch import evaluate, figures, load
+from bertorch.data.predictions import read_evaluation
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors
 from bertorch.tasks.metrics import class_report
@@ -23,6 +24,10 @@ def run(folder, data, target, **settings):
     evaluate.run(evaluate.EvaluateConfig(**options))
     errors = [line.split("\t") for line in (target / "errors.tsv").read_text().splitlines()]
     return json.loads((target / "report.json").read_text()), errors
+
+
+def predicted_labels(predictions) -> list[str]:
+    return [each.label for each in predictions]
 
 
 def test_a_classifier(folders, tmp_path, log_lines):
@@ -40,6 +45,16 @@ def test_a_classifier(folders, tmp_path, log_lines):
     ]
     expected.sort(key=lambda row: predictions[int(row[0]) - 1].probabilities[row[1]])  # the largest loss first
     assert [[*row[:3], f"{float(row[3]):.3f}", f"{float(row[4]):.2f}", row[5]] for row in errors] == expected
+    rows = [json.loads(line) for line in (tmp_path / "report" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["number"] for row in rows] == list(range(1, len(lines) + 1))
+    assert [row["gold"] for row in rows] == gold
+    assert [row["predicted"] for row in rows] == predicted_labels(predictions)
+    assert [row["right"] for row in rows] == [a == b for a, b in zip(gold, predicted_labels(predictions), strict=True)]
+    assert [row["probability"] for row in rows] == pytest.approx([each.probability for each in predictions], abs=1e-4)
+    for name in ("accuracy", "macro_f1"):
+        low, high = report["intervals"][name]
+        assert low < report[name] < high
+    assert any(re.fullmatch(r"accuracy: 0.\d{5}, 95 % interval 0.\d{5} to 0.\d{5}", line) for line in log_lines)
     assert any(line.startswith("accuracy: 0.") for line in log_lines)
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
 
@@ -116,6 +131,10 @@ def test_sentence_embeddings(folders, tmp_path):
     assert report["pearson"] == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-4)
     assert "threshold" not in report
     assert len(errors) == 1
+    assert report["intervals"].keys() == {"spearman", "pearson"}
+    table = read_evaluation(str(tmp_path / "scores")).table
+    assert table.columns["gold"] == scores
+    assert table.columns["cosine"] == pytest.approx(cosines, abs=1e-4)
     report, errors = run(folders["simcse"], MATCHING / "dev.txt", tmp_path / "matching")
     assert report["threshold"]["accuracy"] == pytest.approx(1 - (len(errors) - 1) / report["examples"])
 
@@ -140,6 +159,9 @@ def test_entities(folders, tmp_path):
     assert report["strict"]["micro average"]["f1"] == pytest.approx(last_result(F1_LINE, log), abs=1e-5)
     assert report["lenient"]["micro average"]["f1"] >= report["strict"]["micro average"]["f1"]
     assert list(report["strict"]) == ["PER", "LOC", "ORG", "micro average"]
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [str(row["number"]) for row in rows if row["gold"] != row["predicted"]] == [row[0] for row in errors]
+    assert report["measures"]["f1"]["value"] == pytest.approx(report["strict"]["micro average"]["f1"])
     assert header == ["number", "entities", "predicted", "text"]
     assert all(row[1] != row[2] for row in errors)
 
@@ -160,6 +182,9 @@ def test_two_processes_report_what_one_does(folders, tmp_path):
     run_processes(2, evaluate.run, config)
     two = json.loads((tmp_path / "two" / "report.json").read_text())
     assert two["confusions"] == one["confusions"]
+    assert two["intervals"] == one["intervals"]
+    ours, theirs = (read_evaluation(str(tmp_path / name)).table.columns for name in ("one", "two"))
+    assert ours == theirs
 
 
 def test_reports_are_not_replaced(folders, tmp_path):
@@ -178,6 +203,7 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_done(tmp_pat
 def test_a_picture(folders, tmp_path):
     pytest.importorskip("matplotlib")
     run(folders["nli"], NLI / "dev.txt", tmp_path, plot=True)
-    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("confusion.png", "reliability.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     run(folders["nli"], NLI / "dev.txt", tmp_path, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.tsv", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.tsv", "predictions.jsonl", "report.json"]

@@ -28,3 +28,10 @@ def test_another_font_helps_out(tmp_path, monkeypatch):
     with rc_context({"font.family": fonts}):
         figure.text(0.5, 0.5, name)
         figures.write_png(figure, "name.png")  # a missing character would be a warning, which is an error here
+
+
+def test_a_reliability_diagram(tmp_path):
+    bins = [{"probability": 0.5, "accuracy": 0.25, "examples": 4}, {"probability": 0.9, "accuracy": 1.0, "examples": 6}]
+    path = tmp_path / "reliability.png"
+    figures.draw_reliability(bins, 0.16, str(path))
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bertorch.cli import spellings
+from bertorch.compare import CompareConfig
 from bertorch.config import ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
+from bertorch.label_issues import LabelIssuesConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
@@ -24,6 +26,7 @@ from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY
+from tests.folders_of_evaluations import classified, write_evaluation
 
 # What is not drawn, by option ("*" for any) and kind, since it is no mistake: predict reads streams.
 LEFT_OUT = {("input_file of predict", "pipe"), ("input_file of predict", "device")}
@@ -98,6 +101,13 @@ PROGRAMS = [
         input_file="sentences.txt", output_file="out.npy",
     ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),
+    Program(
+        *(("-m", "bertorch.compare"), CompareConfig, {"folders": ("report-a", "report-b"), "output_file": "out.json"}),
+        (("--measure", "f1"),),
+    ),
+    Program(
+        ("-m", "bertorch.label_issues"), LabelIssuesConfig, {"input_file": "out_of_fold.tsv", "output_file": "out.tsv"}
+    ),
     _prepare("clue", task="tnews", input_file="tnews.json", output_file="out.tsv"),
     _prepare("columns", input_file="bmes.txt", output_file="out.json"),
     _prepare("tags", input_file="ner.json", output_file="out.json"),
@@ -132,12 +142,18 @@ def build_world(folder: Path) -> None:
     (folder / "bmes.txt").write_text("我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n")
     (folder / "table.csv").write_text("text,label\n好,1\n坏,0\n")
     (folder / "model").symlink_to(TINY)
+    for seed, name in enumerate(("report-a", "report-b")):
+        write_evaluation(folder / name, classified(0.8, seed=seed, count=LINES))
+    (folder / "out_of_fold.tsv").write_text("number\tlabel\tfold\tp:a\tp:b\ttext\n1\ta\t1\t0.2\t0.8\t好\n")
 
 
 def line_of(program: Program, options: dict[str, Any], extra: tuple[str, ...] = ()) -> list[str]:
     """The command with its options; None is one without its value."""
     declared = {each.name: each for each in fields(program.config)}
-    positional = [str(value) for name, value in options.items() if declared[name].metadata["positional"]]
+    positional = []
+    for name, value in options.items():
+        if declared[name].metadata["positional"]:
+            positional += value if isinstance(value, tuple) else [str(value)]
     named: list[str] = []
     for name, value in options.items():
         if not declared[name].metadata["positional"]:
@@ -297,6 +313,9 @@ class Mistakes:
             texts = BAD_COLUMNS
         elif name == "runs":
             texts = BAD_METRICS
+        elif name == "folders":
+            bad_folders = ("missing", "empty", "folder", "random bytes", "dangling", "loop", "socket")
+            kinds = {kind: BAD_FILES[kind] for kind in bad_folders}
         elif name in OUTPUTS:
             names = BAD_OUTPUTS
         elif name in MODELS:
@@ -305,7 +324,7 @@ class Mistakes:
             for kind, damage in (BAD_WEIGHTS if name == "init_from_ckpt" else BAD_MODELS).items():
                 yield self._changed(name, kind, "damaged", partial(self._damaged, source, damage))
         for kind, make in kinds.items():
-            yield self._changed(name, kind, "./bad", partial(make, bad))
+            yield self._changed(name, kind, ("report-a", "./bad") if name == "folders" else "./bad", partial(make, bad))
         for kind, text in texts.items():
             yield self._changed(name, kind, "bad", partial(bad.write_text, text))
         for kind, wrong in names.items():

@@ -12,6 +12,9 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch, on_device
 from bertorch.data.lines import shorten
+from bertorch.resampling import ExampleTable, Measure
+
+CALIBRATION_BINS = 15
 
 USUAL_CAUSES = "usual causes: a --learning_rate that is too high or too low, too few steps so far"
 B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
@@ -48,6 +51,13 @@ class Metric(Protocol[B_contra]):
 
     def report(self) -> dict[str, Any]:
         """What `bertorch.evaluate` reports, as JSON has it."""
+
+    def example_table(self) -> ExampleTable | None:
+        """What was predicted for each example, in order, and the main measures; None: no intervals, no comparison.
+
+        An example is what is drawn again for an interval, such as a sentence or a query.
+        """
+        return None
 
 
 class ExampleRows:
@@ -122,7 +132,20 @@ class ClassificationMetric(Metric[PackedBatch]):
 
     @override
     def report(self) -> dict[str, Any]:
-        return class_report(self.gold, self.predicted, self._label_names)
+        report = class_report(self.gold, self.predicted, self._label_names)
+        return report | calibration_report(self.probabilities, self.gold == self.predicted)
+
+    @override
+    def example_table(self) -> ExampleTable:
+        names = np.array(self._label_names, dtype=object)  # (C,)
+        columns = {
+            "gold": names[self.gold].tolist(),
+            "predicted": names[self.predicted].tolist(),
+            "probability": self.probabilities.tolist(),
+            "right": (self.gold == self.predicted).tolist(),
+        }
+        macro_f1 = Measure("macro_f1", ("gold", "predicted"), classes=len(names))
+        return ExampleTable(columns, {"accuracy": Measure("mean", ("right",)), "macro_f1": macro_f1})
 
 
 class CorrelationMetric(Metric[PackedBatch]):
@@ -168,6 +191,11 @@ class CorrelationMetric(Metric[PackedBatch]):
             report["threshold"] = best_threshold(self.cosines, self.scores == 1)
         return report
 
+    @override
+    def example_table(self) -> ExampleTable:
+        columns = {"gold": self.scores.tolist(), "cosine": self.cosines.tolist()}
+        return ExampleTable(columns, {name: Measure(name, ("cosine", "gold")) for name in self._correlations})
+
 
 def pair_cosines(pairs: Tensor) -> Tensor:
     """The cosine of each pair of embeddings, (examples, 2, E) → (examples,)."""
@@ -200,6 +228,39 @@ def class_report(gold: np.ndarray, predicted: np.ndarray, label_names: Sequence[
         "micro_f1": accuracy,  # with one label an example, each false positive is a false negative of another label
         "labels": dict(zip(label_names, by_label, strict=True)),
         "confusions": confusions,
+    }
+
+
+def calibration_report(probabilities: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """The expected calibration error of the likeliest labels, and the bins that it is computed from.
+
+    The bins part (0, 1] into `CALIBRATION_BINS` of one width, and have `above` which probability they begin. The error
+    is the mean over the examples of what mean probability and accuracy of their bin differ by.
+
+    References:
+        Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017.
+
+    Args:
+        probabilities: of the labels predicted, (N,).
+        right: whether these are right, (N,) bool.
+    """
+    bins = np.ceil(probabilities * CALIBRATION_BINS).astype(np.int64) - 1  # (N,)
+    bins = bins.clip(0, CALIBRATION_BINS - 1)
+    counts, sums, hits = (  # (bins,) each
+        np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, probabilities, right.astype(np.float64))
+    )
+    taken = np.flatnonzero(counts)
+    return {
+        "expected_calibration_error": float(np.abs(sums - hits).sum() / len(bins)),
+        "calibration_bins": [
+            {
+                "above": index / CALIBRATION_BINS,
+                "examples": int(counts[index]),
+                "probability": float(sums[index] / counts[index]),
+                "accuracy": float(hits[index] / counts[index]),
+            }
+            for index in taken.tolist()
+        ],
     }
 
 

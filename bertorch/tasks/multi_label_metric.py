@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.lines import first_few
+from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.metrics import USUAL_CAUSES, ExampleRows, Metric, f1_scores
 from bertorch.tasks.thresholds import Thresholds, cross_fitted
 
@@ -99,6 +100,27 @@ class MultiLabelMetric(Metric[PackedBatch]):
             del untuned["labels"]
             report["without_thresholds"] = untuned
         return report
+
+    @override
+    def example_table(self) -> ExampleTable:
+        names = np.array(self._label_names, dtype=object)  # (C,)
+        counts = {
+            "labels_right": self.gold & self.predicted,  # (N, C) each
+            "labels_predicted": self.predicted,
+            "labels_gold": self.gold,
+        }
+        columns = {
+            "gold": [names[row].tolist() for row in self.gold],
+            "predicted": [names[row].tolist() for row in self.predicted],
+            "right": (self.gold == self.predicted).all(axis=1).tolist(),
+            **{name: holds.sum(axis=1).tolist() for name, holds in counts.items()},
+        }
+        measures = {
+            "micro_f1": Measure("f1", tuple(counts)),
+            "macro_f1": Measure("macro_f1", ("gold", "predicted"), classes=len(names)),
+            "exact_match": Measure("mean", ("right",)),
+        }
+        return ExampleTable(columns, measures)
 
     def tuning_report(self, tuned: Thresholds) -> dict[str, Any]:
         """What thresholds tuned on these examples give on others, by cross-fitting; the table also has the thresholds.

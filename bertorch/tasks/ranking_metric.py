@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.errors import ConstantScoresError
+from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.metrics import ExampleRows, Metric
 
 CUT = 10  # ranks that MRR and nDCG look at
@@ -41,8 +42,8 @@ def ranks_of(scores: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def ranking_measures(candidates: Candidates) -> dict[str, float]:
-    """Means over the queries, each of which has a relevant candidate.
+def query_measures(candidates: Candidates) -> dict[str, np.ndarray]:
+    """(queries,) fp64 each, in the order of their numbers; each query has a relevant candidate.
 
     `mrr@10` is one over the rank of the first relevant candidate, 0 beyond the tenth. `ndcg@10` has the relevance
     itself as its gain and log2(1+rank) as its discount. `map` is the mean of the precision at the ranks of all relevant
@@ -65,11 +66,16 @@ def ranking_measures(candidates: Candidates) -> dict[str, float]:
     among_relevant = ranks_of(scores[is_relevant], queries[is_relevant])  # (relevant,)
     precisions = np.bincount(queries[is_relevant], among_relevant / ranks[is_relevant])  # (queries,), sums
     return {
-        f"mrr@{CUT}": float(np.where(first <= CUT, 1 / first, 0.0).mean()),
-        f"ndcg@{CUT}": float((gains(ranks) / gains(ranks_of(relevances, queries))).mean()),
-        "map": float((precisions / np.bincount(queries[is_relevant])).mean()),
-        "hits@1": float((first == 1).mean()),
+        f"mrr@{CUT}": np.where(first <= CUT, 1 / first, 0.0),
+        f"ndcg@{CUT}": gains(ranks) / gains(ranks_of(relevances, queries)),
+        "map": precisions / np.bincount(queries[is_relevant]),
+        "hits@1": (first == 1).astype(np.float64),
     }
+
+
+def ranking_measures(candidates: Candidates) -> dict[str, float]:
+    """The means of `query_measures` over the queries."""
+    return {name: float(values.mean()) for name, values in query_measures(candidates).items()}
 
 
 class RankingMetric(Metric[PackedBatch]):
@@ -106,7 +112,8 @@ class RankingMetric(Metric[PackedBatch]):
                 f"expected scores that tell candidates apart, got {scores[0]:.6g} for all {len(scores)} lines: "
                 "the model has collapsed"
             )
-        self._measures = ranking_measures(self.candidates)
+        self._of_queries = query_measures(self.candidates)
+        self._measures = {name: float(values.mean()) for name, values in self._of_queries.items()}
         if not is_finite:  # sorted like others, such scores would go unnoticed
             self._measures = dict.fromkeys(self._measures, np.nan)
 
@@ -128,3 +135,13 @@ class RankingMetric(Metric[PackedBatch]):
     def report(self) -> dict[str, Any]:
         queries = len(np.unique(self.candidates.queries))
         return {"examples": len(self.candidates.scores), "queries": queries, **self._measures}
+
+    @override
+    def example_table(self) -> ExampleTable:
+        """A row a query: the relevances of its candidates in the order of the file, and its measures."""
+        _, relevances, queries = self.candidates
+        order = np.argsort(queries, kind="stable")  # (N,)
+        ends = np.flatnonzero(np.diff(queries[order])) + 1
+        gold = [each.tolist() for each in np.split(relevances[order], ends)]
+        columns = {"gold": gold, **{name: values.tolist() for name, values in self._of_queries.items()}}
+        return ExampleTable(columns, {name: Measure("mean", (name,)) for name in self._of_queries})

@@ -12,6 +12,7 @@ from typing_extensions import override
 from bertorch.data.batch import PackedBatch
 from bertorch.data.readers import LabelledTexts
 from bertorch.precision import at_least_fp32
+from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.metrics import ExampleRows, Metric, correlations
 from bertorch.tasks.scored import OneScoreTask
@@ -89,3 +90,8 @@ class ScoreMetric(Metric[PackedBatch]):
     def report(self) -> dict[str, Any]:
         mean_absolute = float(np.abs(self.scores - self.labels).mean())
         return {"examples": len(self.labels), **self._correlations, "mse": self.loss, "mae": mean_absolute}
+
+    @override
+    def example_table(self) -> ExampleTable:
+        columns = {"gold": self.labels.tolist(), "score": self.scores.tolist()}
+        return ExampleTable(columns, {name: Measure(name, ("score", "gold")) for name in self._correlations})

@@ -15,6 +15,7 @@ from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.resampling import ExampleTable
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
@@ -194,3 +195,8 @@ class SentenceBertMetric(ClassificationMetric):
         if len(self._label_names) == 2:
             cosine |= correlations(self.cosines, self.gold)
         return {**super().report(), "cosine": cosine}
+
+    @override
+    def example_table(self) -> ExampleTable:
+        columns, measures = super().example_table()
+        return ExampleTable({**columns, "cosine": self.cosines.tolist()}, measures)

@@ -12,6 +12,7 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.data.batch import on_device
 from bertorch.data.tagged_dataset import TaggedBatch
+from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.metrics import USUAL_CAUSES, Metric, f1_scores
 from bertorch.tasks.tag_heads import SpanModel
 
@@ -111,6 +112,27 @@ class SpanMetric(Metric[TaggedBatch]):
         if self._has_tags:
             report["token_accuracy"] = (self._sums[2] / self._sums[1]).item()
         return {**report, "strict": self._strict(), "lenient": self._lenient()}
+
+    @override
+    def example_table(self) -> ExampleTable:
+        """Entities as [type, first word, end] by sentence, and their numbers, from which the strict F1 comes."""
+        sentences = range(int(self._sums[3]))
+        right, predicted, gold = map(self.of_examples, (self.gold & self.predicted, self.predicted, self.gold))
+
+        def listed(found: dict[int, list[Extent]]) -> list[list[list[Any]]]:
+            return [[[self.types[t], start, end] for _, start, end, t in found.get(index, [])] for index in sentences]
+
+        def counts(found: dict[int, list[Extent]]) -> list[int]:
+            return [len(found.get(index, [])) for index in sentences]
+
+        columns: dict[str, Sequence[Any]] = {
+            "gold": listed(gold),
+            "predicted": listed(predicted),
+            "right": counts(right),
+            "entities_predicted": counts(predicted),
+            "entities": counts(gold),
+        }
+        return ExampleTable(columns, {"f1": Measure("f1", ("right", "entities_predicted", "entities"))})
 
     def of_examples(self, extents: Iterable[Extent]) -> dict[int, list[Extent]]:
         """Entities by example, in the order of the text."""

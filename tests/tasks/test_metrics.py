@@ -10,7 +10,18 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
-from bertorch.tasks.metrics import ClassificationMetric, CorrelationMetric, best_threshold, class_report
+from bertorch.tasks.metrics import (
+    ClassificationMetric,
+    CorrelationMetric,
+    best_threshold,
+    calibration_report,
+    class_report,
+)
+from bertorch.tasks.multi_label import binary_cross_entropies
+from bertorch.tasks.multi_label_metric import MultiLabelMetric
+from bertorch.tasks.ranking_metric import RankingMetric
+from bertorch.tasks.score import ScoreMetric
+from bertorch.tasks.thresholds import Thresholds
 from tests.architectures import random_batch
 from tests.conftest import run_processes
 
@@ -186,3 +197,83 @@ def test_macro_f1_over_all_labels_and_over_those_that_occur():
     assert report["macro_f1_present"] == pytest.approx(f1_score(gold, predicted, average="macro"))
     expected = f1_score(gold, predicted, average="macro", labels=range(5), zero_division=0)
     assert report["macro_f1"] == pytest.approx(expected) != report["macro_f1_present"]
+
+
+def expected_calibration_error(probabilities, right) -> float:
+    """Bin by bin in plain Python."""
+    error = 0.0
+    for index in range(15):
+        low, high = index / 15, (index + 1) / 15
+        inside = [(p, r) for p, r in zip(probabilities, right, strict=True) if low < p <= high]
+        if inside:
+            confidence = sum(p for p, _ in inside) / len(inside)
+            accuracy = sum(r for _, r in inside) / len(inside)
+            error += len(inside) / len(probabilities) * abs(accuracy - confidence)
+    return error
+
+
+def test_calibration_error_against_a_loop():
+    generator = np.random.default_rng(0)
+    probabilities = generator.uniform(0.2, 1, 500)
+    right = generator.random(500) < probabilities**2
+    report = calibration_report(probabilities, right)
+    assert report["expected_calibration_error"] == pytest.approx(expected_calibration_error(probabilities, right))
+    assert sum(row["examples"] for row in report["calibration_bins"]) == 500
+    for row in report["calibration_bins"]:
+        inside = (probabilities > row["above"]) & (probabilities <= row["above"] + 1 / 15)
+        assert row["accuracy"] == pytest.approx(right[inside].mean())
+        assert row["probability"] == pytest.approx(probabilities[inside].mean())
+
+
+def test_a_model_that_is_sure_and_right_half_the_time():
+    report = calibration_report(np.ones(4), np.array([True, False, True, False]))
+    assert report["expected_calibration_error"] == 0.5
+    assert report["calibration_bins"] == [{"above": 14 / 15, "examples": 4, "probability": 1.0, "accuracy": 0.5}]
+
+
+def test_the_table_of_examples_gives_the_numbers_of_the_report():
+    metric = ClassificationMetric(CPU, ["a", "b", "never"])
+    metric.update(torch.tensor([[*row, -9.0] for row in LOGITS]), batch_of(torch.tensor(CLASSES)), np.arange(5))
+    metric.reduce()
+    table, report = metric.example_table(), metric.report()
+    assert next(iter(table.measures)) == metric.name
+    for name, measure in table.measures.items():
+        assert measure.of(table.arrays(measure)) == pytest.approx(report[name])
+    assert table.columns["gold"] == ["a", "a", "b", "a", "b"]
+    assert table.columns["predicted"] == ["a", "b", "a", "a", "b"]
+
+
+def test_the_table_of_pairs_gives_the_correlations():
+    metric = correlate(list(range(len(SCORES))), 3)
+    table = metric.example_table()
+    assert list(table.measures) == ["spearman", "pearson"]
+    for name, measure in table.measures.items():
+        assert measure.of(table.arrays(measure)) == pytest.approx(metric.report()[name], abs=1e-6)
+
+
+def given_metrics():
+    """Of a score, of several labels and of a ranking, each after an evaluation of 40 examples."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    holds = (torch.rand(40, 3, generator=generator) < 0.4).to(torch.uint8)
+    relevances = torch.stack([torch.arange(40) % 4 == 0, torch.arange(40) // 4], dim=1).double()
+    several = MultiLabelMetric(CPU, ["a", "b", "c"], binary_cross_entropies, Thresholds.default(3))
+    for metric, outputs, labels in (
+        (ScoreMetric(CPU), logits[:, :1], logits[:, 0] + logits[:, 1]),
+        (several, logits, holds),
+        (RankingMetric(CPU), logits[:, :1], relevances),
+    ):
+        metric.update(outputs, batch_of(labels), np.arange(40))
+        metric.reduce()
+        yield metric
+
+
+def test_the_tables_of_scores_label_sets_and_rankings_give_the_numbers_of_the_report():
+    for metric in given_metrics():
+        table, report = metric.example_table(), metric.report()
+        assert len(table.measures) >= 2
+        for name, measure in table.measures.items():
+            assert measure.of(table.arrays(measure)) == pytest.approx(report[name])
+        first = next(iter(table.measures))
+        assert report[first] == metric.value
+        assert {len(column) for column in table.columns.values()} == {10 if first == "mrr@10" else 40}

@@ -198,3 +198,17 @@ def test_the_report_has_strict_and_lenient_scores():
         "support": 3,
     }
     assert report["strict"]["micro average"]["f1"] == 0
+
+
+def test_the_table_of_sentences_gives_f1():
+    gold, predicted = gold_and_predicted("bio")
+    metric = metric_of("bio", gold, predicted, 7)
+    table = metric.example_table()
+    (measure,) = table.measures.values()
+    assert measure.of(table.arrays(measure)) == pytest.approx(metric.value, abs=1e-12)
+    texts = [[Entities([sentence], IOB2).entities[0] for sentence in sentences] for sentences in (gold, predicted)]
+    for index, entities in enumerate(zip(*texts, strict=True)):
+        expected = [sorted([entity.start, entity.end, entity.tag] for entity in each) for each in entities]
+        for name, of_sentence in zip(("gold", "predicted"), expected, strict=True):
+            assert [[start, end, type_] for type_, start, end in table.columns[name][index]] == of_sentence
+        assert table.columns["right"][index] == sum(entity in expected[1] for entity in expected[0])
