@@ -135,7 +135,7 @@ class TrainingConfig(LaunchedConfig):
     adversarial_epsilon: float | None = _optimisation(
         None,
         is_later=True,
-        help="also train on word embeddings moved this far along their gradient (FGM), such as 1.0; takes twice the time",
+        help="also train on word embeddings moved this far along their gradient (FGM), such as 1.0; twice the time",
     )
     ema_decay: float | None = _optimisation(
         None,

@@ -44,7 +44,7 @@ class FastGradientMethod(Hook):
         sums = compute()  # (loss_parts,)
         with torch.no_grad():
             before = self._matrix.clone()  # (V, H)
-            self._matrix += self._perturbation()
+            self._matrix.add_(self._perturbation())
         compute()
         with torch.no_grad():
             # Subtracting would not give the same bits, and a CUDA graph reads no other memory.
