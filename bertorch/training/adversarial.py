@@ -60,9 +60,9 @@ class FastGradientMethod(Hook):
             gradient = gradient.clone()  # the second pass adds to this process's own gradient
         gradient = distributed.all_reduce_sum(gradient)
         norm = gradient.norm()  # ()
-        direction = gradient / norm  # (V, H)
+        r = (gradient / norm).mul_(self._epsilon)  # (V, H)
         # The device chooses: asking it would make the host wait, which a CUDA graph cannot.
-        return torch.where(norm.isfinite() & (norm > 0), self._epsilon * direction, 0.0)
+        return r.masked_fill_(~(norm.isfinite() & (norm > 0)), 0.0)
 
 
 def _word_embeddings(model: EncoderModel) -> nn.Parameter:
