@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -22,7 +22,7 @@ from bertorch.data.dataset import Examples
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.precision import Precision
 from bertorch.tasks.base import Losses
-from bertorch.training.hooks import ClipGradients
+from bertorch.training.hooks import ClipGradients, Hook
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import OptimizationStep
 
@@ -50,17 +50,23 @@ def compare_steps(
     dataset: Examples,
     contenders: Mapping[str, tuple[nn.Module, Callable[[Any], Tensor]]],
     precision: Precision,
+    hooks: Mapping[str, Sequence[Hook]] | None = None,
 ) -> None:
-    """Take the same optimisation steps with each contender, turn by turn; print medians and the ratio of the first two.
+    """Take the same optimisation steps with each contender, turn by turn; print medians and their ratios to the last.
 
     Args:
         options: of `step_parser`.
         dataset: the training examples.
         contenders: name → model on its device, and the loss of a batch, summed over its labels.
         precision: of forward and backward.
+        hooks: of the contenders that have others than clipping.
     """
     device = torch.device(precision.device_type)
-    steps = {name: _stepper(model, loss_of, precision) for name, (model, loss_of) in contenders.items()}
+    clipping = [ClipGradients(1.0)]
+    steps = {
+        name: _stepper(model, loss_of, precision, (hooks or {}).get(name, clipping))
+        for name, (model, loss_of) in contenders.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     tokens = []
     schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
@@ -72,7 +78,8 @@ def compare_steps(
             seconds[name].append(timed(partial(step, batch, dataset.label_count(numbers)), device))
 
     medians = {name: statistics.median(times[WARMUP:]) for name, times in seconds.items()}
-    first, second = list(medians)[:2]
+    *others, last = medians
+    ratios = {name: medians[name] / medians[last] for name in others}
     result = {
         "model": options.pretrained_model_name_or_path,
         "data": options.train_data_file,
@@ -83,13 +90,14 @@ def compare_steps(
         "hardware": hardware(device),
         "versions": versions("torch", "transformers"),
         "seconds_per_step": medians,
-        f"{first}_over_{second}": medians[first] / medians[second],
+        **{f"{name}_over_{last}": ratio for name, ratio in ratios.items()},
     }
     print(f"{result['model']}, {result['data']}, batch {options.batch_size}, {precision.name}")
     print(f"{result['hardware']}, {result['versions']}, {result['tokens_per_step']:.0f} tokens a step")
     for name, median in medians.items():
         print(f"{name}: {median:.4f} s/step")
-    print(f"{first} / {second}: {medians[first] / medians[second]:.2f}")
+    for name, ratio in ratios.items():
+        print(f"{name} / {last}: {ratio:.2f}")
     write_json(result, options.json)
 
 
@@ -159,13 +167,16 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision) -> Callable[[Any, int], Tensor]:
-    """A whole optimisation step (forward, backward, clipping, AdamW, schedule) as a function of a batch and its labels.
+def _stepper(
+    model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision, hooks: Sequence[Hook]
+) -> Callable[[Any, int], Tensor]:
+    """A whole optimisation step (forward, backward, hooks, AdamW, schedule) as a function of a batch and its labels.
 
     Args:
         model: is trained.
         loss_of: the loss of a batch, summed over its labels.
         precision: of forward and backward.
+        hooks: of the step.
     """
     optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0)
     scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
@@ -174,7 +185,7 @@ def _stepper(model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Prec
     def losses_of(batch: Any) -> Losses:
         return {"loss": loss_of(batch)}
 
-    step = OptimizationStep(model, losses_of, optimizer, scheduler, precision, hooks=[ClipGradients(1.0)])
+    step = OptimizationStep(model, losses_of, optimizer, scheduler, precision, hooks=hooks)
     return lambda batch, label_count: step([batch], label_count)
 
 

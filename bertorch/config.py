@@ -135,6 +135,16 @@ class TrainingConfig(LaunchedConfig):
     deterministic: bool = _optimisation(
         False, shapes_result=False, help="bitwise reproducible on a GPU too, but slower; on a CPU runs always are"
     )
+    adversarial_epsilon: float | None = _optimisation(
+        None,
+        is_later=True,
+        help="also train on word embeddings moved this far along their gradient (FGM), such as 1.0; twice the time",
+    )
+    ema_decay: float | None = _optimisation(
+        None,
+        is_later=True,
+        help="evaluate and save an exponential moving average of the weights with this decay, such as 0.999",
+    )
 
     eval_steps: int | None = _saving(
         None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
@@ -177,6 +187,13 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:
             raise UserError("--dev_ratio and --dev_data_file both name the dev examples; choose one of them")
+        if self.adversarial_epsilon is not None and self.adversarial_epsilon <= 0:
+            raise UserError(
+                f"--adversarial_epsilon: expected a length above 0, such as 1.0, got {self.adversarial_epsilon:g}; "
+                "without the option there is no adversarial training"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"--ema_decay: expected a decay between 0 and 1, such as 0.999, got {self.ema_decay:g}")
         for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),

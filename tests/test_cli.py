@@ -44,6 +44,8 @@ SHARED = {
     "save_interval": 30.0,
     "keep_checkpoints": 1,
     "deterministic": False,
+    "adversarial_epsilon": None,
+    "ema_decay": None,
     "cache_dir": None,
     "new_head": False,
     "cuda_graphs": "auto",
@@ -110,7 +112,7 @@ VALUES = {
     "saved_dir": "s", "max_grad_norm": 0.5, "label_file": "l", "precision": "bf16",
     "gradient_accumulation_steps": 4, "on_bad_line": "skip", "margin": 0.3, "scale": 5.0, "dropout": 0.2,
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
-    "save_interval": 1.5, "keep_checkpoints": 2,
+    "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
 }  # fmt: skip
 
@@ -228,6 +230,10 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
         ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),
+        ([*REQUIRED, "--adversarial_epsilon", "0"], "--adversarial_epsilon: expected a length above 0, such as 1.0"),
+        ([*REQUIRED, "--adversarial_epsilon", "nan"], "--adversarial_epsilon: expected a finite number, got nan"),
+        ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
+        ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a finite number, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),

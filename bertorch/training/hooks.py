@@ -40,6 +40,15 @@ class Hook:
         """
         return compute()
 
+    def around_gradients(self, compute: Callable[[], Tensor], batches: Sequence[PackedBatch]) -> Tensor:
+        """Around forward and backward of all the step's batches, such as to run them again on changed weights.
+
+        `compute` adds this process's gradients, in fp16 scaled, to those of the parameters, and returns the sums of
+        the losses, (loss_parts,). The gradients are summed over the processes afterwards; a hook that needs such a
+        sum before takes it itself, on every process, also on one without a batch.
+        """
+        return compute()
+
     def before_update(self, parameters: Sequence[nn.Parameter], norm: Tensor) -> Mapping[str, Tensor]:
         """Between the reduced gradient and the update.
 

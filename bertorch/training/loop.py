@@ -21,7 +21,9 @@ from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
 from bertorch.training.acceleration import accelerate, own_stream
+from bertorch.training.adversarial import FastGradientMethod
 from bertorch.training.data_report import log_data_report
+from bertorch.training.ema import AverageWeights
 from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
@@ -128,11 +130,15 @@ def _run(
                 break
 
 
-def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:  # noqa: ARG001 - what tricks need
+def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
     """The hooks that the options ask for, in the order in which they act."""
     hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
     if config.max_grad_norm > 0:
         hooks.append(ClipGradients(config.max_grad_norm))
+    if config.adversarial_epsilon is not None:
+        hooks.append(FastGradientMethod(task.model, config.adversarial_epsilon))
+    if config.ema_decay is not None:
+        hooks.append(AverageWeights(task.model, config.ema_decay))
     return hooks
 
 

@@ -28,7 +28,7 @@ class OptimizationStep(Stateful):
         losses_of: from a batch to a task's losses.
         precision: of forward and backward.
         loss_parts: the names that `losses_of` returns, `loss` among them.
-        hooks: in the order in which they act; around the forward or backward pass the first is the innermost.
+        hooks: in the order in which they act; around a pass the first is the innermost.
         capture: replay steps of one batch as CUDA graphs, see `bertorch.training.graphs`; None runs all eagerly.
     """
 
@@ -54,7 +54,9 @@ class OptimizationStep(Stateful):
         self._loss_parts = tuple(loss_parts)
         self._used = UsedParameters(self._named)
         self.hooks = [*hooks, self._used]
-        self._around_loss, self._around_backward = (using(hooks, f"around_{name}") for name in ("loss", "backward"))
+        self._around_loss, self._around_backward, self._around_gradients = (
+            using(hooks, f"around_{name}") for name in ("loss", "backward", "gradients")
+        )
         self._before_update, self._after_update = (using(self.hooks, f"{name}_update") for name in ("before", "after"))
         # The names of the numbers that a step returns.
         self.reports = self._loss_parts + tuple(name for hook in self.hooks for name in hook.reports)
@@ -108,6 +110,17 @@ class OptimizationStep(Stateful):
         self, batches: Sequence[PackedBatch], label_count: int | Tensor, loss_weight: float | Tensor
     ) -> Tensor:
         """What the device does, and a CUDA graph holds: gradients of all batches, then the update."""
+        compute: Callable[[], Tensor] = partial(self._gradients, batches, loss_weight)
+        for hook in self._around_gradients:
+            compute = partial(hook.around_gradients, compute, batches)
+        sums = compute()  # (loss_parts,)
+        reported = self._update()
+        totals = [loss_weight if name == "loss" else label_count for name in self._loss_parts]
+        means = [total / count for total, count in zip(sums, totals, strict=True)]
+        return torch.cat([torch.stack(means), reported / distributed.world_size()])
+
+    def _gradients(self, batches: Sequence[PackedBatch], loss_weight: float | Tensor) -> Tensor:
+        """Add the gradients of these batches to those of the parameters; returns the sums of the losses."""
         sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)  # (loss_parts,)
         for batch in batches:
             compute = partial(self._forward_backward, batch, loss_weight)
@@ -115,10 +128,7 @@ class OptimizationStep(Stateful):
                 compute = partial(hook.around_backward, compute, batch)
             losses = compute()
             sums += torch.stack([losses[name].detach().double() for name in self._loss_parts])
-        reported = self._update()
-        totals = [loss_weight if name == "loss" else label_count for name in self._loss_parts]
-        means = [total / count for total, count in zip(sums, totals, strict=True)]
-        return torch.cat([torch.stack(means), reported / distributed.world_size()])
+        return sums
 
     def _forward_backward(self, batch: PackedBatch, loss_weight: float | Tensor) -> Losses:
         compute: Callable[[], Losses] = partial(self._losses_of, batch)

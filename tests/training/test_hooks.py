@@ -1,6 +1,5 @@
 """Tricks as hooks: each point does what a plain loop would do, and a stateful one is resumed bit for bit."""
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,18 +10,16 @@ from torch.nn import functional as F
 
 from bertorch import distributed
 from bertorch.data.schedule import ScheduledStep
-from bertorch.errors import InterruptedRunError, UserError
+from bertorch.errors import UserError
 from bertorch.precision import Precision
-from bertorch.training import loop
 from bertorch.training.acceleration import graph_obstacle
+from bertorch.training.ema import AverageWeights
 from bertorch.training.hooks import Hook, UsedParameters, using
-from bertorch.training.state import State
 from bertorch.training.step import OptimizationStep
-from bertorch.weights import load_weights
 from tests.architectures import random_batch
 from tests.conftest import run_processes
-from tests.short_runs import assert_equal, config, fit, stop_after
-from tests.small_tasks import DROPOUT, classification_data, classification_task
+from tests.short_runs import config
+from tests.small_tasks import classification_task
 
 RATE = 0.5
 
@@ -36,7 +33,7 @@ class Linear(nn.Module):
         return (scale * self.weight**3).sum()
 
 
-def take_step(hook: Hook, *, steps: int = 1) -> tuple[Linear, dict[str, float]]:
+def take_step(hook: Hook, *, steps: int = 1, lengths=((3,),)) -> tuple[Linear, dict[str, float]]:
     model = Linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
@@ -44,7 +41,7 @@ def take_step(hook: Hook, *, steps: int = 1) -> tuple[Linear, dict[str, float]]:
     step = OptimizationStep(model, lambda batch: {"loss": model(1.0)}, optimizer, scheduler, precision, hooks=[hook])
     hook.model = model
     for _ in range(steps):
-        reported = step([random_batch([3])], label_count=2)
+        reported = step([random_batch(list(each)) for each in lengths], label_count=2)
     return model, dict(zip(step.reports, reported.tolist(), strict=True))
 
 
@@ -63,7 +60,7 @@ def test_around_the_loss():
 
 
 def test_around_forward_and_backward():
-    """As FGM does: the gradient of changed weights is added to that of the weights themselves."""
+    """The gradient of changed weights is added to that of the weights themselves."""
 
     class Shifted(Hook):
         def around_backward(self, compute, batch):
@@ -79,6 +76,29 @@ def test_around_forward_and_backward():
     start = Linear().weight.detach()
     torch.testing.assert_close(model.weight.detach(), start - RATE * 3 * (start**2 + (start + 1) ** 2) / 2)
     assert reported["loss"] == pytest.approx((start**3).sum().item() / 2)
+
+
+def test_around_the_gradients_of_a_step():
+    """All batches of the step run again, and what the hook adds belongs to the step."""
+
+    class Again(Hook):
+        def around_gradients(self, compute, batches):
+            self.sizes = [batch.size for batch in batches]
+            sums = compute()
+            self.first = self.model.weight.grad.clone()
+            compute()
+            self.both = self.model.weight.grad.clone()
+            self.model.weight.grad += 1
+            return sums + 10
+
+    hook = Again()
+    model, reported = take_step(hook, lengths=[(3,), (3, 4)])
+    start = Linear().weight.detach()
+    assert hook.sizes == [1, 2]
+    torch.testing.assert_close(hook.first, 2 * 3 * start**2 / 2)
+    torch.testing.assert_close(hook.both, 2 * hook.first)
+    torch.testing.assert_close(model.weight.detach(), start - RATE * (hook.both + 1))
+    assert reported["loss"] == pytest.approx((2 * (start**3).sum().item() + 10) / 2)
 
 
 def test_before_and_after_the_update():
@@ -108,8 +128,9 @@ def test_a_point_that_a_hook_does_not_use_is_not_visited():
             pass
 
     hooks = [Hook(), Late()]
-    points = ("around_loss", "around_backward", "before_update", "evaluation_weights", "inspect", "state")
-    assert [using(hooks, point) for point in points] == [[]] * 6
+    around = ("around_loss", "around_backward", "around_gradients")
+    points = (*around, "before_update", "evaluation_weights", "inspect", "state")
+    assert [using(hooks, point) for point in points] == [[]] * 7
     assert using(hooks, "after_update") == hooks[1:]
 
 
@@ -123,62 +144,6 @@ def test_a_hook_that_cannot_be_captured_turns_graphs_off(tmp_path):
     settings, task, precision = config(tmp_path), classification_task(), Precision("bf16", "cuda")
     assert graph_obstacle(settings, task, precision, [Fixed()]) is None
     assert graph_obstacle(settings, task, precision, [Fixed(), Asking()]) == "Asking cannot be captured"
-
-
-class Average(Hook):
-    """An exponential moving average of the weights, which evaluations and the weights for use take."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self.average = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-
-    def after_update(self) -> None:
-        for name, tensor in self._module.named_parameters():
-            self.average[name].lerp_(tensor.detach(), 0.5)
-
-    @contextmanager
-    def evaluation_weights(self):
-        own = {name: tensor.detach().clone() for name, tensor in self._module.named_parameters()}
-        self._copy(self.average)
-        yield
-        self._copy(own)
-
-    def state(self) -> State:
-        return State(self.average, {"decay": 0.5})
-
-    def restore(self, state: State) -> None:
-        self.average = {name: tensor.clone() for name, tensor in state.tensors.items()}
-
-    @torch.no_grad()
-    def _copy(self, tensors) -> None:
-        for name, tensor in self._module.named_parameters():
-            tensor.copy_(tensors[name])
-
-
-def averaged_run(folder, monkeypatch, *, stops=(), **settings):
-    """A run with the average as one more hook; returns the trained weights and the average."""
-    task = classification_task(**DROPOUT)
-    average = Average(task.model.weights)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "build_hooks", lambda *_: [average])
-        stop_after(patch, *stops)
-        fit(config(folder, **settings), task, classification_data(29), classification_data(10, seed=1))
-    return task.model.weights.state_dict(), average.average
-
-
-def test_a_stateful_hook_is_saved_evaluated_and_resumed(tmp_path, monkeypatch):
-    weights, average = averaged_run(tmp_path / "whole", monkeypatch)
-    for stop in (2, 5):
-        with pytest.raises(InterruptedRunError):
-            averaged_run(tmp_path / "parts", monkeypatch, stops=[stop])
-    resumed, resumed_average = averaged_run(tmp_path / "parts", monkeypatch, resume=True)
-    assert_equal(resumed, weights)
-    assert_equal(resumed_average, average)
-    assert (tmp_path / "parts" / "checkpoint-8" / "Average.safetensors").exists()
-    for folder in ("whole", "parts"):
-        saved = load_weights(str(tmp_path / folder))
-        assert all(torch.equal(saved[name], tensor) for name, tensor in average.items())
-    assert any((weights[name] - tensor).abs().max() > 1e-5 for name, tensor in average.items())
 
 
 class LateModel(nn.Module):
@@ -255,7 +220,7 @@ def test_hooks_with_the_same_name_are_refused():
             torch.optim.SGD(Linear().parameters(), lr=0.1),
             None,
             Precision("fp32", "cpu"),
-            hooks=[Average(Linear()), Average(Linear())],
+            hooks=[AverageWeights(Linear(), 0.9), AverageWeights(Linear(), 0.5)],
         )
 
 
