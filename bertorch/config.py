@@ -133,6 +133,22 @@ class TrainingConfig(LaunchedConfig):
         False, shapes_result=False, help="bitwise reproducible on a GPU too, but slower; on a CPU runs always are"
     )
 
+    r_drop: float | None = _optimisation(
+        None,
+        minimum=0.0,
+        is_later=True,
+        help="R-Drop: each example under two dropouts; the divergence of both predictions counts this much in the loss",
+    )
+    layer_decay: float | None = _optimisation(
+        None,
+        maximum=1.0,
+        is_later=True,
+        help="factor on the learning rate from each layer of the encoder to the one below, such as 0.9",
+    )
+    freeze_layers: int | None = _optimisation(
+        None, minimum=0, is_later=True, help="keep the embeddings and this many of the first layers as they are"
+    )
+
     eval_steps: int | None = _saving(
         None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
     )
@@ -174,6 +190,8 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--dev_ratio: expected a share between 0 and 1, such as 0.1, got {self.dev_ratio:g}")
         if self.dev_ratio is not None and self.dev_data_file is not None:
             raise UserError("--dev_ratio and --dev_data_file both name the dev examples; choose one of them")
+        if self.layer_decay is not None and self.layer_decay <= 0:
+            raise UserError(f"--layer_decay: expected more than 0, such as 0.9, got {self.layer_decay:g}")
         for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),
@@ -226,6 +244,10 @@ class ClassifierConfig(TrainingConfig):
             raise UserError(f"--problem_type {self.problem_type} needs --label_file with its labels, one a line")
         if not self.has_labels and self.label_file is not None:
             raise UserError(f"--problem_type {self.problem_type} has no labels; leave out --label_file")
+        if self.r_drop is not None and not self.has_labels:
+            raise UserError(
+                f"--r_drop compares probabilities of classes, which --problem_type {self.problem_type} does not have"
+            )
 
     @property
     def has_labels(self) -> bool:
@@ -266,6 +288,11 @@ class ContrastiveConfig(EmbeddingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.r_drop is not None:
+            raise UserError(
+                "--r_drop compares probabilities of classes, which sentence embeddings do not have; two dropouts of a "
+                "sentence are what run_simcse.py learns from"
+            )
         if self.dev_ratio is not None:
             raise UserError(
                 "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "

@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
+from bertorch.tasks.losses import twin_divergence
 from bertorch.tasks.metadata import ModelMetadata
 from bertorch.tasks.metrics import Metric
 
@@ -22,6 +23,7 @@ B = TypeVar("B", bound=PackedBatch)
 Input = TypeVar("Input")
 # Parts of the loss by name, each summed over the labels of a batch; `loss` is the sum to minimise, with gradient.
 Losses = dict[str, Tensor]
+DIVERGENCE = "divergence"  # one of the parts
 
 
 class Savable(Protocol):
@@ -122,8 +124,23 @@ class Task(ABC, Generic[B]):
         return self.model(batch)
 
     def losses(self, batch: B) -> Losses:
-        """The parts of the loss of a training batch, each summed over its labels."""
-        return self.losses_of(self.outputs(batch), batch)
+        """The parts of the loss of a training batch, each summed over its labels.
+
+        A batch with each example twice also has the part `DIVERGENCE`, see `bertorch.tasks.losses.twin_divergence`.
+        """
+        outputs = self.outputs(batch)
+        losses = self.losses_of(outputs, batch)
+        if batch.is_twice:
+            losses[DIVERGENCE] = twin_divergence(self.log_probabilities(outputs), batch.twins)
+        return losses
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """The distribution over the classes of each label, (labels, C), that R-Drop compares.
+
+        Raises:
+            UserError: the outputs are no such distributions.
+        """
+        raise UserError(f"--r_drop compares probabilities of classes, which the models of {self.scripts} do not have")
 
     @abstractmethod
     def losses_of(self, outputs: Tensor, batch: B) -> Losses:

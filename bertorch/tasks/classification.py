@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.readers import LabelledTexts
+from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.metrics import ClassificationMetric
 from bertorch.tasks.scoring import wrong_texts
@@ -28,6 +29,10 @@ class ClassificationTask(SequenceTask):
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
         return classification_losses(outputs, batch)
+
+    @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return at_least_fp32(outputs).log_softmax(-1)  # (N, C)
 
     @override
     def metric(self, device: torch.device) -> ClassificationMetric:

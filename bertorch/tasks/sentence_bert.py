@@ -15,6 +15,7 @@ from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
@@ -146,6 +147,10 @@ class SentenceBertTask(EmbeddingTask):
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
         return classification_losses(self.siamese.classify(outputs), batch)
+
+    @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
     def metric(self, device: torch.device) -> "SentenceBertMetric":

@@ -102,6 +102,10 @@ class TaggingTask(Task[TaggedBatch]):
         return {"loss": self.span_model.loss(outputs, batch)}
 
     @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return self.span_model.log_probabilities(outputs)  # (K, C)
+
+    @override
     def metric(self, device: torch.device) -> SpanMetric:
         return SpanMetric(self.span_model, device)
 
