@@ -62,13 +62,13 @@ def _prepare(name: str, **options: Any) -> Program:
 
 REVIEW_FILES = {"train_data_file": "reviews.txt", "dev_data_file": "reviews.dev.txt", "label_file": "reviews.labels"}
 PROGRAMS = [
-    _script("classifier", ClassifierConfig, ("--is_text_pair",), **REVIEW_FILES),
+    _script("classifier", ClassifierConfig, ("--is_text_pair",), ("--freeze_layers", "99"), **REVIEW_FILES),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
         train_data_file="matching.txt", dev_data_file="matching.txt",
     ),
     _script(
-        *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt")),
+        *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(
