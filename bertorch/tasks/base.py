@@ -131,7 +131,9 @@ class Task(ABC, Generic[B]):
         outputs = self.outputs(batch)
         losses = self.losses_of(outputs, batch)
         if batch.is_twice:
-            losses[DIVERGENCE] = twin_divergence(self.log_probabilities(outputs), batch.twins)
+            losses[DIVERGENCE] = twin_divergence(
+                self.log_probabilities(outputs), batch.twins, self.label_weights(batch)
+            )
         return losses
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
@@ -149,6 +151,10 @@ class Task(ABC, Generic[B]):
     def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
         """What these examples weigh in the mean of the loss; the other parts are means over the labels."""
         return examples.label_count(indices)
+
+    def label_weights(self, batch: B) -> Tensor | None:
+        """(labels,) by which the loss of each label of a batch is multiplied; None: 1."""
+        return None
 
     @abstractmethod
     def metric(self, device: torch.device) -> Metric[B]:

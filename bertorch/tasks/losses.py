@@ -60,7 +60,7 @@ def in_batch_negatives_loss(
         return loss
 
 
-def twin_divergence(log_probabilities: Tensor, twins: Tensor) -> Tensor:
+def twin_divergence(log_probabilities: Tensor, twins: Tensor, weights: Tensor | None = None) -> Tensor:
     """Σ KL(p‖q) + KL(q‖p) over pairs of rows p and q, with gradient to both; the sum over C is part of each KL.
 
     References:
@@ -69,13 +69,15 @@ def twin_divergence(log_probabilities: Tensor, twins: Tensor) -> Tensor:
     Args:
         log_probabilities: (R, C), of the rows of all pairs; several distributions end to end add up.
         twins: (R,) int64, the index of each row's partner; a row that is its own adds nothing.
+        weights: (R,), by which a row's divergence from its partner is multiplied; None: 1.
 
     Returns:
         Scalar, in fp32 at least.
     """
     log_p = at_least_fp32(log_probabilities)  # (R, C)
     log_q = log_p.index_select(0, twins)  # (R, C)
-    return (log_p.exp() * (log_p - log_q)).sum()  # each pair twice, once from either side
+    divergences = (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # (R,), of each pair twice, once from either side
+    return (divergences if weights is None else divergences * weights).sum()
 
 
 def _excluded(text_ids: Tensor, local_rows: slice, same_row: Tensor) -> tuple[Tensor, Tensor]:

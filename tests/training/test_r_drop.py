@@ -15,6 +15,7 @@ from bertorch.precision import Precision
 from bertorch.tasks.base import DIVERGENCE
 from bertorch.tasks.losses import twin_divergence
 from bertorch.training.acceleration import graph_obstacle
+from bertorch.training.graphs import MULTIPLE
 from bertorch.training.hooks import ClipGradients
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.r_drop import RDrop
@@ -32,6 +33,7 @@ from tests.small_tasks import (
     tagged_data,
     tagging_task,
 )
+from tests.training.test_graphs import PretendedCapture
 
 ALPHA = 3.0
 # Dropout of attention has no module whose mask could be given.
@@ -81,6 +83,16 @@ class Masks:
             axis for axis, size in enumerate(both.shape) if size == 2 * values.shape[axis] > values.shape[axis]
         )
         return both.chunk(2, dim=doubled)[self._half]
+
+
+def step_of(task, hooks, capture=None):
+    optimizer = build_optimizer(task.model, learning_rate=1e-3, weight_decay=0.0)
+    scheduler = build_scheduler("constant", optimizer, warmup_proportion=0, total_steps=9)
+    precision = Precision("fp32", "cpu")
+    return OptimizationStep(
+        task.model, task.losses, optimizer, scheduler, precision,
+        loss_parts=task.loss_parts, hooks=hooks, capture=capture,
+    )  # fmt: skip
 
 
 def logits_of(task, outputs: torch.Tensor) -> torch.Tensor:
@@ -135,6 +147,10 @@ def test_the_divergence_is_that_of_scipy():
     assert twin_divergence(rows, twins).item() == pytest.approx(expected, rel=1e-12)
     torch.autograd.gradcheck(lambda rows: twin_divergence(rows, twins), rows)
     assert twin_divergence(rows.detach().float(), twins).item() == pytest.approx(expected, rel=1e-5)
+    weights = torch.rand(16, dtype=torch.float64)
+    weights[7:14] = weights[:7]
+    weighted = (rel_entr(p, q) + rel_entr(q, p)).sum(axis=1) @ weights[:7].numpy()
+    assert twin_divergence(rows, twins, weights).item() == pytest.approx(weighted, rel=1e-12)
     assert twin_divergence(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)) == 0
 
 
@@ -243,12 +259,7 @@ def test_the_step_is_the_mean_over_batches_and_processes_with_dropout(monkeypatc
             seen.update({each: each.grad.clone() for each in parameters})
             return {}
 
-    optimizer = build_optimizer(task.model, learning_rate=0.0, weight_decay=0.0)
-    scheduler = build_scheduler("constant", optimizer, warmup_proportion=0, total_steps=1)
-    step = OptimizationStep(
-        task.model, task.losses, optimizer, scheduler, Precision("fp32", "cpu"),
-        loss_parts=task.loss_parts, hooks=[RDrop(ALPHA), Watching(1.0)],
-    )  # fmt: skip
+    step = step_of(task, [RDrop(ALPHA), Watching(1.0)])
     reported = step([step.prepared(batch) for batch in batches], label_count=10)
     assert reported[0].item() == pytest.approx(total.item() / 10, rel=1e-9)
     assert 0 <= reported[1] <= 1
@@ -274,9 +285,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
         trained(tmp_path / "parts", make_task(), make_train(), r_drop=0.0, resume=True)
 
 
-def test_its_steps_may_be_graphs(tmp_path):
-    task, precision = classification_task(), Precision("bf16", "cuda")
-    assert graph_obstacle(config(tmp_path), task, precision, [RDrop(1.0)]) is None
+@pytest.mark.parametrize("name", ["classifier", "crf tagger"])
+def test_its_steps_may_be_graphs(name, tmp_path):
+    """Replays on static memory train as eager steps on filled batches do, with the same dropout."""
+    make_task, make_train = TASKS[name]
+    assert graph_obstacle(config(tmp_path), make_task(), Precision("bf16", "cuda"), [RDrop(1.0)]) is None
+    data, capture, ends = make_train(), PretendedCapture(), []
+    for each in (capture, None):
+        task = make_task(**DROPOUT)
+        task.model.double().train()
+        step = step_of(task, [RDrop(ALPHA)], each)
+        reported = []
+        for number in range(4):
+            indices = np.arange(number, number + 5)
+            batch = step.prepared(data.batch(indices))
+            torch.manual_seed(number)
+            filled = batch if batch.has_filler else batch.filled(MULTIPLE)
+            reported.append(step([filled], data.label_count(indices)))
+        ends.append((torch.stack(reported), task.model.state_dict()))
+    assert capture.replayed >= 2
+    torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-6, atol=0)
+    for key, expected in ends[1][1].items():
+        torch.testing.assert_close(ends[0][1][key], expected, rtol=1e-6, atol=1e-8, msg=key)
 
 
 def test_a_task_without_classes_is_refused():
