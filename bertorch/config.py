@@ -146,6 +146,22 @@ class TrainingConfig(LaunchedConfig):
         help="evaluate and save an exponential moving average of the weights with this decay, such as 0.999",
     )
 
+    r_drop: float | None = _optimisation(
+        None,
+        minimum=0.0,
+        is_later=True,
+        help="R-Drop: each example under two dropouts; the divergence of both predictions counts this much in the loss",
+    )
+    layer_decay: float | None = _optimisation(
+        None,
+        maximum=1.0,
+        is_later=True,
+        help="factor on the learning rate from each layer of the encoder to the one below, such as 0.9",
+    )
+    freeze_layers: int | None = _optimisation(
+        None, minimum=0, is_later=True, help="keep the embeddings and this many of the first layers as they are"
+    )
+
     eval_steps: int | None = _saving(
         None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
     )
@@ -194,6 +210,8 @@ class TrainingConfig(LaunchedConfig):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"--ema_decay: expected a decay between 0 and 1, such as 0.999, got {self.ema_decay:g}")
+        if self.layer_decay is not None and self.layer_decay <= 0:
+            raise UserError(f"--layer_decay: expected more than 0, such as 0.9, got {self.layer_decay:g}")
         for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),
@@ -299,6 +317,11 @@ class ClassifierConfig(TrainingConfig):
                 "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
             )
         _check_class_losses(self)
+        if self.r_drop is not None and self.problem_type != "single_label":
+            raise UserError(
+                "--r_drop compares what is predicted of classes that exclude each other, which --problem_type "
+                f"{self.problem_type} does not have"
+            )
 
     @property
     def has_labels(self) -> bool:
@@ -362,6 +385,11 @@ class ContrastiveConfig(EmbeddingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.r_drop is not None:
+            raise UserError(
+                "--r_drop compares probabilities of classes, which sentence embeddings do not have; two dropouts of a "
+                "sentence are what run_simcse.py learns from"
+            )
         if self.dev_ratio is not None:
             raise UserError(
                 "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "

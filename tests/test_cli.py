@@ -52,6 +52,9 @@ SHARED = {
     "compile": "auto",
     "gradient_checkpointing": False,
     "dev_ratio": None,
+    "r_drop": None,
+    "layer_decay": None,
+    "freeze_layers": None,
     "eval_steps": None,
     "max_steps": None,
     "patience": None,
@@ -114,6 +117,7 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
+    "r_drop": 4.0, "layer_decay": 0.8, "freeze_layers": 3,
 }  # fmt: skip
 
 
@@ -131,8 +135,10 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # they contradict --resume, --dev_data_file and --label_smoothing
-        if name in ("overwrite", "dev_ratio", "focal_gamma", "logit_adjustment"):
+        # They contradict --resume, --dev_data_file and --label_smoothing; the last is not for embeddings.
+        if name in ("overwrite", "dev_ratio", "focal_gamma", "logit_adjustment") or (
+            name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
+        ):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -159,6 +165,16 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
 def test_several_labels_a_text():
     config = cli.parse(ClassifierConfig, [*MULTI_LABEL, "--multi_label_loss", "zlpr", "--label_separator", "|"])
     assert (config.multi_label_loss, config.label_separator) == ("zlpr", "|")
+
+
+@pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])
+def test_r_drop_is_not_for_embeddings(script, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(script, [*REQUIRED[:2], "--r_drop", "1"])
+    assert exit_.value.code == 2
+    assert (
+        "--r_drop compares probabilities of classes, which sentence embeddings do not have" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
@@ -228,6 +244,10 @@ def test_the_six_schedulers(scheduler):
             "--class_weights and --logit_adjustment: both make up for unequal classes, and would do it twice",
         ),
         ([*REQUIRED, "--patience", "0"], "--patience: expected at least 1, got 0"),
+        ([*REQUIRED, "--r_drop", "-1"], "--r_drop: expected at least 0.0, got -1"),
+        ([*REQUIRED, "--layer_decay", "0"], "--layer_decay: expected more than 0, such as 0.9, got 0"),
+        ([*REQUIRED, "--layer_decay", "1.1"], "--layer_decay: expected at most 1.0, got 1.1"),
+        ([*REQUIRED, "--freeze_layers", "-1"], "--freeze_layers: expected at least 0, got -1"),
         ([*REQUIRED, "--max_steps", "0"], "--max_steps: expected at least 1, got 0"),
         ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),
         ([*REQUIRED, "--adversarial_epsilon", "0"], "--adversarial_epsilon: expected a length above 0, such as 1.0"),

@@ -69,7 +69,7 @@ PROGRAMS = [
         *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
         *(("--problem_type", "score"), ("--problem_type", "ranking"), ("--class_weights", "balance")),
         *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
-        ("--problem_type", "ranking", "--dev_ratio", "0.1"),
+        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99")),
         **REVIEW_FILES,
     ),
     _script(
@@ -77,7 +77,7 @@ PROGRAMS = [
         train_data_file="matching.txt", dev_data_file="matching.txt",
     ),
     _script(
-        *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt")),
+        *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(

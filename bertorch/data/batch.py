@@ -28,6 +28,7 @@ class PackedBatch:
     window_counts: Tensor | None = None
     has_filler: bool = False  # whether tokens that belong to no sentence follow the last one, see `filled`
     offsets: tuple[int, ...] | None = None  # `cu_seqlens` on the host, if known: asking a GPU for them waits for it
+    is_twice: bool = False  # whether the second half of the examples is the first once more, see `twice`
 
     @property
     def size(self) -> int:
@@ -65,6 +66,28 @@ class PackedBatch:
             max_seqlen=round_up(self.max_seqlen, multiple),
             has_filler=True,
         )
+
+    def twice(self) -> Self:
+        """All examples, then all of them once more: 2N sentences of 2T tokens; before `filled`."""
+        if self.has_filler or self.is_twice:
+            raise ValueError("expected a batch without filler, with each example once")
+        return replace(
+            self,
+            input_ids=self.input_ids.repeat(2),
+            token_type_ids=self.token_type_ids.repeat(2),
+            position_ids=self.position_ids.repeat(2),
+            cu_seqlens=offsets_twice(self.cu_seqlens),
+            labels=torch.cat([self.labels, self.labels]),
+            text_ids=None if self.text_ids is None else torch.cat([self.text_ids, self.text_ids]),
+            window_counts=None if self.window_counts is None else self.window_counts.repeat(2),
+            offsets=self.offsets and (*self.offsets, *(self.offsets[-1] + end for end in self.offsets[1:])),
+            is_twice=True,
+        )
+
+    @property
+    def twins(self) -> Tensor:
+        """Of each label of a batch made by `twice`, the index of the same one in the other half; int64."""
+        return torch.arange(len(self.labels), device=self.labels.device).roll(len(self.labels) // 2)
 
     def ready_for(self, device: torch.device) -> Self:
         """The batch in memory from which it can be copied without waiting: page-locked for a GPU."""
@@ -111,6 +134,11 @@ class PackedBatch:
             max_seqlen=int(lengths.max(initial=0)),
             **others,
         )
+
+
+def offsets_twice(offsets: Tensor) -> Tensor:
+    """The offsets (N+1,) of N pieces, of these pieces and as many of the same sizes after them, (2N+1,)."""
+    return torch.cat([offsets, offsets[1:] + offsets[-1]])
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

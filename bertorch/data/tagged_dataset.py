@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from bertorch.data.batch import PackedBatch, round_up
+from bertorch.data.batch import PackedBatch, offsets_twice, round_up
 from bertorch.data.dataset import Examples
 from bertorch.data.scratch import GrowingArray, GrowingOffsets
 from bertorch.data.tagged_sentences import TaggedSentences
@@ -54,6 +54,17 @@ class TaggedBatch(PackedBatch):
             word_starts=F.pad(self.word_starts, (0, filler)),
             max_words=round_up(self.max_words, WORDS_MULTIPLE),
         )
+
+    @override
+    def twice(self) -> Self:
+        word_starts = torch.cat([self.word_starts, self.word_starts + len(self.input_ids)])  # (2K,)
+        return replace(super().twice(), word_starts=word_starts, cu_words=offsets_twice(self.cu_words))
+
+    @property
+    @override
+    def twins(self) -> Tensor:
+        indices, words = torch.arange(len(self.labels), device=self.labels.device), self.cu_words[-1]  # (K,), ()
+        return torch.where(indices < words, (indices + words // 2) % words, indices)  # (K,), filler is its own twin
 
 
 class Window(NamedTuple):

@@ -4,6 +4,8 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from bertorch.encoder.encoder import Encoder
+from bertorch.encoder.layers import LayerDepths
+from bertorch.encoder.trials import trial_batch
 from bertorch.errors import UserError
 
 
@@ -38,6 +40,38 @@ class EncoderModel(nn.Module):
         """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
         for encoder in self.encoders:
             encoder.model.compile(dynamic=True)
+
+    def freeze_layers(self, count: int) -> None:
+        """Keep the embeddings and the first `count` layers of the encoders as they are, but for their dropout.
+
+        Raises:
+            UserError: there are fewer layers, they are not found, or nothing is left to train.
+        """
+        option = f"--freeze_layers {count}"
+        for encoder in self.encoders:
+            depths, name = LayerDepths(encoder, option), type(encoder.model).__name__
+            if count > depths.layers:
+                raise UserError(f"{option}: expected at most the {depths.layers} layers of {name}, got {count}")
+            for parameter, depth in depths.of.items():
+                parameter.requires_grad_(depth > count)
+        inside = {parameter for encoder in self.encoders for parameter in encoder.parameters()}
+        has_head = any(parameter.requires_grad for parameter in self.parameters() if parameter not in inside)
+        if not has_head and not self(trial_batch(self.config)).requires_grad:
+            raise UserError(f"{option}: expected something left to train, got a model without layers on top of these")
+
+    def rate_factors(self, decay: float) -> dict[nn.Parameter, float]:
+        """Factors on the learning rate: `decay`^(L+1-i) in layer i of L; what is not in the encoders has none.
+
+        It is `decay`^(L+1) in the embeddings and 1 above the layers, see `LayerDepths`.
+
+        Raises:
+            UserError: the layers are not found.
+        """
+        factors: dict[nn.Parameter, float] = {}
+        for encoder in self.encoders:
+            depths = LayerDepths(encoder, f"--layer_decay {decay:g}")
+            factors |= {parameter: decay ** (depths.layers + 1 - depth) for parameter, depth in depths.of.items()}
+        return factors
 
     def recompute_activations(self) -> None:
         """Keep only the input of each layer in training; the backward pass runs the layer again, with the same dropout.

@@ -16,6 +16,7 @@ from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
 from bertorch.tasks.label_counts import LabelCounts
+from bertorch.tasks.losses import twin_divergence
 from bertorch.tasks.metadata import ModelMetadata
 from bertorch.tasks.metrics import Metric
 
@@ -23,6 +24,7 @@ B = TypeVar("B", bound=PackedBatch)
 Input = TypeVar("Input")
 # Parts of the loss by name, each summed over the labels of a batch; `loss` is the sum to minimise, with gradient.
 Losses = dict[str, Tensor]
+DIVERGENCE = "divergence"  # one of the parts
 
 
 class Savable(Protocol):
@@ -128,8 +130,25 @@ class Task(ABC, Generic[B]):
         return self.model(batch)
 
     def losses(self, batch: B) -> Losses:
-        """The parts of the loss of a training batch, each summed over its labels."""
-        return self.losses_of(self.outputs(batch), batch)
+        """The parts of the loss of a training batch, each summed over its labels.
+
+        A batch with each example twice also has the part `DIVERGENCE`, see `bertorch.tasks.losses.twin_divergence`.
+        """
+        outputs = self.outputs(batch)
+        losses = self.losses_of(outputs, batch)
+        if batch.is_twice:
+            losses[DIVERGENCE] = twin_divergence(
+                self.log_probabilities(outputs), batch.twins, self.label_weights(batch)
+            )
+        return losses
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """The distribution over the classes of each label, (labels, C), that R-Drop compares.
+
+        Raises:
+            UserError: the outputs are no such distributions.
+        """
+        raise UserError(f"--r_drop compares probabilities of classes, which the models of {self.scripts} do not have")
 
     @abstractmethod
     def losses_of(self, outputs: Tensor, batch: B) -> Losses:
@@ -138,6 +157,10 @@ class Task(ABC, Generic[B]):
     def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
         """What these examples weigh in the mean of the loss; the other parts are means over the labels."""
         return examples.label_count(indices)
+
+    def label_weights(self, batch: B) -> Tensor | None:
+        """(labels,) by which the loss of each label of a batch is multiplied; None: 1."""
+        return None
 
     @abstractmethod
     def metric(self, device: torch.device) -> Metric[B]:

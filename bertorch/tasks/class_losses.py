@@ -83,6 +83,10 @@ class ClassLoss:
         losses = missed**self._gamma * cross_entropy  # (N,)
         return (losses if weights is None else losses * weights[labels]).sum()
 
+    def weights_of(self, labels: Tensor) -> Tensor | None:
+        """(N,) fp64, by which the losses of examples of these classes, (N,) int64, are multiplied; None: 1."""
+        return None if self._weights is None else self._weights.beside(labels.new_zeros(0, dtype=torch.float64))[labels]
+
     def weight_of(self, labels: np.ndarray) -> float:
         """What examples of these classes, (N,) int64, weigh in the mean of the loss."""
         return len(labels) if self._weights is None else float(self._weights.values[labels].sum())

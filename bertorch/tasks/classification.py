@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, Losses
 from bertorch.tasks.class_losses import (
     ClassLoss,
@@ -71,6 +72,10 @@ class ClassificationTask(SequenceTask):
         return classification_losses(outputs, batch, self._class_loss or _summed_cross_entropy)
 
     @override
+    def label_weights(self, batch: PackedBatch) -> Tensor | None:
+        return None if self._class_loss is None else self._class_loss.weights_of(batch.labels)
+
+    @override
     def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
         if self._class_loss is None:
             return super().loss_weight(examples, indices)
@@ -79,6 +84,10 @@ class ClassificationTask(SequenceTask):
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
         return LabelCounts("labels", self.label_names, class_counts(examples, len(self.label_names)))
+
+    @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return at_least_fp32(outputs).log_softmax(-1)  # (N, C)
 
     @override
     def metric(self, device: torch.device) -> ClassificationMetric:

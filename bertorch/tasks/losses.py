@@ -60,6 +60,26 @@ def in_batch_negatives_loss(
         return loss
 
 
+def twin_divergence(log_probabilities: Tensor, twins: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Σ KL(p‖q) + KL(q‖p) over pairs of rows p and q, with gradient to both; the sum over C is part of each KL.
+
+    References:
+        Liang et al., R-Drop: Regularized Dropout for Neural Networks, NeurIPS 2021.
+
+    Args:
+        log_probabilities: (R, C), of the rows of all pairs; several distributions end to end add up.
+        twins: (R,) int64, the index of each row's partner; a row that is its own adds nothing.
+        weights: (R,), by which a row's divergence from its partner is multiplied; None: 1.
+
+    Returns:
+        Scalar, in fp32 at least.
+    """
+    log_p = at_least_fp32(log_probabilities)  # (R, C)
+    log_q = log_p.index_select(0, twins)  # (R, C)
+    divergences = (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # (R,), of each pair twice, once from either side
+    return (divergences if weights is None else divergences * weights.to(divergences)).sum()
+
+
 def _excluded(text_ids: Tensor, local_rows: slice, same_row: Tensor) -> tuple[Tensor, Tensor]:
     """Other rows (m, M) and hard negatives (m, M·(S-2)) that share a text with anchor or positive of a local row."""
     anchors, positives, hard = text_ids[:, 0], text_ids[:, 1], text_ids[:, 2:].flatten()  # (M,), (M,), (M·(S-2),)

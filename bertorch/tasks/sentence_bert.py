@@ -15,6 +15,7 @@ from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.precision import at_least_fp32
 from bertorch.resampling import ExampleTable
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
@@ -152,6 +153,10 @@ class SentenceBertTask(EmbeddingTask):
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
         return LabelCounts("labels", self.label_names, class_counts(examples, len(self.label_names)))
+
+    @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
     def metric(self, device: torch.device) -> "SentenceBertMetric":

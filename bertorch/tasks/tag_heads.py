@@ -59,6 +59,10 @@ class SpanModel(EncoderModel):
     def gold_extents(self, batch: TaggedBatch) -> Tensor:
         """The entities in the labels of a batch, see `SpanBatch.extents`."""
 
+    def log_probabilities(self, outputs: Tensor) -> Tensor:  # noqa: ARG002 - of heads that have one
+        """The distribution over the tags of each word, (K, C); a `UserError` of a head without."""
+        raise UserError(f"--r_drop compares probabilities of tags, which {type(self).__name__} does not have")
+
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters with the head's own learning rate; none where it has that of the encoder."""
         return []
@@ -106,6 +110,10 @@ class LinearTagger(TokenClassifier, SpanModel):
     @override
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
         return F.cross_entropy(outputs, batch.labels, ignore_index=FILLER_TAG, reduction="sum")
+
+    @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs.log_softmax(-1)  # (K, C), of each word by itself, also under a CRF
 
     @override
     def decode(self, outputs: Tensor, batch: TaggedBatch, *, with_scores: bool = False) -> Decoded:

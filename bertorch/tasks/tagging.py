@@ -115,6 +115,10 @@ class TaggingTask(Task[TaggedBatch]):
         return LabelCounts("entities", self.span_model.tags.types, counts, without)
 
     @override
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        return self.span_model.log_probabilities(outputs)  # (K, C)
+
+    @override
     def metric(self, device: torch.device) -> SpanMetric:
         return SpanMetric(self.span_model, device)
 

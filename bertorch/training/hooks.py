@@ -29,6 +29,13 @@ class Hook:
     # Names of the scalars that `before_update` returns, for `inspect`.
     reports: tuple[str, ...] = ()
 
+    def prepared(self, batch: PackedBatch) -> PackedBatch:
+        """Another batch in the place of a training batch, such as with each example twice; any thread may call it.
+
+        It must have the same label count and weight of the loss, see `OptimizationStep`.
+        """
+        return batch
+
     def around_loss(self, compute: Callable[[], Losses], batch: PackedBatch) -> Losses:
         """Around the forward pass of a batch, such as to run it twice and compare; `compute` returns its losses."""
         return compute()

@@ -1,13 +1,14 @@
 """The training loop; it knows a `Task`, never a task's name."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -28,6 +29,7 @@ from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.optimization import build_optimizer, build_scheduler
+from bertorch.training.r_drop import RDrop
 from bertorch.training.run_state import RunKeeper
 from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
@@ -40,8 +42,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     held by `bertorch.training.start`.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision` or `--gradient_checkpointing` is not possible, a
-            loss is not finite, or memory runs out.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers` or
+            `--layer_decay` is not possible, a loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     if dev is not None and not len(dev):
@@ -50,6 +52,9 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     precision = Precision.resolve(config.precision, device)
     if config.gradient_checkpointing:
         task.model.recompute_activations()
+    if config.freeze_layers is not None:
+        task.model.freeze_layers(config.freeze_layers)
+    rate_factors = {} if config.layer_decay is None else task.model.rate_factors(config.layer_decay)
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
@@ -59,7 +64,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     hooks = build_hooks(config, task)
     tokens = float(train.lengths.mean()) * config.batch_size
     capture = accelerate(config, task, precision, hooks=hooks, steps=total_steps, tokens=tokens)
-    optimizer, scheduler = _build_optimizer(config, task, total_steps)
+    optimizer, scheduler = _build_optimizer(config, task, rate_factors, total_steps)
     step = OptimizationStep(
         task.model,
         task.losses,
@@ -135,6 +140,8 @@ def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
     hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
     if config.max_grad_norm > 0:
         hooks.append(ClipGradients(config.max_grad_norm))
+    if config.r_drop is not None:
+        hooks.append(RDrop(config.r_drop))
     if config.adversarial_epsilon is not None:
         hooks.append(FastGradientMethod(task.model, config.adversarial_epsilon))
     if config.ema_decay is not None:
@@ -153,13 +160,16 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _build_optimizer(config: TrainingConfig, task: Task[Any], total_steps: int) -> tuple[Optimizer, LambdaLR]:
+def _build_optimizer(
+    config: TrainingConfig, task: Task[Any], rate_factors: Mapping[nn.Parameter, float], total_steps: int
+) -> tuple[Optimizer, LambdaLR]:
     optimizer = build_optimizer(
         task.model,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         head_parameters=task.head_parameters(),
         head_learning_rate=task.head_learning_rate,
+        rate_factors=rate_factors,
     )
     scheduler = build_scheduler(
         config.scheduler, optimizer, warmup_proportion=config.warmup_proportion, total_steps=total_steps

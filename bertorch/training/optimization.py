@@ -24,6 +24,7 @@ def build_optimizer(
     weight_decay: float,
     head_parameters: Sequence[nn.Parameter] = (),
     head_learning_rate: float | None = None,
+    rate_factors: Mapping[nn.Parameter, float] | None = None,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) with decoupled decay on matrices only.
 
@@ -34,14 +35,20 @@ def build_optimizer(
         learning_rate: peak rate, reached after the warm-up.
         weight_decay: decay per step, times the rate.
         head_parameters: those of the model with the peak rate `head_learning_rate`, None for `learning_rate`.
+        rate_factors: on the peak rate of parameters that are not of the head; others have 1. A group keeps its own as
+            `rate_factor`, and the largest come first, those of the head last.
     """
-    head = set(head_parameters)
+    head, factors = set(head_parameters), rate_factors or {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = []
     for in_head, rate in ((False, learning_rate), (True, head_learning_rate)):
-        for is_matrix, decay in ((True, weight_decay), (False, 0.0)):
-            parameters = [p for p in trained if (p in head) == in_head and (p.ndim >= 2) == is_matrix]
-            groups.append({"params": parameters, "weight_decay": decay, "lr": learning_rate if rate is None else rate})
+        of_part = {p: 1.0 if in_head else factors.get(p, 1.0) for p in trained if (p in head) == in_head}
+        peak = learning_rate if rate is None else rate
+        for factor in sorted(set(of_part.values()), reverse=True):
+            for is_matrix, decay in ((True, weight_decay), (False, 0.0)):
+                parameters = [p for p, own in of_part.items() if own == factor and (p.ndim >= 2) == is_matrix]
+                group = {"params": parameters, "weight_decay": decay, "lr": peak * factor, "rate_factor": factor}
+                groups.append(group)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=learning_rate, betas=BETAS, eps=EPSILON, fused=True
     )

@@ -72,6 +72,10 @@ def _models_content(config: TrainingConfig, digests: ModelDigests) -> dict[str, 
 def differing(there: Options, now: Options, *, with_models: bool) -> list[str]:
     """The options in which two runs differ, with both values; without models, the content of these is left out."""
 
+    def given(options: Options, name: str) -> Any:
+        """The value; an option that is off counts as one that came after the record was written. 0 is not off."""
+        return None if options.get(name) is False else options.get(name)
+
     def short(options: Options, name: str) -> str:
         value = options.get(name)
         return value[:12] if name.startswith("content") and isinstance(value, str) else repr(value)
@@ -79,7 +83,5 @@ def differing(there: Options, now: Options, *, with_models: bool) -> list[str]:
     return [
         f"{name}: {short(there, name)} there, {short(now, name)} now"
         for name in dict.fromkeys([*there, *now])
-        # An option that is off counts as one that came after the record was written.
-        if (there.get(name) or None) != (now.get(name) or None)
-        and (with_models or not name.startswith((_OF_ENCODER, _OF_WEIGHTS)))
+        if given(there, name) != given(now, name) and (with_models or not name.startswith((_OF_ENCODER, _OF_WEIGHTS)))
     ]

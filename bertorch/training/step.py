@@ -54,6 +54,7 @@ class OptimizationStep(Stateful):
         self._loss_parts = tuple(loss_parts)
         self._used = UsedParameters(self._named)
         self.hooks = [*hooks, self._used]
+        self._prepared = using(hooks, "prepared")
         self._around_loss, self._around_backward, self._around_gradients = (
             using(hooks, f"around_{name}") for name in ("loss", "backward", "gradients")
         )
@@ -76,18 +77,20 @@ class OptimizationStep(Stateful):
 
     @property
     def rates(self) -> list[float]:
-        """The learning rate of each parameter group in the next step."""
-        return [group["lr"] for group in self._optimizer.param_groups]
+        """The learning rate of each parameter group in the next step, before the factor that the group may have."""
+        return [group["lr"] / group.get("rate_factor", 1.0) for group in self._optimizer.param_groups]
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
-        """The batch in the form that the step takes fastest; any thread may call it."""
+        """The batch in the form that the step takes, and takes fastest; any thread may call it."""
+        for hook in self._prepared:
+            batch = hook.prepared(batch)
         return (batch if self._graphs is None else batch.filled(MULTIPLE)).ready_for(self._device)
 
     def __call__(self, batches: Sequence[PackedBatch], label_count: int, loss_weight: float | None = None) -> Tensor:
         """Take the step.
 
         Args:
-            batches: this process's share of the step's batches.
+            batches: this process's share of the step's batches, `prepared`.
             label_count: labels of the step over all its batches and processes; what is reported is the mean over
                 them.
             loss_weight: what the loss alone is divided by, where the labels weigh differently; None: `label_count`.
