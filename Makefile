@@ -50,6 +50,7 @@ benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole comman
 	$(BIN)/python -m benchmarks.crf
 	$(BIN)/python -m benchmarks.token_cache
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.tricks
 	$(BIN)/python -m benchmarks.busy
 
 clean:  ## remove the environment and the demo's weights
