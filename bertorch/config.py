@@ -208,6 +208,11 @@ class TrainingConfig(LaunchedConfig):
                 f"--adversarial_epsilon: expected a length above 0, such as 1.0, got {self.adversarial_epsilon:g}; "
                 "without the option there is no adversarial training"
             )
+        if self.adversarial_epsilon is not None and self.freeze_layers is not None:
+            raise UserError(
+                "--adversarial_epsilon moves word embeddings along their gradient, and --freeze_layers freezes them; "
+                "choose one of them"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"--ema_decay: expected a decay between 0 and 1, such as 0.999, got {self.ema_decay:g}")
         if self.layer_decay is not None and self.layer_decay <= 0:

@@ -117,7 +117,7 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
-    "r_drop": 4.0, "layer_decay": 0.8, "freeze_layers": 3,
+    "r_drop": 4.0, "layer_decay": 0.8,
 }  # fmt: skip
 
 
@@ -135,8 +135,9 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file and --label_smoothing; the last is not for embeddings.
-        if name in ("overwrite", "dev_ratio", "focal_gamma", "logit_adjustment") or (
+        # They contradict --resume, --dev_data_file, --adversarial_epsilon and --label_smoothing; the last is not for
+        # embeddings.
+        if name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment") or (
             name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
         ):
             expected[name] = default
@@ -252,6 +253,10 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--saved_dir", "a\udcff"], "--saved_dir: expected a name in UTF-8, which tokenizers need, got"),
         ([*REQUIRED, "--adversarial_epsilon", "0"], "--adversarial_epsilon: expected a length above 0, such as 1.0"),
         ([*REQUIRED, "--adversarial_epsilon", "nan"], "--adversarial_epsilon: expected a finite number, got nan"),
+        (
+            [*REQUIRED, "--adversarial_epsilon", "1", "--freeze_layers", "0"],
+            "--adversarial_epsilon moves word embeddings along their gradient, and --freeze_layers freezes them",
+        ),
         ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
         ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),

@@ -53,7 +53,8 @@ class EncoderModel(nn.Module):
             if count > depths.layers:
                 raise UserError(f"{option}: expected at most the {depths.layers} layers of {name}, got {count}")
             for parameter, depth in depths.of.items():
-                parameter.requires_grad_(depth > count)
+                if depth <= count:
+                    parameter.requires_grad_(False)
         inside = {parameter for encoder in self.encoders for parameter in encoder.parameters()}
         has_head = any(parameter.requires_grad for parameter in self.parameters() if parameter not in inside)
         if not has_head and not self(trial_batch(self.config)).requires_grad:

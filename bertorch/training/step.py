@@ -77,8 +77,12 @@ class OptimizationStep(Stateful):
 
     @property
     def rates(self) -> list[float]:
-        """The learning rate of each parameter group in the next step, before the factor that the group may have."""
-        return [group["lr"] / group.get("rate_factor", 1.0) for group in self._optimizer.param_groups]
+        """The learning rate of each parameter group in the next step, before the factor that the group may have.
+
+        A group whose factor is so small that it is 0 has none.
+        """
+        factors = [(group, group.get("rate_factor", 1.0)) for group in self._optimizer.param_groups]
+        return [group["lr"] / factor for group, factor in factors if factor]
 
     def prepared(self, batch: PackedBatch) -> PackedBatch:
         """The batch in the form that the step takes, and takes fastest; any thread may call it."""

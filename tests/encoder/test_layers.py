@@ -82,6 +82,14 @@ def test_albert_with_groups_of_its_own_has_layers():
     assert sorted(set(depths.of.values())) == [0, 1, 2, 3]
 
 
+def test_what_is_not_trained_anyway_stays_frozen():
+    model = classification_task().model
+    above = model.encoders[0].model.pooler.dense.bias.requires_grad_(False)
+    model.freeze_layers(1)
+    assert not above.requires_grad
+    assert model.encoders[0].model.pooler.dense.weight.requires_grad
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_frozen_layers_get_no_gradient_and_the_others_the_same(count):
     """Also those of the layers above, which see the same hidden states."""

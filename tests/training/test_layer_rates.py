@@ -78,6 +78,16 @@ def test_the_log_has_the_peak_rate(use_crf, tmp_path, log_lines):
     assert head == (pytest.approx([HEAD_RATE, HEAD_RATE * 2 / 3, HEAD_RATE / 3]) if use_crf else [None] * 3)
 
 
+def test_a_decay_whose_power_is_zero_leaves_the_embeddings_as_they_are(tmp_path, log_lines):
+    weights = trained(tmp_path, classification_task(), classification_data(8), layer_decay=1e-120, logging_steps=1)
+    start = classification_task().model.weights.state_dict()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, start[name]) or not name.startswith("bert.embeddings."), name
+    assert not torch.equal(weights["classifier.weight"], start["classifier.weight"])
+    rates = [json.loads(line).get("rate") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates[0] == RATE
+
+
 def test_a_decay_of_one_is_none(tmp_path):
     runs = [
         trained(tmp_path / str(decay), classification_task(**DROPOUT), classification_data(20), layer_decay=decay)
