@@ -103,6 +103,7 @@ class MultiLabelMetric(Metric[PackedBatch]):
 
     @override
     def example_table(self) -> ExampleTable:
+        """The labels of each example in alphabetical order, which every model has, and their numbers."""
         names = np.array(self._label_names, dtype=object)  # (C,)
         counts = {
             "labels_right": self.gold & self.predicted,  # (N, C) each
@@ -110,8 +111,8 @@ class MultiLabelMetric(Metric[PackedBatch]):
             "labels_gold": self.gold,
         }
         columns = {
-            "gold": [names[row].tolist() for row in self.gold],
-            "predicted": [names[row].tolist() for row in self.predicted],
+            "gold": [sorted(names[row].tolist()) for row in self.gold],
+            "predicted": [sorted(names[row].tolist()) for row in self.predicted],
             "right": (self.gold == self.predicted).all(axis=1).tolist(),
             **{name: holds.sum(axis=1).tolist() for name, holds in counts.items()},
         }

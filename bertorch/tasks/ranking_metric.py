@@ -144,4 +144,5 @@ class RankingMetric(Metric[PackedBatch]):
         ends = np.flatnonzero(np.diff(queries[order])) + 1
         gold = [each.tolist() for each in np.split(relevances[order], ends)]
         columns = {"gold": gold, **{name: values.tolist() for name, values in self._of_queries.items()}}
+        columns["hits@1"] = [value == 1 for value in columns["hits@1"]]  # right or wrong, which has a test of its own
         return ExampleTable(columns, {name: Measure("mean", (name,)) for name in self._of_queries})

@@ -277,3 +277,25 @@ def test_the_tables_of_scores_label_sets_and_rankings_give_the_numbers_of_the_re
         first = next(iter(table.measures))
         assert report[first] == metric.value
         assert {len(column) for column in table.columns.values()} == {10 if first == "mrr@10" else 40}
+
+
+def test_label_sets_do_not_depend_on_the_order_of_the_labels():
+    """Else `compare` would take two models whose label files differ in it for models of different examples."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    holds = (torch.rand(20, 3, generator=generator) < 0.6).to(torch.uint8)
+    tables = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        names = [["a", "b", "c"][index] for index in order]
+        metric = MultiLabelMetric(CPU, names, binary_cross_entropies, Thresholds.default(3))
+        metric.update(logits[:, order], batch_of(holds[:, order]), np.arange(20))
+        metric.reduce()
+        tables.append(metric.example_table())
+    assert tables[0] == tables[1]
+    assert ["a", "b", "c"] in tables[0].columns["gold"]
+
+
+def test_whether_the_first_candidate_is_right_is_a_yes_or_no():
+    """So that `compare` tests it exactly, as an accuracy."""
+    *_, ranking = given_metrics()
+    assert {type(value) for value in ranking.example_table().columns["hits@1"]} == {bool}
