@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertorch.data.lines import BadLineError, cell, first_few, read_numbered_rows, shorten
+from bertorch.data.lines import BadLineError, cell, first_few, read_rows, shorten
 from bertorch.errors import UserError
 from bertorch.files import whole_output
 
@@ -66,6 +66,7 @@ def read_out_of_fold(path: str) -> OutOfFold:
             columns, an unknown label, or numbers that are no probabilities.
     """
     names: list[str] = []
+    ids: dict[str, int] = {}
     texts: dict[str, list[str]] = {}
     integers = {name: array("q") for name in _FIRST}
     probabilities: array[float] = array("d")
@@ -75,6 +76,7 @@ def read_out_of_fold(path: str) -> OutOfFold:
         if not texts:
             label_names, text_names = _parse_header(columns)
             names.extend(label_names)
+            ids.update({name: index for index, name in enumerate(label_names)})
             texts.update({name: [] for name in text_names})
             return
         width = len(_FIRST) + len(names) + len(texts)
@@ -91,10 +93,8 @@ def read_out_of_fold(path: str) -> OutOfFold:
         for found, text in zip(texts.values(), columns[len(_FIRST) + len(names) :], strict=True):
             found.append(text)
 
-    ids: dict[str, int] = {}
-    for line_number, _ in read_numbered_rows(path, parse, remedy="It is written by --folds; write it again."):
-        if line_number == 1:
-            ids.update({name: index for index, name in enumerate(names)})
+    for _ in read_rows(path, parse, remedy="It is written by --folds; write it again."):
+        pass
     if not probabilities:
         raise UserError(f"{Path(path)}: expected a row for each training example, got only the header")
     numbers, labels, folds = (np.frombuffer(column, np.int64) for column in integers.values())

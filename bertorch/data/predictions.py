@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertorch.data.json_lines import parse_object
 from bertorch.data.lines import BadLineError, read_rows
 from bertorch.errors import UserError
@@ -109,8 +111,9 @@ def _read_columns(path: str, measures: Mapping[str, Measure]) -> dict[str, list[
 def _check(path: str, name: str, measure: Measure, table: ExampleTable, expected: float) -> None:
     """A command that was stopped may have replaced one of the two files."""
     try:
-        value = measure.of(table.arrays(measure))
-    except (TypeError, ValueError) as error:
+        with np.errstate(all="ignore"):  # what is not finite is not what is expected
+            value = measure.of(table.arrays(measure))
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: expected values to compute {name} from, got: {error}; {_AGAIN}") from error
     if not math.isclose(value, expected, rel_tol=0, abs_tol=1e-6):
         got = f"{value:.6f} there and {expected:.6f} in {REPORT}"

@@ -46,6 +46,7 @@ def test_tabs_and_line_breaks_keep_the_columns(tmp_path):
     [
         ("", "expected one example a line, got no line"),
         (HEADER, "expected a row for each training example, got only the header"),
+        ("\n" + HEADER + LINE, r"malformed lines: 1\n.*:1: expected an example, got an empty line"),
         (LINE, ":1: expected the header number⇥label⇥fold⇥p:NAME…⇥text"),
         (HEADER.replace("p:b", "p:a") + LINE, ":1: expected "),
         (HEADER.replace("\tp:b", "") + LINE, ":1: expected the header"),

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -52,6 +53,14 @@ def test_damaged_measures(folder, measures):
     expect(folder, "report.json: expected measures as bertorch.evaluate has them, got ")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_mean_over_no_classes(folder):
+    measures = json.loads((folder / "report.json").read_text())["measures"]
+    measures["macro_f1"]["classes"] = 0
+    change(folder, measures=measures)
+    expect(folder, "expected the predictions of the report.json beside it, got macro_f1 inf there and 0.8")
+
+
 def test_missing_predictions(folder):
     (folder / "predictions.jsonl").unlink()
     expect(folder, "predictions.jsonl: expected a readable text file, got: No such file")
@@ -70,7 +79,8 @@ def test_damaged_predictions(folder, line, message):
     expect(folder, message)
 
 
-@pytest.mark.parametrize("value", [None, [1], "yes"])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [None, [1], "yes", pytest.param(10**400, id="huge"), math.inf])
 def test_values_that_are_no_numbers(folder, value):
     path = folder / "predictions.jsonl"
     rows = [json.loads(line) | {"right": value} for line in path.read_text().splitlines()]
