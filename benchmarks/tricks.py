@@ -1,4 +1,4 @@
-r"""Training steps of a classifier with each option of "Getting more accuracy" that costs time, and without.
+r"""Training steps of a classifier with adversarial training, with averaged weights, and without either.
 
     python -m benchmarks.tricks
     python -m benchmarks.tricks --pretrained_model_name_or_path bert-base-chinese \
