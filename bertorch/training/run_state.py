@@ -144,6 +144,8 @@ class RunKeeper:
                     self._save_weights(step.number)
         with self.clock.measuring(part):
             if saves:
+                if self._evaluation_hooks:  # those in training are others, and in the checkpoint
+                    self._require_finite_weights(step)
                 self.run.step = step.number
                 self._saver.save_checkpoint(step.number, self._parts, self._task.savables)
             self._saver.write(wait=must)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertorch import distributed
-from bertorch.errors import InterruptedRunError
+from bertorch.errors import InterruptedRunError, UserError
 from bertorch.precision import Precision
 from bertorch.training import loop, run_state
 from bertorch.training.ema import AverageWeights
@@ -237,3 +237,18 @@ def test_weights_are_saved_for_use_within_the_swap_alone(tmp_path, monkeypatch):
     for step, model in zip((3, 6, 8), seen, strict=True):
         for name, array in weights[step].items():
             assert np.array_equal(model[name].double().numpy(), array), name
+
+
+def test_weights_that_have_diverged_behind_a_slow_average_are_not_saved(tmp_path, monkeypatch):
+    """Late in a run the average hardly moves: its squares are still finite when those of the weights are not."""
+    make = AverageWeights.__init__
+
+    def late(hook, *arguments):
+        make(hook, *arguments)
+        hook._updates += 1e9
+
+    monkeypatch.setattr(AverageWeights, "__init__", late)
+    settings = {"ema_decay": 0.999999, "learning_rate": 1e23, "max_steps": 1}
+    with pytest.raises(UserError, match=r"step 1 .*expected finite weights, .* got up to \S+e\+2"):
+        fit(config(tmp_path, **settings), classification_task(), classification_data(29))
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(("checkpoint", "pytorch_model"))]
