@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from bertorch import evaluate, load, predict
+from bertorch.data.predictions import read_evaluation
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing
 from bertorch.tasks import metadata
@@ -63,6 +64,9 @@ def test_a_report(folders, tmp_path, log_lines):
     assert report["macro_f1"] == pytest.approx(f1_score(sets(GOLD), sets(predicted), average="macro"))
     assert report["exact_match"] == pytest.approx(np.mean([a == b for a, b in zip(GOLD, predicted, strict=True)]))
     assert f"{report['micro_f1']:.5f}" == matches(EVAL_LINE, log)[-1].group(1)
+    table = read_evaluation(str(tmp_path)).table
+    for name, joined in (("gold", GOLD), ("predicted", predicted)):
+        assert table.columns[name] == [sorted(each.split(",")) if each else [] for each in joined]
     assert header == ["number", "labels", "predicted", "loss", "a"]
     losses = [float(row[3]) for row in errors]
     assert losses == sorted(losses, reverse=True)

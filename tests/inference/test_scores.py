@@ -9,6 +9,7 @@ from scipy import stats
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from bertorch import evaluate, load, predict
+from bertorch.data.predictions import read_evaluation
 from bertorch.errors import UserError
 from bertorch.inference import engine
 from bertorch.inference.load import is_own, load_trained
@@ -302,6 +303,9 @@ def test_evaluate_reports_correlations_and_all_examples_by_error(folders, tmp_pa
     squared = [float(row[3]) for row in rows]
     assert squared == sorted(squared, reverse=True)
     assert all(lines[int(row[0]) - 1] == [row[4], row[1]] for row in rows)
+    table = read_evaluation(str(tmp_path)).table
+    assert table.columns["gold"] == gold.tolist()
+    assert table.columns["score"] == pytest.approx(predicted, abs=1e-4)
     (tmp_path / "same.txt").write_text("好\t1\n坏\t1\n")
     with pytest.raises(UserError, match="expected scores that differ"):
         run_evaluate(folder, tmp_path / "same.txt", tmp_path / "same")
@@ -321,6 +325,9 @@ def test_evaluate_reports_a_ranking_and_the_queries_that_went_wrong(folders, tmp
     expected = ranking_measures(Candidates(scores, relevances, np.array([numbers[query] for query, *_ in rows])))
     assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert (report["queries"], report["examples"]) == (len(numbers), len(rows))
+    table = read_evaluation(str(tmp_path / "report")).table
+    assert table.columns["gold"] == [[float(r) for other, _, r in rows if other == query] for query in numbers]
+    assert [sum(table.columns[name]) / len(numbers) for name in expected] == pytest.approx(list(expected.values()))
     assert report["mrr@10"] == pytest.approx(last_result(RANKING_LINE, log), abs=1e-5)
     assert header == ["query", "first", "score", "best_relevant", "its_score", "its_rank"]
     assert len(errors) == round((1 - report["hits@1"]) * len(numbers)) > 0
