@@ -28,7 +28,7 @@ def log_data_report(config: TrainingConfig, task: Task[Any], train: Examples, de
     if dev is not None and (shared := count_shared(train, dev)):
         logger.warning(
             "data: dev: {} stand in the training examples too, as tokens, and make the metric too good; "
-            "python -m bertorch.prepare dedupe takes them out of the files",
+            "python -m bertorch.prepare dedupe takes them out of files of columns",
             _share(shared, len(dev)),
         )
 
