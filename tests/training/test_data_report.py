@@ -91,7 +91,10 @@ def test_facts_and_faults_have_their_levels(tokenizer):
 
 @pytest.mark.parametrize(
     ("held", "expected"),
-    [([1, 0, 1], "no example of 2 of 3 labels: b, c"), ([1, 1, 1], "the only label is a: there is nothing to tell apart")],
+    [
+        ([1, 0, 1], "no example of 2 of 3 labels: b, c"),
+        ([1, 1, 1], "the only label is a: there is nothing to tell apart"),
+    ],
 )
 def test_one_of_several_labels_can_be_told_from_none(held, expected, tokenizer, log_lines):
     task = multi_label_task()
