@@ -92,7 +92,8 @@ def _label_sets(label_names: Sequence[str], separator: str) -> Target:
         return row
 
     def of_column(column: str) -> bytearray:
-        return row_of(column.split(separator) if column.strip() else ())
+        column = column.strip()  # white space at its ends separates nothing, even if it is the separator
+        return row_of(column.split(separator) if column else ())
 
     return Target(np.uint8, of_column, row_of, shape=(len(ids),), may_be_blank=True)
 

@@ -66,7 +66,8 @@ def read_examples(
         column = columns[group_by - 1] if group_by is not None and group_by <= width else None
         labels = columns[texts:]
         if several:
-            labels[-1:] = labels[-1].split(label_separator) if labels[-1].strip() else []
+            last = labels.pop().strip()
+            labels += last.split(label_separator) if last else []
         return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column
 
     rows = list(read_numbered_rows(path, parse, remedy=REMEDY))

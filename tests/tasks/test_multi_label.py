@@ -263,6 +263,12 @@ def test_lines_have_any_number_of_labels_in_any_order(is_text_pair, tmp_path):
     assert train.batch(np.arange(4)).labels.tolist() == dev.batch(np.arange(4)).labels.tolist() == expected
 
 
+def test_a_space_separates_labels_but_not_at_the_ends(tmp_path):
+    write(tmp_path, ["甲\t质量 价格 ", "甲\t "])
+    train, _ = examples_of(options(tmp_path, label_separator=" "))
+    assert train.batch(np.arange(2)).labels.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
