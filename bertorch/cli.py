@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
+from typing_extensions import override
 
 from bertorch import clock
 from bertorch.config import GROUPS, LaunchedConfig, TrainingConfig
@@ -158,6 +159,15 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         settings = {"prog": _program(), "formatter_class": argparse.RawDescriptionHelpFormatter} | settings
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
+
+    @override
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """As argparse, but `--option=--` has a value, which Python loses before 3.13."""
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, arg_strings[0])
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
 
     def add_options(self, config_class: "type[DataclassInstance]") -> None:
         """Add the options of a config in their groups; the first is argparse's own, with --help."""

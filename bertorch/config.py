@@ -357,7 +357,8 @@ def _check_class_losses(config: ClassifierConfig) -> None:
     if not config.has_labels and used:
         raise UserError(f"--{used[0]} is for classes, and --problem_type {problem} has none; leave it out")
     if problem == "multi_label" and (used[1:] or (used and config.class_weights != "balanced")):
-        raise UserError(f"--problem_type multi_label has only --class_weights balanced, got --{used[-1]}; leave it out")
+        got = f"--{used[-1]} {getattr(config, used[-1])}"
+        raise UserError(f"--problem_type multi_label has only --class_weights balanced, got {got}; leave it out")
     if problem == "multi_label" and used and config.multi_label_loss == "zlpr":
         raise UserError("--class_weights is for --multi_label_loss bce: zlpr compares labels, which count alike")
 

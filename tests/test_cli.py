@@ -363,6 +363,15 @@ def test_evaluate_takes_the_name_of_the_other_commands_and_its_older_one():
     assert newer == older
 
 
+def test_a_value_of_two_hyphens_is_one(capsys):
+    config = cli.parse(ClassifierConfig, [*MULTI_LABEL, "--label_separator=--", "--saved_dir=--"])
+    assert (config.label_separator, config.saved_dir) == ("--", "--")
+    for name, message in (("epochs", "invalid int value: '--'"), ("multi_label_loss", "invalid choice: '--'")):
+        with pytest.raises(SystemExit):
+            cli.parse(ClassifierConfig, [*MULTI_LABEL, f"--{name}=--"])
+        assert message in capsys.readouterr().err
+
+
 def test_no_option_takes_an_empty_text(capsys):
     """`--saved_dir ""` would be the current folder."""
     for option_name in ("--saved_dir", "--train_data_file", "--epochs"):

@@ -18,7 +18,7 @@ from bertorch import cli
 from bertorch.data.readers import read_label_names
 from bertorch.prepare.__main__ import main
 from bertorch.prepare.commands import COMMANDS
-from tests.conftest import NER, REVIEWS, ROOT, run_script
+from tests.conftest import NER, REVIEWS, ROOT, TOPICS, run_script
 
 BMES = "我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n"
 
@@ -70,6 +70,20 @@ def test_the_labels_of_the_sample_data(folder):
     assert (folder / "reviews").read_bytes() == (REVIEWS / "labels.txt").read_bytes()
     main(["labels", "--input_file", str(NER / "train.json"), "--output_file", str(folder / "ner")])
     assert set(read_label_names(str(folder / "ner"))) == set(read_label_names(str(NER / "labels.txt")))
+
+
+def test_several_labels(folder, log_lines):
+    """Also examples without any; the label file of the sample has another order."""
+    train, separator = str(TOPICS / "train.txt"), ["--label_separator", ","]
+    main(["labels", "--input_file", train, "--output_file", str(folder / "labels"), *separator])
+    assert set(read_label_names(str(folder / "labels"))) == set(read_label_names(str(TOPICS / "labels.txt")))
+    files = ["--train_file", train, "--dev_file", str(TOPICS / "dev.txt"), "--output_file", str(folder / "clean")]
+    assert "expected no empty column (as in the first line), got" in failure(log_lines, "dedupe", *files)
+    main(["dedupe", *files, *separator])
+    assert (folder / "clean").read_bytes() == (TOPICS / "train.txt").read_bytes()
+    main(["split", "--input_file", train, "--output_dir", str(folder / "parts"), *separator])
+    parts = [(folder / "parts" / f"{name}.txt").read_text().splitlines() for name in ("train", "dev")]
+    assert sorted(parts[0] + parts[1]) == sorted((TOPICS / "train.txt").read_text().splitlines())
 
 
 def test_split_then_dedupe(folder):

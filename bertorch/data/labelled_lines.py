@@ -70,11 +70,12 @@ def read_labelled(
 
 
 def require_separable(label_names: Sequence[str], separator: str, path: str) -> None:
-    """Raise a `UserError` if a label of a label file contains what separates labels."""
+    """Raise a `UserError` if labels of a label file cannot be told apart with this between them."""
     for number, name in enumerate(label_names, start=1):
-        if separator in name:
+        if (name + separator).find(separator) < len(name):  # behind `a-`, `--` would be found a character too early
+            expected = f"without {separator!r}" if separator in name else f"that does not end as {separator!r} begins"
             raise UserError(
-                f"{path}:{number}: expected a label without {separator!r}, which separates the labels of a text, got "
+                f"{path}:{number}: expected a label {expected}, which separates the labels of a text, got "
                 f"{shorten(name)}; choose another --label_separator"
             )
 
@@ -91,7 +92,8 @@ def _label_sets(label_names: Sequence[str], separator: str) -> Target:
         return row
 
     def of_column(column: str) -> bytearray:
-        return row_of(column.split(separator) if column.strip() else ())
+        column = column.strip()  # white space at its ends separates nothing, even if it is the separator
+        return row_of(column.split(separator) if column else ())
 
     return Target(np.uint8, of_column, row_of, shape=(len(ids),), may_be_blank=True)
 

@@ -221,6 +221,8 @@ def split_columns(line: str, width: int, form: str, wider: str = "", *, last_may
     if len(columns) != width:
         expected = f"{width} column{'s' * (width > 1)}"
         hint = wider if len(columns) == width + 1 else ""
+        if last_may_be_blank and len(columns) == width - 1:
+            hint = "; a line whose last column is empty ends with the tab"
         raise BadLineError(f"expected {expected} ({form}), got {len(columns)}: {shorten(line)}{hint}")
     if not all(map(str.strip, columns[:-1] if last_may_be_blank else columns)):
         raise BadLineError(f"expected no empty column ({form}), got {shorten(line)}")

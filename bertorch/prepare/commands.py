@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -56,6 +57,7 @@ class _TextsCommand(Command):
         choices=(1, 2),
         help="how many columns are texts; by default all but the last; set it for unlabelled pairs",
     )
+    label_separator: str | None = option(None, help="stands between the labels of a text, which has several or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class _GroupsCommand(_TextsCommand):
     )
 
     def _read(self, path: str) -> list[Example]:
-        return read_examples(path, self.texts, group_by=self.group_by)
+        return read_examples(path, self.texts, group_by=self.group_by, label_separator=self.label_separator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,8 @@ class Labels(_TextsCommand):
     @override
     def run(self) -> None:
         source = ", ".join(self.input_file)
-        examples = [example for path in self.input_file for example in read_examples(path, self.texts)]
+        read = partial(read_examples, num_texts=self.texts, label_separator=self.label_separator)
+        examples = [example for path in self.input_file for example in read(path)]
         labels = collect_labels(examples, self.order)
         if len(labels) < 2:
             raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")

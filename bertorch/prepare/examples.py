@@ -37,11 +37,14 @@ def columns_line(columns: Sequence[str]) -> str:
     return "\t".join(map(cell, columns))
 
 
-def read_examples(path: str, num_texts: int | None = None, *, group_by: int | None = None) -> list[Example]:
+def read_examples(
+    path: str, num_texts: int | None = None, *, group_by: int | None = None, label_separator: str | None = None
+) -> list[Example]:
     """Read JSON lines of tagged sentences, if the first begins with a brace and has no tab, or lines of columns.
 
     The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one. The column
-    `group_by`, counted from 1, makes the groups; by default the texts do.
+    `group_by`, counted from 1, makes the groups; by default the texts do. With a `label_separator` the last column has
+    any number of labels, or none.
 
     Raises:
         UserError: a missing or empty file, or malformed lines: another number of columns than in the first line.
@@ -57,10 +60,15 @@ def read_examples(path: str, num_texts: int | None = None, *, group_by: int | No
         if is_json:
             tokens, tags = parse_tagged(line)
             return line, tuple(tokens), tuple(tags), None
-        columns = split_columns(line, width, "as in the first line")
         texts = max(width - 1, 1) if num_texts is None else num_texts
+        several = label_separator is not None and texts < width
+        columns = split_columns(line, width, "as in the first line", last_may_be_blank=several)
         column = columns[group_by - 1] if group_by is not None and group_by <= width else None
-        return line, tuple(columns[:texts]), tuple(map(str.strip, columns[texts:])), column
+        labels = columns[texts:]
+        if several:
+            last = labels.pop().strip()
+            labels += last.split(label_separator) if last else []
+        return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column
 
     rows = list(read_numbered_rows(path, parse, remedy=REMEDY))
     for option, columns in (("texts", num_texts), ("group_by", group_by)):

@@ -1,6 +1,6 @@
 """A number for a text or a pair: `run_classifier.py --problem_type score`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from bertorch.data.readers import LabelledTexts
 from bertorch.precision import at_least_fp32
 from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.base import Errors, Losses
-from bertorch.tasks.metrics import ExampleRows, Metric, correlations
+from bertorch.tasks.metrics import USUAL_CAUSES, ExampleRows, Metric, correlations
 from bertorch.tasks.scored import OneScoreTask
 
 
@@ -85,6 +85,16 @@ class ScoreMetric(Metric[PackedBatch]):
     def line(self) -> str:
         correlated = "spearman corr: {spearman:.4f}, pearson corr: {pearson:.4f}".format(**self._correlations)
         return f"eval loss: {self.loss:.5f}, {correlated}"
+
+    @override
+    def warnings(self) -> Sequence[str]:
+        if np.ptp(self.labels) == 0:  # drawn by --dev_ratio; a file of such scores is refused
+            got = f"all {len(self.labels)} dev examples have the score {self.labels[0]:g}"
+            return (f"{got}: there is nothing to correlate with, and both correlations are 0",)
+        if np.ptp(self.scores) > 0:
+            return ()
+        alike = f"all {len(self.scores)} predictions are {self.scores[0]:g}, and both correlations are 0"
+        return (f"{alike}; {USUAL_CAUSES}, or a wrong column of scores",)
 
     @override
     def report(self) -> dict[str, Any]:

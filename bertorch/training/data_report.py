@@ -28,7 +28,7 @@ def log_data_report(config: TrainingConfig, task: Task[Any], train: Examples, de
     if dev is not None and (shared := count_shared(train, dev)):
         logger.warning(
             "data: dev: {} stand in the training examples too, as tokens, and make the metric too good; "
-            "python -m bertorch.prepare dedupe takes them out of the files",
+            "python -m bertorch.prepare dedupe takes them out of files of columns",
             _share(shared, len(dev)),
         )
 
@@ -67,7 +67,7 @@ def _label_warnings(counted: dict[str, LabelCounts]) -> Iterator[str]:
         missing = [train.names[index] for index in np.flatnonzero(found.counts == 0).tolist()]
         if len(missing) == len(train.names):
             yield f"{name}: no {train.noun} at all"
-        elif len(missing) == len(train.names) - 1 and len(train.names) > 1 and train.noun == "labels":
+        elif len(missing) == len(train.names) - 1 and train.noun == "labels" and not found.unlabelled:
             only = train.names[int(found.counts.argmax())]
             yield f"{name}: the only label is {first_few([only])}: there is nothing to tell apart"
         elif missing:

@@ -16,6 +16,12 @@ def test_columns(file):
     assert (with_negative[0].texts, with_negative[0].labels) == (("甲",), ("乙", "丙"))
 
 
+def test_several_labels(file):
+    [first, second] = read_examples(file("甲\t价格|物流, 快 \n乙\t\n"), label_separator="|")
+    assert (first.texts, first.labels) == (("甲",), ("价格", "物流, 快"))
+    assert (second.line, second.texts, second.labels) == ("乙\t", ("乙",), ())
+
+
 def test_json_lines(file):
     line = '{"id": 1, "text": ["我", "们"], "label": ["S-PER", "O"]}'
     [example] = read_examples(file(line))

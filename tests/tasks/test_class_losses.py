@@ -230,7 +230,7 @@ def test_a_mistyped_kind_of_weights_is_no_file():
             "--class_weights is for cl",
         ),
         ({"problem_type": "multi_label", "label_smoothing": 0.1}, "has only --class_weights balanced, got --label_smo"),
-        ({"problem_type": "multi_label", "class_weights": "effective"}, "only --class_weights balanced, got --class"),
+        ({"problem_type": "multi_label", "class_weights": "effective"}, "got --class_weights effective; leave it"),
         ({"problem_type": "multi_label", "class_weights": "balanced", "focal_gamma": 1.0}, "got --focal_gamma"),
         (
             {"problem_type": "multi_label", "class_weights": "balanced", "multi_label_loss": "zlpr"},

@@ -263,6 +263,12 @@ def test_lines_have_any_number_of_labels_in_any_order(is_text_pair, tmp_path):
     assert train.batch(np.arange(4)).labels.tolist() == dev.batch(np.arange(4)).labels.tolist() == expected
 
 
+def test_a_space_separates_labels_but_not_at_the_ends(tmp_path):
+    write(tmp_path, ["甲\t质量 价格 ", "甲\t "])
+    train, _ = examples_of(options(tmp_path, label_separator=" "))
+    assert train.batch(np.arange(2)).labels.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -270,7 +276,7 @@ def test_lines_have_any_number_of_labels_in_any_order(is_text_pair, tmp_path):
         ("甲\t价格|物流", "train.txt:2: expected labels of the label file (价格, 物流, 质量), got '价格|物流'"),
         ("甲\t价格,", "train.txt:2: expected labels of the label file (价格, 物流, 质量), got ''"),
         (" \t价格", "train.txt:2: expected no empty column (text⇥labels)"),
-        ("甲", "train.txt:2: expected 2 columns (text⇥labels), got 1: '甲'"),
+        ("甲", "(text⇥labels), got 1: '甲'; a line whose last column is empty ends with the tab"),
         ("甲\t乙\t价格", "(text⇥labels), got 3: '甲\\t乙\\t价格'; lines of a⇥b⇥labels need --is_text_pair"),
     ],
 )
@@ -286,6 +292,16 @@ def test_a_label_with_the_separator_is_told_by_its_line(tmp_path):
     with pytest.raises(UserError, match=r"labels.txt:2: expected a label without ',', .* choose another --label_sep"):
         examples_of(options(tmp_path))
     examples_of(options(tmp_path, label_separator="|"))
+
+
+def test_so_is_one_whose_end_and_the_separator_are_ambiguous(tmp_path):
+    """`好-` and `快` would be `好---快`, which is `好` and `-快`."""
+    write(tmp_path, ["甲\t好--快"], labels=("好", "好-", "-快", "快"))
+    with pytest.raises(UserError, match=r"labels.txt:2: expected a label that does not end as '--' begi.*, got '好-'"):
+        examples_of(options(tmp_path, label_separator="--"))
+    write(tmp_path, ["甲\t-快--快"], labels=("好", "-快", "快"))
+    train, _ = examples_of(options(tmp_path, label_separator="--"))
+    assert train.batch(np.arange(1)).labels.tolist() == [[0, 1, 1]]
 
 
 def test_the_cache_gives_the_same_examples(tmp_path):

@@ -61,6 +61,24 @@ def test_the_metric_is_that_of_scipy_and_scikit_learn(parts):
     }
 
 
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([0.5, 0.5, 0.5], [1.0, 2.0, 3.0], "all 3 predictions are 0.5, and both correlations are 0; usual causes: "),
+        ([0.1, 0.2, 0.3], [2.0, 2.0, 2.0], "all 3 dev examples have the score 2: there is nothing to correlate with"),
+        ([0.1, 0.2, 0.3], [1.0, 1.0, 2.0], None),
+    ],
+)
+def test_correlations_that_are_not_defined_are_told(scores, labels, expected):
+    metric = ScoreMetric(CPU)
+    batch = replace(random_batch([1]), labels=torch.tensor(labels))
+    metric.update(torch.tensor(scores)[:, None], batch, np.arange(3))
+    metric.reduce()
+    warnings = metric.warnings()
+    assert len(warnings) == (expected is not None)
+    assert all(warning.startswith(expected) for warning in warnings)
+
+
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one(world_size, tmp_path):
     settings = {"batch_size": 4, "max_grad_norm": 0.5}

@@ -15,12 +15,13 @@ from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder.pooling import mean_over_windows
 from bertorch.inference.load import load_trained
 from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.ranking import RankingTask
 from bertorch.tasks.registry import PROBLEMS
 from bertorch.training.saving import publish
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.log_lines import command
 from tests.short_runs import assert_same_as_one_process
-from tests.small_tasks import NO_DROPOUT, classification_task, windowed_data, windowed_task
+from tests.small_tasks import NO_DROPOUT, classification_task, ranking_task, windowed_data, windowed_task
 
 SENTENCE = "今天天气很好，明天会下雨吗？我们去公园走一走，然后回家吃饭。"
 TEXTS = ["好", SENTENCE * 5, SENTENCE, SENTENCE * 2 + "不好", "不好"]
@@ -104,6 +105,13 @@ def test_a_batch_of_windows_gives_each_example_what_it_has_alone():
     losses = task.losses(data.batch(np.arange(12)))
     expected = -alone.log_softmax(-1)[torch.arange(12), torch.from_numpy(data.labels)].sum()
     torch.testing.assert_close(losses["loss"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_model_card_says_that_other_programs_have_none():
+    comment = "# truncates a text that bertorch cuts into up to 3 windows\nprint("
+    tasks = windowed_task(), RankingTask(ranking_task().model, text_pair=True, windows=3)
+    assert [comment in task.usage()[1] for task in tasks] == [True, True]
+    assert "#" not in ranking_task().usage()[1]
 
 
 def test_processes_train_as_one(tmp_path):

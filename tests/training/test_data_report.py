@@ -27,6 +27,7 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    multi_label_task,
     siamese_task,
     tagged_data,
     tagging_task,
@@ -66,7 +67,7 @@ def test_the_block_of_a_classifier(tokenizer, log_lines):
         "data: dev: the only label is b: there is nothing to tell apart",
         # also the two that are equal once they are cut
         "data: dev: 2 of 3 (66.7%) stand in the training examples too, as tokens, and make the metric too good; "
-        "python -m bertorch.prepare dedupe takes them out of the files",
+        "python -m bertorch.prepare dedupe takes them out of files of columns",
     ]
 
 
@@ -86,6 +87,22 @@ def test_facts_and_faults_have_their_levels(tokenizer):
     log_data_report(options(), named_task(NAMES), dataset(tokenizer, ["好", "坏"], [0, 1]), None)
     logger.remove(sink)
     assert levels == ["INFO", "INFO", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ([1, 0, 1], "no example of 2 of 3 labels: b, c"),
+        ([1, 1, 1], "the only label is a: there is nothing to tell apart"),
+    ],
+)
+def test_one_of_several_labels_can_be_told_from_none(held, expected, tokenizer, log_lines):
+    task = multi_label_task()
+    task.label_names = NAMES
+    labels = np.array([held, [0] * 3, [0] * 3], np.uint8).T  # (examples, C)
+    train = Dataset.of_sequences(tokenizer, [["好", "坏", "吃"]], labels, max_length=16)
+    log_data_report(options(), task, train, None)
+    assert log_lines[-1] == f"data: train: {expected}"
 
 
 def test_many_labels_are_shortened(log_lines):

@@ -17,6 +17,8 @@ from tests.small_tasks import (
     candidate_data,
     classification_data,
     classification_task,
+    multi_label_data,
+    multi_label_task,
     ranking_task,
     score_data,
     score_task,
@@ -76,6 +78,7 @@ def spoilt(task):
     ("make_task", "make_data"),
     [
         (classification_task, classification_data),
+        (multi_label_task, multi_label_data),
         (score_task, score_data),
         (ranking_task, partial(candidate_data, queries=3)),
         (lambda: tagging_task(use_crf=False), tagged_data),
