@@ -1,4 +1,4 @@
-r"""Find training examples whose label is probably wrong, by confident learning, in what `--folds` has written.
+r"""Find training examples whose label is probably wrong, by confident learning, from out-of-fold probabilities.
 
     python -m bertorch.label_issues checkpoint/out_of_fold.tsv --output_file label_issues.tsv
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class LabelIssuesConfig:
     """Options of `bertorch.label_issues`."""
 
-    input_file: str = option(positional=True, metavar="FILE", help="the out_of_fold.tsv of a run with --folds")
+    input_file: str = option(positional=True, metavar="FILE", help="out-of-fold probabilities of the training examples, see Getting more accuracy")
     output_file: str = option("label_issues.tsv", help="an example a line; - is standard output")
     overwrite: bool = option(False, help="replace --output_file if it exists")
 

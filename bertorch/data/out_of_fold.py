@@ -93,7 +93,7 @@ def read_out_of_fold(path: str) -> OutOfFold:
         for found, text in zip(texts.values(), columns[len(_FIRST) + len(names) :], strict=True):
             found.append(text)
 
-    for _ in read_rows(path, parse, remedy="It is written by --folds; write it again."):
+    for _ in read_rows(path, parse, remedy="Write it again; docs/accuracy has its form."):
         pass
     if not probabilities:
         raise UserError(f"{Path(path)}: expected a row for each training example, got only the header")
