@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bertorch.config import TrainingConfig
+from bertorch.config import ClassifierConfig, TrainingConfig
 from bertorch.data.dataset import Dataset, Subset, TextRows, split_off
 from bertorch.data.load import load_examples
 from bertorch.data.readers import read_label_names
@@ -290,17 +290,15 @@ def test_an_empty_dev_set_is_refused(content, on_bad_line, message, tmp_path, to
     (tmp_path / "train.txt").write_text("好\ta\n坏\tb\n")
     (tmp_path / "dev.txt").write_text(content)
     settings = {name: str(tmp_path / f"{name.split('_')[0]}.txt") for name in ("train_data_file", "dev_data_file")}
-    run = SimpleNamespace(problem_type="single_label", num_texts=1, class_weights="none")
-    readers = ClassificationTask.readers(run, NAMES)
+    options = ClassifierConfig(label_file="l", on_bad_line=on_bad_line, **settings)
     with pytest.raises(UserError, match=message):
-        load_examples(TrainingConfig(on_bad_line=on_bad_line, **settings), tokenizer, *readers)
+        load_examples(options, tokenizer, *ClassificationTask.readers(options, NAMES))
 
 
 def test_a_share_of_few_examples_is_at_least_one(tmp_path, tokenizer):
     (tmp_path / "train.txt").write_text("好\ta\n坏\tb\n")
-    run = SimpleNamespace(problem_type="single_label", num_texts=1, class_weights="none")
-    readers = ClassificationTask.readers(run, NAMES)
-    options = TrainingConfig(train_data_file=str(tmp_path / "train.txt"), dev_ratio=0.01)
+    options = ClassifierConfig(label_file="l", train_data_file=str(tmp_path / "train.txt"), dev_ratio=0.01)
+    readers = ClassificationTask.readers(options, NAMES)
     train, dev = load_examples(options, tokenizer, *readers)
     assert (len(train), len(dev)) == (1, 1)
     (tmp_path / "train.txt").write_text("好\ta\n")
