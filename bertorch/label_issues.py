@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 class LabelIssuesConfig:
     """Options of `bertorch.label_issues`."""
 
-    input_file: str = option(positional=True, metavar="FILE", help="out-of-fold probabilities of the training examples, see Getting more accuracy")
+    input_file: str = option(
+        positional=True,
+        metavar="FILE",
+        help="out-of-fold probabilities of the training examples, see Getting more accuracy",
+    )
     output_file: str = option("label_issues.tsv", help="an example a line; - is standard output")
     overwrite: bool = option(False, help="replace --output_file if it exists")
 

@@ -79,7 +79,7 @@ def test_label_names_that_are_no_tags_of_a_scheme_are_refused(label_names, messa
 
 def test_several_numbers_are_refused(tmp_path):
     save(tmp_path, AutoModelForSequenceClassification, ["a", "b"], problem_type="regression")
-    with pytest.raises(UserError, match="one of several labels, or several, got problem_type .* and num_labels"):
+    with pytest.raises(UserError, match="one of several labels, got problem_type .* and num_labels"):
         recognised(tmp_path)
 
 
