@@ -71,7 +71,8 @@ def test_a_file_of_json_has_the_report_of_columns(folders, tmp_path):
     assert (ours | of_file, our_errors) == (report | of_file, errors)
     _, (_, *with_tabs) = run(folders["classifier"], tmp_path / "dev.json", tmp_path / "tabs")
     assert len(with_tabs) > 0
-    for number, _, _, _, text in with_tabs:  # five columns each
+    assert {len(row) for row in with_tabs} == {6}
+    for number, *_, text in with_tabs:
         assert text == lines[int(number) - 1][0].replace("，", " ")
 
 
