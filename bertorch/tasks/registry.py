@@ -68,17 +68,14 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
         modules.prepare(tokenizer)
         model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
         return ContrastiveTask(model, prompt=modules.prompt, **inputs)
-    if found["task"] == "score":
-        return ScoreTask(
-            SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder)), text_pair=None, **inputs
-        )
-    label_names = saved_label_names(config, folder)
-    if found["task"] == "classification":
+    label_names = [] if found["task"] == "score" else saved_label_names(config, folder)
+    if found["task"] != "tagging":
         classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
+        if found["task"] == "score":
+            return ScoreTask(classifier, text_pair=None, **inputs)
+        if found["task"] == "multi_label":
+            separator = foreign_separator(label_names)
+            return MultiLabelTask(classifier, label_names, text_pair=None, label_separator=separator, **inputs)
         return ClassificationTask(classifier, label_names, text_pair=None, **inputs)
-    if found["task"] == "multi_label":
-        classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
-        separator = foreign_separator(label_names)
-        return MultiLabelTask(classifier, label_names, text_pair=None, label_separator=separator, **inputs)
     tags = TagSet(label_names, found["tag_scheme"], f"{folder}/config.json: id2label")
     return TaggingTask(LinearTagger(load_complete(AutoModelForTokenClassification, folder), tags), "linear", **inputs)

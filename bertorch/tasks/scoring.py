@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
     """What a model says of a text or a pair."""
 
     label: str | None = None  # the likeliest; None without classes
-    probabilities: Mapping[str, float] = {}
+    probabilities: Mapping[str, float] = {}  # of each label, in the order of the label file
     cosine: float | None = None  # of the embeddings of a pair; None of a classifier, which has none
     labels: Sequence[str] = ()  # those that hold: the likeliest, or all over their thresholds
     score: float | None = None  # of a model without classes
