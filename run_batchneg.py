@@ -5,7 +5,7 @@ r"""Sentence embeddings from text pairs with in-batch negatives, and hard negati
     torchrun --nproc_per_node=2 run_batchneg.py --gather_negatives …
 
 Training lines are `anchor⇥positive`, or `anchor⇥positive⇥negative…` with the same number of hard negatives on each; dev
-lines are `a⇥b⇥score`.
+lines are `a⇥b⇥score`, or dev data is `query⇥passage` lines or a folder in BEIR's form, for retrieval.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,12 @@ def run(config: BatchNegConfig) -> None:
     from bertorch.data.load import load_examples
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives, scored_pairs, warn_without_negatives
+    from bertorch.tasks.retrieval import dev_reader
     from bertorch.training.loop import fit
 
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
-    train, dev = load_examples(config, tokenizer, anchors_with_positives, scored_pairs)
+    read_dev = dev_reader(config.dev_data_file, scored_pairs)
+    train, dev = load_examples(config, tokenizer, anchors_with_positives, read_dev)
     warn_without_negatives(config, train)
     task = ContrastiveTask.from_config(config, tokenizer, symmetric=config.mean_loss)
     fit(config, task, train, dev)

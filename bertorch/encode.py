@@ -122,10 +122,10 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     import torch
 
     from bertorch import distributed, log
-    from bertorch.inference.neighbours import Neighbours
+    from bertorch.tasks.search import Nearest
 
     queries = np.concatenate([rows for _, rows in model.embeddings(_sentences(config.input_file), normalize=True)])
-    nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
+    nearest = Nearest(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
         for _, vectors in model.embeddings(_sentences(corpus), normalize=True):
             if distributed.is_main():
@@ -133,7 +133,7 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
             progress.update(len(vectors))
     if not distributed.is_main():
         return
-    indices, cosines = nearest.indices.tolist(), nearest.cosines.tolist()
+    indices, cosines = nearest.found.indices.tolist(), nearest.found.scores.tolist()
     wanted = {index for row in indices for index in row}
     texts = {index: text for index, text in enumerate(_sentences(corpus)) if index in wanted}
     with whole_output(STANDARD, overwrite=False) as file:

@@ -2,6 +2,8 @@ r"""Evaluate a trained model, of any of the five scripts, on a labelled file in 
 
     python -m bertorch.evaluate --model_dir checkpoint --input_file test.txt --output_dir report
     python -m bertorch.evaluate --model_dir checkpoint --input_file test.txt --output_dir report --plot
+    python -m bertorch.evaluate --model_dir checkpoint --corpus_file corpus.jsonl --queries_file queries.jsonl \
+        --qrels_file qrels.tsv --output_dir report
     torchrun --nproc_per_node=2 -m bertorch.evaluate …
 
 Into `--output_dir` go `report.json`, `errors.tsv`, `predictions.jsonl`, and with `--plot` `confusion.png` and
@@ -14,13 +16,14 @@ Into `--output_dir` go `report.json`, `errors.tsv`, `predictions.jsonl`, and wit
       --problem_type ranking                 MRR@10, nDCG@10, MAP, hits@1
     run_sentencebert.py                      the best thresholds of the cosine; with two labels its correlations
     run_simcse.py, run_batchneg.py           Spearman and Pearson correlation; thresholds where the scores are 0 and 1
+      on dev data of retrieval               nDCG@10, MRR@10, MAP@100, recall and accuracy at 1, 5, 10, 100
     run_ner.py                               F1 of entities by type: strict, and lenient: one shared token is enough
 
 `errors.tsv` has the misclassified examples with their number, both labels, the probability of the wrong one (or the
 cosine) and the loss, the largest loss first; the sentences whose entities are not all right; of scores all examples,
-the largest squared error first; of a ranking the queries whose first candidate is not relevant. `predictions.jsonl` has
-what was predicted for each example, from which `bertorch.compare` tells whether two models differ. The main numbers
-have a 95 % interval, from a bootstrap over the examples.
+the largest squared error first; of a ranking or of retrieval the queries whose first candidate or passage is not
+relevant. `predictions.jsonl` has what was predicted for each example, from which `bertorch.compare` tells whether two
+models differ. The main numbers have a 95 % interval, from a bootstrap over the examples.
 
 With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
 F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on
@@ -55,7 +58,18 @@ NOT_LOGGED = ("confusions", "data_digest", "intervals", "measures")
 class EvaluateConfig(InferenceConfig):
     """Options of `bertorch.evaluate`."""
 
-    input_file: str = option(aliases=("--data_file",), help="labelled examples, in the form of the script's dev data")
+    input_file: str | None = option(
+        None,
+        aliases=("--data_file",),
+        help="labelled examples, in the form of the script's dev data; or see --corpus_file",
+    )
+    corpus_file: str | None = option(
+        None, help="of an embedding model: passages to find, {'_id': …, 'text': …} as JSON a line, maybe with 'title'"
+    )
+    queries_file: str | None = option(None, help="with --corpus_file: the queries, in the same form")
+    qrels_file: str | None = option(
+        None, help="with --corpus_file: query-id⇥corpus-id⇥score lines under this header; above 0 is relevant"
+    )
     output_dir: str = option(help="where the report goes")
     on_bad_line: str = option("stop", choices=ON_BAD_LINE, help="a malformed line ends the command, or is skipped")
     plot: bool = option(False, help="also draw the confusion matrix and a reliability diagram; needs the extra 'plots'")
@@ -64,6 +78,28 @@ class EvaluateConfig(InferenceConfig):
         choices=AVERAGES,
         help="with several labels a text: store the thresholds of the best F1, macro or micro, in --model_dir",
     )
+
+    def __post_init__(self) -> None:
+        retrieval = {name: getattr(self, name) for name in ("corpus_file", "queries_file", "qrels_file")}
+        missing = [f"--{name}" for name, value in retrieval.items() if value is None]
+        if self.input_file is None and len(missing) == len(retrieval):
+            raise UserError(
+                "expected --input_file, or --corpus_file, --queries_file and --qrels_file; got none of them"
+            )
+        if self.input_file is not None and len(missing) < len(retrieval):
+            raise UserError(
+                "--input_file and --corpus_file, --queries_file, --qrels_file both name what to evaluate on; choose one"
+            )
+        if self.input_file is None and missing:
+            raise UserError(f"--corpus_file, --queries_file and --qrels_file belong together; add {', '.join(missing)}")
+        if self.plot and self.input_file is None:
+            raise UserError("--plot draws the confusion matrix of classes, which retrieval has not; leave it out")
+
+    @property
+    def data_files(self) -> list[str]:
+        """The files to evaluate on: one, or corpus, queries and qrels; a folder counts as its files."""
+        files = [self.input_file, self.corpus_file, self.queries_file, self.qrels_file]
+        return [file for file in files if file is not None]
 
 
 def run(config: EvaluateConfig) -> None:
@@ -88,6 +124,7 @@ def _writing_to_model(config: EvaluateConfig) -> AbstractContextManager[None]:
 def _evaluate(config: EvaluateConfig) -> None:
     from bertorch import distributed
     from bertorch.inference.load import load_shared
+    from bertorch.tasks.label_counts import has_labels
     from bertorch.tasks.metadata import update_settings
     from bertorch.training.eval_loop import evaluate
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
@@ -98,15 +135,18 @@ def _evaluate(config: EvaluateConfig) -> None:
         require_matplotlib("--plot")
     model = load_shared(config)
     task = model.task
-    if config.plot and not task.has_confusions:
-        raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
     if config.tune_thresholds is not None:
         _require_thresholds(config, task)
-    source, examples = task.read_labelled(config.input_file, config.on_bad_line)
+    if config.input_file is None:
+        source, examples = task.read_retrieval(config.data_files, config.on_bad_line)
+    else:
+        source, examples = task.read_labelled(config.input_file, config.on_bad_line)
+    if config.plot and not (task.has_confusions and has_labels(examples)):
+        raise UserError("--plot draws the confusion matrix of classes, and there are none; leave it out")
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():
-        report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": config.input_file}
+        report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": ", ".join(config.data_files)}
         if notes := list(task.notes()):
             report["notes"] = notes
         report |= metric.report()
@@ -173,12 +213,14 @@ def _write(
 
 def _write_predictions(table: "ExampleTable", config: EvaluateConfig) -> dict[str, Any]:
     """Write what was predicted; returns what the report has of it."""
-    from bertorch.data.fingerprint import file_digest
+    from bertorch.data.fingerprint import files_digest
     from bertorch.data.predictions import predictions_entry, write_predictions
+    from bertorch.data.retrieval import files_of
     from bertorch.resampling import bootstrap_intervals
 
     write_predictions(str(Path(config.output_dir) / PREDICTIONS), table, overwrite=config.overwrite)
-    return predictions_entry(table, file_digest(config.input_file), bootstrap_intervals(table))
+    files = config.data_files if config.input_file is None else files_of(config.input_file)
+    return predictions_entry(table, files_digest(files), bootstrap_intervals(table))
 
 
 def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:

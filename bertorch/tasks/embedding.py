@@ -1,10 +1,12 @@
-"""What the tasks of sentence embeddings share: their inputs and results in use, and their saved folders."""
+"""What the tasks of sentence embeddings share: their inputs and results in use, retrieval, their saved folders."""
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -12,14 +14,19 @@ from typing_extensions import override
 
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, Examples
+from bertorch.data.readers import LabelledTexts
+from bertorch.data.retrieval import RetrievalTexts, read_retrieval_files, retrieval_form
+from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.base import Inference, InputSettings, LoadedFolder, Savable
-from bertorch.tasks.metrics import pair_cosines
+from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Savable
+from bertorch.tasks.metrics import Metric, pair_cosines
+from bertorch.tasks.retrieval import not_found_first
+from bertorch.tasks.retrieval_metric import RetrievalMetric
 from bertorch.tasks.scoring import ScoringTask
 
 
@@ -69,6 +76,40 @@ class EmbeddingTask(ScoringTask):
         if self._prompt:
             columns = [[self._prompt + text for text in column] for column in columns]
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
+
+    @override
+    def evaluation(
+        self, examples: Examples, device: torch.device
+    ) -> tuple[Callable[[PackedBatch], Tensor], Metric[PackedBatch]]:
+        if isinstance(examples, RetrievalDataset):
+            return self.embedder_model, RetrievalMetric(device, examples)
+        return super().evaluation(examples, device)
+
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
+        form = retrieval_form(path)
+        if form is None:
+            return super().read_labelled(path, on_bad_line)
+        return self._searched(form.read(path, on_bad_line=on_bad_line))
+
+    @override
+    def read_retrieval(self, files: Sequence[str], on_bad_line: str) -> tuple[RetrievalTexts, Examples]:
+        corpus, queries, qrels = files
+        return self._searched(read_retrieval_files(corpus, queries, qrels, on_bad_line=on_bad_line))
+
+    def _searched(self, read: RetrievalTexts) -> tuple[RetrievalTexts, RetrievalDataset]:
+        return read, RetrievalDataset.of(self.tokenizer, read, max_length=self.max_seq_length, prompt=self._prompt)
+
+    @override
+    def errors(self, metric: Any, source: Any) -> Errors:
+        """The pairs that `pair_errors` finds, or the queries whose first passage is not relevant."""
+        return (
+            not_found_first(metric, source) if isinstance(source, RetrievalTexts) else self.pair_errors(metric, source)
+        )
+
+    @abstractmethod
+    def pair_errors(self, metric: Any, source: LabelledTexts) -> Errors:
+        """The wrong examples of labelled pairs."""
 
     def _embeddings(self, batch: PackedBatch, *, normalize: bool) -> Tensor:
         vectors = self.embedder_model(batch).float()  # (N, E)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bertorch.config import MULTI_LABEL_LOSSES, ClassifierConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset, Examples
+from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import file_digest
 from bertorch.data.labelled_lines import require_separable
 from bertorch.data.lines import cell
@@ -186,7 +186,7 @@ class MultiLabelTask(SequenceTask):
     # Reports
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
         result = super().read_labelled(path, on_bad_line)
         self._data = file_digest(path)
         if self._is_tuned_on(self._data):

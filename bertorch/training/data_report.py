@@ -10,7 +10,7 @@ from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
 from bertorch.data.lines import first_few
 from bertorch.tasks.base import Task
-from bertorch.tasks.label_counts import LabelCounts, blocks_of
+from bertorch.tasks.label_counts import LabelCounts, blocks_of, has_labels
 
 SHOWN = 10  # labels, of more the most frequent ones
 
@@ -18,7 +18,8 @@ SHOWN = 10  # labels, of more the most frequent ones
 def log_data_report(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
     """Log the facts of the examples as a short block, and as warnings what is likely to be a mistake."""
     parts = {"train": train} if dev is None else {"train": train, "dev": dev}
-    counted = {name: found for name, part in parts.items() if (found := task.label_counts(part)) is not None}
+    labelled = {name: part for name, part in parts.items() if has_labels(part)}
+    counted = {name: found for name, part in labelled.items() if (found := task.label_counts(part)) is not None}
     for name, found in counted.items():
         logger.info("data: {}: {}", name, _counts_line(found))
     logger.info("data: cut at --max_seq_length {}: {}", config.max_seq_length, _cut_line(parts))

@@ -38,7 +38,7 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
         NotFiniteError: on all processes, if a number of the metric is not finite.
     """
     device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
-    metric = task.metric(device)
+    compute, metric = task.evaluation(examples, device)
     shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=batch_tokens(device))
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
@@ -54,7 +54,7 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
     ):
         for indices, batch in batches:
             on_device = batch.to(device)
-            metric.update(task.outputs(on_device), on_device, indices)
+            metric.update(compute(on_device), on_device, indices)
     metric.reduce()
     require_finite(torch.tensor(list(metric.numbers().values())), "the evaluation")
     return metric
