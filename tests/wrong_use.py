@@ -25,7 +25,7 @@ from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
-from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY
+from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
 from tests.folders_of_evaluations import classified, write_evaluation
 
 # What is not drawn, by option ("*" for any) and kind, since it is no mistake: predict reads streams.
@@ -93,8 +93,12 @@ PROGRAMS = [
         input_file="sentences.txt", output_file="out.tsv",
     ),
     _inference(
-        *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro")),
+        *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro"), ("--input_file", "corpus.jsonl")),
         input_file="reviews.txt", output_dir="report",
+    ),
+    _inference(
+        *("evaluate", EvaluateConfig, "simcse", ("--input_file", "sts.txt"), ("--plot",)),
+        corpus_file="corpus.jsonl", queries_file="queries.jsonl", qrels_file="qrels.tsv", output_dir="report",
     ),
     _inference(
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
@@ -116,7 +120,8 @@ PROGRAMS = [
     _prepare("split", input_file="reviews.txt", output_dir="parts"),
     _prepare("dedupe", train_file="reviews.txt", dev_file="reviews.dev.txt", report_file="out.json"),
 ]  # fmt: skip
-FILES = {"train_data_file", "dev_data_file", "input_file", "corpus_file", "train_file", "dev_file"}
+FILES = {"train_data_file", "dev_data_file", "input_file", "corpus_file", "queries_file", "qrels_file"}
+FILES |= {"train_file", "dev_file"}
 OUTPUTS = {"saved_dir", "cache_dir", "tensorboard_dir", "output_file", "output_dir", "report_file", "output"}
 MODELS = {"model_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
 
@@ -134,6 +139,7 @@ def build_world(folder: Path) -> None:
         "sts.txt": STS,
         "ner.json": NER / "train.json",
         "ner.labels": NER / "labels.txt",
+        **{name: RETRIEVAL / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv")},
     }
     for name, sample in samples.items():
         (folder / name).write_text("".join(sample.read_text().splitlines(keepends=True)[:LINES]))

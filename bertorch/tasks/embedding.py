@@ -82,7 +82,7 @@ class EmbeddingTask(ScoringTask):
         self, examples: Examples, device: torch.device
     ) -> tuple[Callable[[PackedBatch], Tensor], Metric[PackedBatch]]:
         if isinstance(examples, RetrievalDataset):
-            return self.embedder_model, RetrievalMetric(device, examples)
+            return self.embedder_model, RetrievalMetric(device, examples, self.embedding_size)
         return super().evaluation(examples, device)
 
     @override

@@ -79,19 +79,20 @@ class RetrievalMetric(Metric[PackedBatch]):
     Of passages with equal cosines the one that stands earlier in the corpus comes first. Each process searches among
     the texts that it has encoded; only the embeddings of the queries, and the best of each search, are gathered.
 
-    After `reduce`, on every process: `first` (Q,) is the best passage of each query, `first_scores` (Q,) its cosine,
-    `first_grades` (Q,) its grade, 0 if it is not relevant, and `hits` are the relevant ones among the first `DEPTH`.
+    `size` is E. After `reduce`, on every process: `first` (Q,) is the best passage of each query, `first_scores` (Q,)
+    its cosine, `first_grades` (Q,) its grade, 0 if it is not relevant; `hits` are the relevant passages among the first
+    `DEPTH`, and `hit_passages` (H,) which these are.
     """
 
     name = f"nDCG@{CUT}"
 
-    def __init__(self, device: torch.device, dataset: RetrievalDataset) -> None:
-        self._device, self.dataset = device, dataset
+    def __init__(self, device: torch.device, dataset: RetrievalDataset, size: int) -> None:
+        self._device, self.dataset, self._size = device, dataset, size
         self._vectors: list[Tensor] = []
         self._texts: list[Tensor] = []
 
     @override
-    def update(self, embeddings: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
+    def update(self, embeddings: Tensor, batch: PackedBatch | None, indices: np.ndarray, /) -> None:
         self._vectors.append(F.normalize(at_least_fp32(embeddings)))  # (N, E)
         self._texts.append(on_device(indices, embeddings.device))  # (N,)
 
@@ -103,6 +104,8 @@ class RetrievalMetric(Metric[PackedBatch]):
             ConstantScoresError: all cosines are the same up to rounding.
         """
         data = self.dataset
+        if not self._vectors:  # of more processes than texts
+            self.update(torch.zeros(0, self._size, device=self._device), None, np.zeros(0, np.int64))
         vectors, texts = torch.cat(self._vectors), torch.cat(self._texts)  # (local, E), (local,)
         self._vectors, self._texts = [], []
         corpus_texts, _, text_of_passages = in_first_order(data.passages)  # (D,), (D,), (C,)
