@@ -15,8 +15,8 @@ from torch import Tensor
 
 QUERIES_AT_ONCE = 1024
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # of a block: 16 MB on the CPU, which come from memory in use
-# Queries times vectors from which on faiss, an extra, searches in place of the blocks, where it is installed.
-FAISS_FROM = 10**10
+# Queries times vectors beyond which faiss, an extra, searches in place of the blocks, where it is installed.
+FAISS_BEYOND = 10**10
 
 
 class Found(NamedTuple):
@@ -41,7 +41,7 @@ def search(
         count: K, at least 1.
         excluded: pairs (X, 2) int64 of a query and a vector that is no result for it, such as a known positive when
             negatives are sought. The memory grows with the most pairs of one query.
-        method: of `METHODS`; None takes faiss on the CPU from `FAISS_FROM` scores on, if it is installed.
+        method: of `METHODS`; None takes faiss on the CPU beyond `FAISS_BEYOND` scores, if it is installed.
     """
     if count < 1:
         raise ValueError(f"expected at least one result of each query, got {count}")
@@ -64,9 +64,10 @@ class Nearest:
 
     def update(self, vectors: Tensor) -> None:
         """Compare with more vectors (B, E)."""
-        if len(vectors):
-            for block in vectors.split(SCORES_AT_ONCE[self._queries.device.type] // QUERIES_AT_ONCE):
-                self._compare(block.to(self._queries.device))
+        device, rows = self._queries.device, min(QUERIES_AT_ONCE, len(self._queries))
+        if rows and len(vectors):
+            for block in vectors.split(SCORES_AT_ONCE[device.type] // rows):
+                self._compare(block.to(device))
 
     def _compare(self, vectors: Tensor) -> None:
         parts = (rows.split(QUERIES_AT_ONCE) for rows in (self._queries, *self.found))
@@ -143,6 +144,7 @@ def _by_blocks(queries: Tensor, corpus: Tensor, count: int) -> Found:
 def _by_faiss(queries: Tensor, corpus: Tensor, count: int) -> Found:
     """Brute force, which is exact; where it leaves out scores that equal the last one, blocks say which come first."""
     faiss = import_module("faiss")
+    faiss.omp_set_num_threads(torch.get_num_threads())  # it would take all cores in each process
     more = min(count + 1, len(corpus))
     values, columns = faiss.knn(queries.numpy(), corpus.numpy(), more, metric=faiss.METRIC_INNER_PRODUCT)
     scores, indices = torch.from_numpy(values), torch.from_numpy(columns)  # (Q, more) each
@@ -160,6 +162,6 @@ METHODS: dict[str, Callable[[Tensor, Tensor, int], Found]] = {"blocks": _by_bloc
 
 
 def _suited(queries: Tensor, corpus: Tensor) -> str:
-    is_large = len(queries) * len(corpus) > FAISS_FROM
+    is_large = len(queries) * len(corpus) > FAISS_BEYOND
     fits = queries.device.type == "cpu" and queries.dtype == torch.float32
     return "faiss" if is_large and fits and find_spec("faiss") is not None else "blocks"

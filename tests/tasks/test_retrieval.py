@@ -86,7 +86,7 @@ def test_a_run_is_recognised_by_the_content_of_the_folder(tmp_path):
     [(contrastive_task, contrastive_data(24)), pytest.param(siamese_task, pair_data(), marks=pytest.mark.slow)],
 )
 def test_the_best_weights_are_those_of_the_best_ndcg(make_task, train, tmp_path, log_lines):
-    settings = {"save_steps": 1, "save_best_model": True, "learning_rate": 1e-2, "batch_size": 8}
+    settings = {"save_steps": 1, "save_best_model": True, "learning_rate": 1e-2, "batch_size": 8, "max_steps": 4}
     trained(tmp_path, make_task(), train, retrieval_data(), **settings)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "metric" in line]

@@ -84,6 +84,7 @@ def test_vectors_that_are_all_alike(method):
 
 def test_no_vectors_have_no_results():
     assert search(torch.ones(3, 2), torch.ones(0, 2), 4).indices.shape == (3, 0)
+    assert search(torch.ones(0, 2), torch.ones(3, 2), 2).indices.shape[0] == 0
 
 
 def test_a_result_of_each_query_is_the_least():
@@ -100,7 +101,7 @@ def test_the_best_of_a_row_with_a_tie_at_its_end():
     (0, True, "faiss"), (0, False, "blocks"), (10**10, True, "blocks"),
 ])  # fmt: skip
 def test_faiss_is_for_large_searches_where_it_is_installed(limit, installed, expected, monkeypatch):
-    monkeypatch.setattr(module, "FAISS_FROM", limit)
+    monkeypatch.setattr(module, "FAISS_BEYOND", limit)
     monkeypatch.setattr(module, "find_spec", lambda name: installed or None)
     used = []
     for name in METHODS:
