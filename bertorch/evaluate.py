@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 MOST_DRAWN = 100  # labels in the picture
 MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
 ERRORS, PICTURE, RELIABILITY = "errors.tsv", "confusion.png", "reliability.png"
+_NO_CONFUSIONS = "--plot draws the confusion matrix of classes, which retrieval has not"
 NOT_LOGGED = ("confusions", "data_digest", "intervals", "measures")
 
 
@@ -93,7 +94,7 @@ class EvaluateConfig(InferenceConfig):
         if self.input_file is None and missing:
             raise UserError(f"--corpus_file, --queries_file and --qrels_file belong together; add {', '.join(missing)}")
         if self.plot and self.input_file is None:
-            raise UserError("--plot draws the confusion matrix of classes, which retrieval has not; leave it out")
+            raise UserError(f"{_NO_CONFUSIONS}; leave it out")
 
     @property
     def data_files(self) -> list[str]:
@@ -135,14 +136,16 @@ def _evaluate(config: EvaluateConfig) -> None:
         require_matplotlib("--plot")
     model = load_shared(config)
     task = model.task
+    if config.plot and not task.has_confusions:
+        raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
     if config.tune_thresholds is not None:
         _require_thresholds(config, task)
     if config.input_file is None:
         source, examples = task.read_retrieval(config.data_files, config.on_bad_line)
     else:
         source, examples = task.read_labelled(config.input_file, config.on_bad_line)
-    if config.plot and not (task.has_confusions and has_labels(examples)):
-        raise UserError("--plot draws the confusion matrix of classes, and there are none; leave it out")
+    if config.plot and not has_labels(examples):
+        raise UserError(f"{_NO_CONFUSIONS}; leave it out")
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
         metric = evaluate(task, examples, config.batch_size, model.engine.precision)
     if distributed.is_main():

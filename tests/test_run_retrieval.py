@@ -71,6 +71,25 @@ def test_models_are_compared_query_by_query(folders, tmp_path, log_lines):
         compare.compare(compare.CompareConfig(folders=(names[0], str(tmp_path / "pairs"))))
 
 
+def test_the_report_is_that_of_sentence_transformers(folders, tmp_path):
+    """Whose gain is whether a passage is relevant: hence the pairs, whose grades are all 1."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    path = RETRIEVAL / "pairs.txt"
+    evaluate.run(options(folders["simcse"], tmp_path / "pairs", input_file=str(path)))
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    relevant = {query: {passage for each, passage in rows if each == query} for query, _ in rows}
+    texts = ({query: query for query, _ in rows}, {passage: passage for _, passage in rows})
+    cuts = {"accuracy_at_k": [1, 5, 10], "precision_recall_at_k": [1, 5, 10], "mrr_at_k": [10], "ndcg_at_k": [10]}
+    theirs = InformationRetrievalEvaluator(*texts, relevant, map_at_k=[100], show_progress_bar=False, **cuts)(
+        SentenceTransformer(str(folders["simcse"]), device="cpu")
+    )
+    ours = report_of(tmp_path / "pairs")
+    for name in ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "accuracy@5", "recall@1", "recall@10"):
+        assert ours[name] == pytest.approx(theirs[f"cosine_{name}"], abs=1e-9), name
+
+
 def test_two_processes_report_what_one_does(folders, tmp_path):
     evaluate.run(options(folders["batchneg"], tmp_path / "one", **THREE))
     run_processes(2, evaluate.run, options(folders["batchneg"], tmp_path / "two", **THREE))
@@ -81,7 +100,7 @@ def test_two_processes_report_what_one_does(folders, tmp_path):
 
 def test_a_model_of_sentencebert_draws_no_confusions_of_retrieval(folders, tmp_path):
     with pytest.raises(
-        UserError, match="--plot draws the confusion matrix of classes, and there are none; leave it out"
+        UserError, match="--plot draws the confusion matrix of classes, which retrieval has not; leave it out"
     ):
         evaluate.run(options(folders["matching"], tmp_path, input_file=str(RETRIEVAL), plot=True))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from loguru import logger
 from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.dataset import Examples
@@ -28,7 +29,10 @@ def dev_reader(path: str | None, labelled: Callable[..., Examples]) -> Callable[
     Raises:
         UserError: the path cannot be read.
     """
-    return labelled if path is None or retrieval_form(path) is None else queries_and_passages
+    if path is None or retrieval_form(path) is None:
+        return labelled
+    logger.info("{}: has queries and passages, for evaluation by retrieval", path)
+    return queries_and_passages
 
 
 def not_found_first(metric: RetrievalMetric, source: RetrievalTexts) -> Errors:
