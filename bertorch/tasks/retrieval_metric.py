@@ -155,7 +155,7 @@ class RetrievalMetric(Metric[PackedBatch]):
         sizes = np.bincount(text_of_passages)  # (D,)
         rows, columns = np.nonzero(found >= 0)  # (found,) each
         texts = found[rows, columns]
-        taken = np.minimum(sizes[texts], found.shape[1])  # further passages of a text are too far behind
+        taken = np.minimum(sizes[texts], DEPTH + 1)  # further passages of a text are too far behind
         passages = passages_of_texts[end_to_end((sizes.cumsum() - sizes)[texts], taken)]  # (results,)
         queries, cosines = np.repeat(rows, taken), np.repeat(scores[rows, columns], taken)  # (results,) each
         kept = np.lexsort((passages, queries))  # equal cosines keep this order

@@ -112,13 +112,14 @@ def test_the_measures_are_those_of_trec_eval():
             assert values[query] == pytest.approx(expected, abs=1e-9), (query, name)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_ranks_and_measures_are_those_of_plain_loops(seed):
+@pytest.mark.parametrize("texts", [4, 40, 160])  # of 150 passages: more than are looked at of each, and in all
+@pytest.mark.parametrize("seed", range(8))
+def test_ranks_and_measures_are_those_of_plain_loops(seed, texts):
     """Whole vectors of length 1 or 2: many cosines are equal, and exact."""
-    data = random_data(seed)
-    vectors = torch.zeros(40, 4, dtype=torch.float64)
+    data = random_data(seed, texts, passages=600 if texts == 4 else 150)
+    vectors = torch.zeros(texts, 4, dtype=torch.float64)
     random = np.random.default_rng(seed)
-    vectors[np.arange(40), random.integers(0, 4, 40)] = 1.0
+    vectors[np.arange(texts), random.integers(0, 4, texts)] = 1.0
     vectors[::3] = torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     metric = measured(vectors, data, batches=1 + seed % 4)
     table = metric.example_table().columns
@@ -134,6 +135,19 @@ def test_ranks_and_measures_are_those_of_plain_loops(seed):
     for name, values in table.items():
         if "@" in name:
             assert metric.report()[name] == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_a_passage_that_is_the_query_takes_no_rank():
+    """The hundredth passage but the query itself is the hundredth."""
+    texts = np.arange(120)
+    data = RetrievalDataset(
+        random_store(120), texts[:, None], np.array([0]), texts, np.array([0]), np.array([[0, 100], [0, 101]]),
+        np.ones(2), np.ones(1, np.bool_),
+    )  # fmt: skip
+    angles = torch.arange(120, dtype=torch.float64) / 200  # the cosine with the query falls
+    metric = measured(torch.stack([angles.cos(), angles.sin()], dim=1), data)
+    assert metric.example_table().columns["ranks"] == [[100, None]]
+    assert metric.report()["recall@100"] == 1 / 2
 
 
 def test_what_is_logged_and_recorded():
