@@ -150,7 +150,7 @@ class ContrastiveTask(EmbeddingTask):
         return read_scored_pairs(path, on_bad_line=on_bad_line)
 
     @override
-    def pair_errors(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
         """Where the scores are 0 and 1: the pairs on the wrong side of the threshold that is best by accuracy."""
         gold, threshold = metric.scores == 1, metric.report().get("threshold")  # (examples,)
         predicted = gold if threshold is None else metric.cosines >= threshold["accuracy_threshold"]  # (examples,)

@@ -102,13 +102,11 @@ class EmbeddingTask(ScoringTask):
 
     @override
     def errors(self, metric: Any, source: Any) -> Errors:
-        """The pairs that `pair_errors` finds, or the queries whose first passage is not relevant."""
-        return (
-            not_found_first(metric, source) if isinstance(source, RetrievalTexts) else self.pair_errors(metric, source)
-        )
+        """The pairs that `errors_of` finds, or the queries whose first passage is not relevant."""
+        return not_found_first(metric, source) if isinstance(source, RetrievalTexts) else self.errors_of(metric, source)
 
     @abstractmethod
-    def pair_errors(self, metric: Any, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: Any, source: LabelledTexts) -> Errors:
         """The wrong examples of labelled pairs."""
 
     def _embeddings(self, batch: PackedBatch, *, normalize: bool) -> Tensor:

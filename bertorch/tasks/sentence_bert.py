@@ -169,7 +169,7 @@ class SentenceBertTask(EmbeddingTask):
         return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
-    def pair_errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
         return misclassified(metric, source, self.label_names)
 
 
