@@ -10,6 +10,7 @@ command again resumes an interrupted one, and leaves a finished one as it is. `-
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bertorch.data.model_digests import ModelDigests
     from bertorch.inference.model import Model
 
@@ -76,29 +79,19 @@ def _encode(model: "Model", config: EncodeConfig, path: str) -> None:
 
 
 def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
-    from bertorch import distributed, log
     from bertorch.data.model_digests import ModelDigests
-    from bertorch.inference.vectors import VectorFile, record_path
+    from bertorch.inference.vectors import VectorFile, record_path, write_vectors
 
-    file = None  # only the first process has one
-
-    def begin() -> int:
-        nonlocal file
+    def prepare() -> VectorFile:
         digests = ModelDigests(record_path(path))
         made_of = _made_of(model, config, digests)
-        file = VectorFile(path, made_of, overwrite=config.overwrite, digests=digests.weights)
-        if file.done < file.rows:
-            file.open()
-        return file.done
+        return VectorFile(path, made_of, overwrite=config.overwrite, digests=digests.weights)
 
-    done = distributed.on_main(begin)
-    with log.input_bar(done) as progress:
-        for _, vectors in model.embeddings(_sentences(config.input_file, done), normalize=config.normalize):
-            if file is not None:
-                file.append(vectors)
-            progress.update(len(vectors))
-    if file is not None and done < file.rows:
-        file.finish()
+    def blocks(done: int) -> "Iterator[np.ndarray]":
+        windows = model.embeddings(_sentences(config.input_file, done), normalize=config.normalize)
+        return (vectors for _, vectors in windows)
+
+    write_vectors(prepare, blocks)
 
 
 def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> dict[str, object]:

@@ -16,6 +16,7 @@ from bertorch.config import GROUPS, ClassifierConfig, InferenceConfig, TrainingC
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
+from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
@@ -41,10 +42,11 @@ SECTIONS: dict[str, tuple[type, type | None]] = {
     "`run_simcse.py`": (SimCSEConfig, TrainingConfig),
     "`run_batchneg.py`": (BatchNegConfig, TrainingConfig),
     "`run_ner.py`": (NERConfig, TrainingConfig),
-    "`predict`, `evaluate` and `encode`": (InferenceConfig, None),
+    "`predict`, `evaluate`, `encode` and `mine`": (InferenceConfig, None),
     "`python -m bertorch.predict`": (PredictConfig, InferenceConfig),
     "`python -m bertorch.evaluate`": (EvaluateConfig, InferenceConfig),
     "`python -m bertorch.encode`": (EncodeConfig, InferenceConfig),
+    "`python -m bertorch.mine`": (MineConfig, InferenceConfig),
     "`python -m bertorch.plot`": (PlotConfig, None),
     "`python -m bertorch.compare`": (CompareConfig, None),
     "`python -m bertorch.label_issues`": (LabelIssuesConfig, None),

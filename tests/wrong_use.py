@@ -18,6 +18,7 @@ from bertorch.config import ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
+from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
@@ -104,6 +105,10 @@ PROGRAMS = [
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
         input_file="sentences.txt", output_file="out.npy",
     ),
+    _inference(
+        *("mine", MineConfig, "simcse", ("--rank_from", "200"), ("--num_negatives", "101"), ("--input_file", "sts.txt")),
+        input_file="paraphrases.txt", output_file="out.tsv",
+    ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),
     Program(
         *(("-m", "bertorch.compare"), CompareConfig, {"folders": ("report-a", "report-b"), "output_file": "out.json"}),
@@ -123,7 +128,7 @@ PROGRAMS = [
 FILES = {"train_data_file", "dev_data_file", "input_file", "corpus_file", "queries_file", "qrels_file"}
 FILES |= {"train_file", "dev_file"}
 OUTPUTS = {"saved_dir", "cache_dir", "tensorboard_dir", "output_file", "output_dir", "report_file", "output"}
-MODELS = {"model_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
+MODELS = {"model_dir", "reranker_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
 
 
 def build_world(folder: Path) -> None:

@@ -7,12 +7,13 @@ the file is called `vectors.npy.partial`, so that no reader takes it for complet
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bertorch import distributed, log
 from bertorch.atomic import replacing, to_disk, unfinished
 from bertorch.data.model_digests import DIGESTS
 from bertorch.errors import UserError
@@ -120,3 +121,32 @@ class VectorFile:
         content = {"made_of": self._made_of, "done": self.done, DIGESTS: self._digests}
         with replacing(self._record) as new:
             new.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_vectors(prepare: Callable[[], VectorFile], blocks: Callable[[int], Iterable[np.ndarray]]) -> None:
+    """Write a file of vectors, or the rest of it; a complete one is left as it is. All processes must call it.
+
+    Args:
+        prepare: makes the file, on the first process alone.
+        blocks: from the number of rows that are there to the further ones, (rows, size) at a time; on all processes.
+
+    Raises:
+        UserError: see `VectorFile`; one that `prepare` raises is raised on all processes.
+    """
+    file = None  # only the first process has one
+
+    def begin() -> int:
+        nonlocal file
+        file = prepare()
+        if file.done < file.rows:
+            file.open()
+        return file.done
+
+    done = distributed.on_main(begin)
+    with log.input_bar(done) as progress:
+        for vectors in blocks(done):
+            if file is not None:
+                file.append(vectors)
+            progress.update(len(vectors))
+    if file is not None and done < file.rows:
+        file.finish()

@@ -37,7 +37,7 @@ def search(
 
     Args:
         queries: (Q, E), on the device that searches.
-        corpus: (N, E), of the same type and on the same device.
+        corpus: (N, E), of the same type; also one in memory, such as a mapped file, whose blocks go to the device.
         count: K, at least 1.
         excluded: pairs (X, 2) int64 of a query and a vector that is no result for it, such as a known positive when
             negatives are sought. The memory grows with the most pairs of one query.
