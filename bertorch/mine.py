@@ -43,7 +43,7 @@ FILL = ("drop", "random")
 class MineConfig(InferenceConfig):
     """Options of `bertorch.mine`."""
 
-    input_file: str = option(help="query⇥positive a line; negatives that it has already are replaced")
+    input_file: str = option(help="query⇥positive a line, of texts that match")
     output_file: str = option(help="query⇥positive⇥negative… a line")
     corpus_file: str | None = option(
         None, help="a passage a line, among which negatives are sought; by default the positives of all lines"

@@ -106,7 +106,8 @@ PROGRAMS = [
         input_file="sentences.txt", output_file="out.npy",
     ),
     _inference(
-        *("mine", MineConfig, "simcse", ("--rank_from", "200"), ("--num_negatives", "101"), ("--input_file", "sts.txt")),
+        *("mine", MineConfig, "simcse", ("--rank_from", "200"), ("--num_negatives", "101")),
+        *(("--input_file", "sts.txt"), ("--reranker_dir", "model"), ("--output_file", "-")),
         input_file="paraphrases.txt", output_file="out.tsv",
     ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from loguru import logger
 
+from bertorch.data.lines import read_rows, split_columns
 from bertorch.data.numbering import in_first_order, numbered
-from bertorch.data.readers import read_pairs, read_sentences
+from bertorch.data.readers import read_sentences
 from bertorch.data.texts import Texts, columns_of
+
+_WIDER = "; leave labels, scores and earlier negatives out, and pairs that do not match"
 
 
 @dataclass(frozen=True)
@@ -24,56 +26,56 @@ class MiningTexts:
     pairs: np.ndarray  # (N, 2) int64, the numbers of query and positive
     queries: np.ndarray  # (Q,) int64, the numbers of the queries as they first come
     query_of_pairs: np.ndarray  # (N,) int64, from 0 to Q
-    # (X, 2) int64, rising: a query, from 0 to Q, and a passage of the corpus that is no negative for it: one that some
-    # line pairs with it, in either order, or that is the query itself.
+    # (X,) int64, end to end for each query: the passages of the corpus, rising, that are no negatives for it, since some
+    # line pairs them with it, in either order, or since they are the query itself.
     known: np.ndarray
+    known_bounds: np.ndarray  # (Q+1,) int64
 
-    def known_of(self, first: int, end: int) -> np.ndarray:
-        """The rows (X′, 2) of `known` of the queries `first : end`."""
-        low, high = np.searchsorted(self.known[:, 0], [first, end])
-        return self.known[low:high]
+    def known_of(self, query: int) -> np.ndarray:
+        """The passages of `known` of a query, from 0 to Q."""
+        return self.known[self.known_bounds[query] : self.known_bounds[query + 1]]
 
 
 def read_mining_texts(path: str, corpus: str | None) -> MiningTexts:
-    """Read `query⇥positive` lines, whose further columns are left out, and a passage a line, or None for the positives.
+    """Read `query⇥positive` lines, and a passage a line; without `corpus` the passages are the positives.
+
+    Further columns are an error: among labelled pairs some do not match.
 
     Raises:
         UserError: a file cannot be read, or a line is malformed.
     """
-    queries, positives, *others = read_pairs(path, first="query")
-    if others:
-        logger.info("{}: the negatives that it has are replaced: {} on each line", path, len(others))
-    passages = [] if corpus is None else [read_sentences(corpus)]
-    in_order = chain(*passages, positives, queries)  # so the first numbers are those of the corpus
-    distinct, (*_, rows) = _numbered(in_order)
-    size = len(queries)
-    of_corpus = rows[: len(rows) - 2 * size] if passages else rows[:size]
-    pairs = np.stack([rows[-size:], rows[-2 * size : -size]], axis=1)  # (N, 2)
+    rows = read_rows(path, lambda line: split_columns(line, 2, "query⇥positive", _WIDER), remedy="Fix them.")
+    queries, positives = columns_of(rows)
+    passages = positives if corpus is None else read_sentences(corpus)
+    everything = columns_of([text] for text in chain(passages, positives, queries))  # the corpus has the first numbers
+    distinct, numbers = numbered(everything)
+    (texts,) = columns_of([text] for text in distinct)
+    of_corpus, of_positives, of_queries = np.split(numbers[:, 0], [len(passages), len(passages) + len(positives)])
     corpus_size = int(of_corpus.max()) + 1
-    numbers, _, query_of_pairs = in_first_order(pairs[:, 0])
+    different, _, query_of_pairs = in_first_order(of_queries)
+    pairs = np.stack([of_queries, of_positives], axis=1)  # (N, 2)
+    known, known_bounds = _known(pairs, different, query_of_pairs, corpus_size)
     return MiningTexts(
-        distinct,
-        corpus_size,
-        max(corpus_size, int(pairs[:, 1].max()) + 1),
-        pairs,
-        numbers,
-        query_of_pairs,
-        _known(pairs, numbers, query_of_pairs, corpus_size),
+        texts=texts,
+        corpus_size=corpus_size,
+        passage_count=max(corpus_size, int(of_positives.max()) + 1),
+        pairs=pairs,
+        queries=different,
+        query_of_pairs=query_of_pairs,
+        known=known,
+        known_bounds=known_bounds,
     )
 
 
-def _numbered(texts: "chain[str]") -> tuple[Texts, list[np.ndarray]]:
-    """The distinct texts as they first come, and the number of each text, (all,) int64, as the only column."""
-    distinct, rows = numbered(columns_of([text] for text in texts))
-    return columns_of([text] for text in distinct)[0], list(rows.T)
-
-
-def _known(pairs: np.ndarray, queries: np.ndarray, query_of_pairs: np.ndarray, corpus_size: int) -> np.ndarray:
-    """`MiningTexts.known`."""
+def _known(
+    pairs: np.ndarray, queries: np.ndarray, query_of_pairs: np.ndarray, corpus_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`MiningTexts.known` and its bounds."""
     index = np.full(int(pairs.max()) + 1, -1)  # number of a text → from 0 to Q; -1 of what is no query
     index[queries] = np.arange(len(queries))
-    forth = np.stack([query_of_pairs, pairs[:, 1]], axis=1)  # (N, 2)
-    back = np.stack([index[pairs[:, 1]], pairs[:, 0]], axis=1)  # (N, 2)
-    itself = np.stack([np.arange(len(queries)), queries], axis=1)  # (Q, 2)
-    known = np.concatenate([forth, back[back[:, 0] >= 0], itself])
-    return np.unique(known[known[:, 1] < corpus_size], axis=0)
+    of_queries = np.concatenate([query_of_pairs, index[pairs[:, 1]], np.arange(len(queries))])  # (2N+Q,)
+    passages = np.concatenate([pairs[:, 1], pairs[:, 0], queries])  # (2N+Q,)
+    is_known = (of_queries >= 0) & (passages < corpus_size)
+    known = np.unique(of_queries[is_known] * corpus_size + passages[is_known])  # (X,)
+    bounds = np.searchsorted(known, np.arange(len(queries) + 1) * corpus_size)
+    return known % corpus_size, bounds

@@ -73,7 +73,7 @@ def negatives_of_pairs(
         negatives = passages[chosen]
         missing = selection.num_negatives - len(chosen)
         if missing:
-            excluded = [texts.known_of(query, query + 1)[:, 1], candidates.skipped_of_query(query), passages]
+            excluded = [texts.known_of(query), candidates.skipped_of_query(query), passages]
             forbidden = np.unique(np.concatenate(excluded))  # (F,)
             if selection.fill != "random" or texts.corpus_size - len(forbidden) < missing:
                 tally.dropped += 1

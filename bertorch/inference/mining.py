@@ -114,7 +114,8 @@ class Mining:
         write_vectors(prepare, blocks)
 
     def _read(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="c")  # torch takes no array that cannot be written
+        mapped = np.load(self.folder / f"{name}.npy", mmap_mode="c")  # torch takes no array that cannot be written
+        return mapped.view(np.ndarray)  # np.memmap itself is slow to index
 
     def _passage_vectors(self, done: int) -> Iterator[np.ndarray]:
         texts = self.texts
@@ -133,15 +134,20 @@ class Mining:
             if distributed.is_main():
                 queries = torch.from_numpy(self._read("queries")[first:end]).to(self.model.engine.device)
                 corpus = torch.from_numpy(self._read("passages")[: self.texts.corpus_size])
-                known = torch.from_numpy(self.texts.known_of(first, end) - [first, 0])
-                best = search(queries, corpus, self._depth, excluded=known)
+                best = search(queries, corpus, self._depth, excluded=self._excluded(first, end))
                 found[:, : self._depth], found[:, self._depth :] = best.indices.cpu(), best.scores.cpu()
             distributed.barrier()  # no process waits longer than for one block
             yield found
 
+    def _excluded(self, first: int, end: int) -> torch.Tensor:
+        """The pairs (X, 2) of queries, from `first`, and passages that are known to match."""
+        bounds = self.texts.known_bounds[first : end + 1]
+        queries = np.repeat(np.arange(end - first), np.diff(bounds))  # (X,)
+        return torch.from_numpy(np.stack([queries, self.texts.known[bounds[0] : bounds[-1]]], axis=1))
+
     def _searches(self, done: int) -> Iterator[tuple[int, int]]:
         """Blocks of queries: many, but few where a query has many passages that are left out."""
-        counts = np.bincount(self.texts.known[:, 0], minlength=len(self.texts.queries))  # (Q,)
+        counts = np.diff(self.texts.known_bounds)  # (Q,)
         first = most = 0
         for query, count in enumerate(counts.tolist()):
             most = max(most, count)
