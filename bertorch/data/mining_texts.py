@@ -26,8 +26,8 @@ class MiningTexts:
     pairs: np.ndarray  # (N, 2) int64, the numbers of query and positive
     queries: np.ndarray  # (Q,) int64, the numbers of the queries as they first come
     query_of_pairs: np.ndarray  # (N,) int64, from 0 to Q
-    # (X,) int64, end to end for each query: the passages of the corpus, rising, that are no negatives for it, since some
-    # line pairs them with it, in either order, or since they are the query itself.
+    # (X,) int64, end to end for each query: the passages of the corpus, rising, that are no negatives for it. Some line
+    # pairs them with it, in either order, or they are the query itself.
     known: np.ndarray
     known_bounds: np.ndarray  # (Q+1,) int64
 

@@ -152,11 +152,11 @@ class Mining:
         for query, count in enumerate(counts.tolist()):
             most = max(most, count)
             if query > first and (query + 1 - first) * (self._depth + most) > FOUND_AT_ONCE:
-                if first >= done:
-                    yield first, query
+                if query > done:
+                    yield max(first, done), query
                 first, most = query, count
-        if first >= done:
-            yield first, len(counts)
+        if len(counts) > done:
+            yield max(first, done), len(counts)
 
     def _rescored(self, reranker: Model, done: int) -> Iterator[np.ndarray]:
         """(queries, K) float32; -inf where there is no candidate."""
