@@ -1,6 +1,8 @@
 """Mining as a user starts it, against plain loops over all scores of sentence-transformers."""
 
-import os
+import re
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from bertorch import mine
 from bertorch.data.readers import read_pairs
 from bertorch.errors import UserError
-from bertorch.inference import engine, mining
+from bertorch.inference import engine, load, mining
+from bertorch.inference.hard_negatives import Selection
 from bertorch.inference.vectors import VectorFile
 from tests.conftest import PARAPHRASES, SENTENCES, TINY, run_processes, run_script
 
@@ -18,10 +21,12 @@ PAIRS = [tuple(line.split("\t")) for line in LINES]
 # Some queries have several positives, some pairs stand the other way round, some lines come twice.
 LINKED = [*PAIRS, (PAIRS[0][0], PAIRS[5][1]), (PAIRS[0][0], PAIRS[6][1]), (PAIRS[3][1], PAIRS[3][0]), PAIRS[7]]
 LINKED += [(PAIRS[8][1], PAIRS[9][0])]
+CACHED_LOAD = cache(load.load)
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "load", CACHED_LOAD)
     monkeypatch.setattr(engine, "WINDOW", 16)
     monkeypatch.setattr(mining, "FOUND_AT_ONCE", 300)
     monkeypatch.setattr(mining, "PAIRS_AT_ONCE", 64)
@@ -66,9 +71,10 @@ def suited_of(ranked, positive, first, last, margin):
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "margin", "has_corpus"), [(1, 10, 0.05, False), (3, 7, 0.2, False), (2, 200, 0.5, True)]
+    ("ranks", "margin", "has_corpus"), [((1, 10), 0.05, False), ((3, 7), 0.2, False), ((2, 200), 0.5, True)]
 )
-def test_the_best_that_are_far_enough_below_the_positive(folders, source, tmp_path, first, last, margin, has_corpus):
+def test_the_best_that_are_far_enough_below_the_positive(folders, source, ranks, margin, has_corpus):
+    tmp_path, (first, last) = source.parent, ranks
     corpus, options = [b for _, b in LINKED], {}
     if has_corpus:
         corpus = [*SENTENCES.read_text().splitlines()[:50], *(a for a, _ in PAIRS), PAIRS[2][1], PAIRS[2][1]]
@@ -80,7 +86,7 @@ def test_the_best_that_are_far_enough_below_the_positive(folders, source, tmp_pa
         suited = suited_of(ranked[pair[0]], positive, first, last, margin)
         if len(suited) >= 2:
             expected.append((*pair, *suited[:2]))
-    assert 0 < len(expected)
+    assert len(expected) > 0
     options |= {"rank_from": first, "rank_to": last, "relative_margin": margin}
     assert run(folders["batchneg"], source, tmp_path / "out.txt", **options) == expected
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".npy") == sorted(
@@ -165,8 +171,8 @@ def test_no_line_has_enough(folders, source, tmp_path):
     assert not (tmp_path / "out.txt").exists()
 
 
-def counting(monkeypatch, stop_after=None):
-    """The shapes of the blocks written; with `stop_after` so many blocks, the process then ends."""
+def counting(patched, stop_after=None):
+    """The shapes of the blocks written; after `stop_after` blocks, the process ends."""
     append, blocks = VectorFile.append, []
 
     def counted(self, vectors):
@@ -175,7 +181,7 @@ def counting(monkeypatch, stop_after=None):
         append(self, vectors)
         blocks.append(vectors.shape)
 
-    monkeypatch.setattr(VectorFile, "append", counted)
+    patched.setattr(VectorFile, "append", counted)
     return blocks
 
 
@@ -185,11 +191,13 @@ def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monke
         all_blocks = counting(patched)
         whole = run(folders["batchneg"], source, tmp_path / "whole.txt", **settings)
     assert len({shape[1] for shape in all_blocks}) == 4  # vectors, found, scores, scores of positives
-    for stop in range(1, len(all_blocks), 2):
+    ends = [index for index, (shape, after) in enumerate(pairwise(all_blocks), start=1) if shape[1] != after[1]]
+    for stop in (1, ends[0], *(end + 1 for end in ends[1:-1])):  # within a part, or at its end
         output = tmp_path / f"{stop}.txt"
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             counting(patched, stop)
-            run(folders["batchneg"], source, output, **settings)
+            with pytest.raises(KeyboardInterrupt):
+                run(folders["batchneg"], source, output, **settings)
         assert not output.exists()
         with monkeypatch.context() as patched:
             further = counting(patched)
@@ -200,43 +208,52 @@ def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monke
 
 def test_an_interruption_while_the_output_is_written(folders, source, tmp_path, monkeypatch):
     whole = run(folders["batchneg"], source, tmp_path / "whole.txt")
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(mine, "_summary", lambda *_: iter(()))
-        patched.setattr("bertorch.inference.hard_negatives.Selection.sampled", lambda *_: interrupt())
-        run(folders["batchneg"], source, tmp_path / "out.txt")
+    interrupted_at_the_end(monkeypatch, folders["batchneg"], source, tmp_path / "out.txt")
     assert not (tmp_path / "out.txt").exists()
     blocks = counting(monkeypatch)
     assert run(folders["batchneg"], source, tmp_path / "out.txt") == whole
     assert blocks == []
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def interrupted_at_the_end(monkeypatch, *arguments, **settings):
+    """A run that has all parts."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Selection, "sampled", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, **settings)
 
 
 def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path, monkeypatch, log_lines):
-    output, corpus = tmp_path / "out.txt", tmp_path / "corpus.txt"
+    corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(b for _, b in reversed(LINKED)))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        counting(patched, 10)
-        run(folders["simcse"], source, output)
-    for folder, settings, made_anew in (
-        ("batchneg", {}, "content of --model_dir, config.json"),
-        ("batchneg", {"max_seq_length": 8}, "tokens of --model_dir"),
-        ("batchneg", {"corpus_file": str(corpus)}, "content of --corpus_file"),
-        ("batchneg", {"corpus_file": str(corpus), "rank_to": 7}, "--rank_to"),
-        ("batchneg", {"reranker_dir": str(folders["ranking"])}, None),
-        ("batchneg", {"reranker_dir": str(folders["ranking"]), "rank_from": 2}, "--rank_from"),
+    with monkeypatch.context() as patched:
+        counting(patched, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders["simcse"], source, tmp_path / "out.txt")
+    reranker = {"reranker_dir": str(folders["ranking"])}
+    for settings, differences in (  # from the run before
+        ({}, "passages.npy: of another run, which differs in .*content of --model_dir, config.json"),
+        ({"precision": "bf16"}, "queries.npy: of another run, which differs in precision of --model_dir; made anew"),
+        ({"max_seq_length": 8}, "passages.npy: of another run, which differs in tokens of --model_dir, precision of"),
+        ({"max_seq_length": 8, "corpus_file": str(corpus)}, "found.npy: .* differs in .*content of --corpus_file"),
+        ({"max_seq_length": 8, "corpus_file": str(corpus), "rank_to": 7}, "found.npy: .* differs in size, --rank_to"),
+        (reranker, "found.npy: .* differs in size"),
+        (reranker | {"rank_from": 2}, "scores.npy: .* differs in size, --rank_from; made anew"),
+        (reranker | {"rank_from": 2, "relative_margin": 0.2, "seed": 3}, None),
     ):
+        fresh = run(folders["batchneg"], source, tmp_path / "fresh.txt", overwrite=True, **settings)
         del log_lines[:]
-        fresh = run(folders[folder], source, tmp_path / "fresh.txt", overwrite=True, **settings)
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("bertorch.inference.hard_negatives.Selection.sampled", lambda *_: interrupt())
-            run(folders[folder], source, output, **settings)
-        assert made_anew is None or f"which differs in" in "\n".join(log_lines)
-        assert made_anew is None or made_anew in "\n".join(log_lines)
-        assert run(folders[folder], source, output, overwrite=True, **settings) == fresh
-        (tmp_path / "out.txt.parts").mkdir(exist_ok=True)
+        interrupted_at_the_end(monkeypatch, folders["batchneg"], source, tmp_path / "out.txt", **settings)
+        logged = "\n".join(log_lines)
+        assert re.search(differences, logged) if differences is not None else logged == ""
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "remove", lambda path: None)
+            assert run(folders["batchneg"], source, tmp_path / "out.txt", **settings) == fresh
+        (tmp_path / "out.txt").unlink()
 
 
 @pytest.mark.parametrize("reranked", [False, True])
@@ -255,7 +272,7 @@ def test_an_output_is_not_replaced_unasked(folders, source, tmp_path):
         run(folders["batchneg"], source, tmp_path / "out.txt")
     (tmp_path / "link.txt").symlink_to("out.txt")
     assert run(folders["batchneg"], source, tmp_path / "link.txt", overwrite=True, num_negatives=1)[0] == whole[0][:3]
-    assert os.path.islink(tmp_path / "link.txt")
+    assert (tmp_path / "link.txt").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +280,7 @@ def test_an_output_is_not_replaced_unasked(folders, source, tmp_path):
     [
         ("a\tb\na\tb\tc\n", r"pairs.txt:2: expected 2 columns \(query⇥positive\), got 3: .*; leave labels, scores and"),
         ("a\tb\na\n", r"pairs.txt:2: expected 2 columns \(query⇥positive\), got 1"),
-        ("a\tb\n\t \n", r"pairs.txt:2: expected "),
+        ("a\tb\n\tc\n", r"pairs.txt:2: expected no empty column"),
         ("a\tb\n", r"--rank_from 2: expected at most 1, the passages that there are"),
     ],
 )
