@@ -1,6 +1,9 @@
 """Mining as a user starts it, against plain loops over all scores of sentence-transformers."""
 
+import os
 import re
+import signal
+import time
 from functools import cache
 from itertools import pairwise
 
@@ -14,7 +17,7 @@ from bertorch.errors import UserError
 from bertorch.inference import engine, load, mining
 from bertorch.inference.hard_negatives import Selection
 from bertorch.inference.vectors import VectorFile
-from tests.conftest import PARAPHRASES, SENTENCES, TINY, run_processes, run_script
+from tests.conftest import PARAPHRASES, SENTENCES, TINY, fork, run_processes, run_script, wait_for
 
 LINES = PARAPHRASES.read_text().splitlines()[:40]
 PAIRS = [tuple(line.split("\t")) for line in LINES]
@@ -204,6 +207,33 @@ def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monke
             assert run(folders["batchneg"], source, output, **settings) == whole
         assert further == all_blocks[stop:]
         assert not (tmp_path / f"{stop}.txt.parts").exists()
+
+
+def mine_slowly(config):
+    """In small blocks, with time to be killed after each."""
+    append = VectorFile.append
+
+    def slow(self, vectors):
+        append(self, vectors)
+        time.sleep(0.1)
+
+    engine.WINDOW, mining.FOUND_AT_ONCE, mining.PAIRS_AT_ONCE, VectorFile.append = 16, 300, 64, slow
+    mine.run(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["passages", "queries", "found", "scores", "positives"])
+def test_it_goes_on_after_it_was_killed(folders, source, tmp_path, part):
+    settings = {"reranker_dir": str(folders["ranking"]), "sampling": "random", "num_negatives": 2, "rank_to": 10}
+    files = {"model_dir": folders["batchneg"], "input_file": source, "output_file": tmp_path / "out.txt"}
+    config = mine.MineConfig(**{name: str(path) for name, path in files.items()}, **settings)
+    process = fork(mine_slowly, config)
+    wait_for(tmp_path / "out.txt.parts" / f"{part}.npy.json")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "out.txt").exists()
+    whole = run(folders["batchneg"], source, tmp_path / "whole.txt", **settings)
+    assert run(folders["batchneg"], source, tmp_path / "out.txt", **settings) == whole
 
 
 def test_an_interruption_while_the_output_is_written(folders, source, tmp_path, monkeypatch):
