@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from functools import cache
@@ -267,12 +268,13 @@ def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path,
     reranker = {"reranker_dir": str(folders["ranking"])}
     for settings, differences in (  # from the run before
         ({}, "passages.npy: of another run, which differs in .*content of --model_dir, config.json"),
-        ({"precision": "bf16"}, "queries.npy: of another run, which differs in precision of --model_dir; made anew"),
-        ({"max_seq_length": 8}, "passages.npy: of another run, which differs in tokens of --model_dir, precision of"),
-        ({"max_seq_length": 8, "corpus_file": str(corpus)}, "found.npy: .* differs in .*content of --corpus_file"),
-        ({"max_seq_length": 8, "corpus_file": str(corpus), "rank_to": 7}, "found.npy: .* differs in size, --rank_to"),
-        (reranker, "found.npy: .* differs in size"),
-        (reranker | {"rank_from": 2}, "scores.npy: .* differs in size, --rank_from; made anew"),
+        ({"max_seq_length": 8, "precision": "bf16"}, "queries.npy: .* differs in tokens of --model_dir, precision of"),
+        ({"corpus_file": str(corpus)} | reranker, "passages.npy: .* differs in content of --corpus_file, tokens of"),
+        (
+            {"corpus_file": str(corpus), "rank_to": 7},
+            "found.npy: of another run, which differs in size, --rank_to; made",
+        ),
+        (reranker | {"rank_from": 2}, "scores.npy: .* differs in size, content of --corpus_file, --rank_from; made"),
         (reranker | {"rank_from": 2, "relative_margin": 0.2, "seed": 3}, None),
     ):
         fresh = run(folders["batchneg"], source, tmp_path / "fresh.txt", overwrite=True, **settings)
@@ -284,6 +286,14 @@ def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path,
             patched.setattr(mine, "remove", lambda path: None)
             assert run(folders["batchneg"], source, tmp_path / "out.txt", **settings) == fresh
         (tmp_path / "out.txt").unlink()
+    shutil.copytree(folders["batchneg"], tmp_path / "model")
+    (tmp_path / "model" / "further.json").write_text("{}")
+    for folder in (tmp_path / "model", folders["batchneg"]):  # a file more, and one less
+        del log_lines[:]
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "remove", lambda path: None)
+            run(folder, source, tmp_path / "out.txt", overwrite=True)
+        assert "passages.npy: of another run, which differs in content of --model_dir, further.json" in log_lines[0]
 
 
 @pytest.mark.parametrize("reranked", [False, True])

@@ -106,7 +106,8 @@ class Mining:
                 expected="the record of a part of bertorch.mine",
                 remedy=f"remove {self.folder}",
             )
-            differences = [] if recorded is None else [key for key in made_of if recorded.get(key) != made_of[key]]
+            keys = {**made_of, **(recorded or made_of)}  # those of both
+            differences = [] if recorded is None else [key for key in keys if recorded.get(key) != made_of.get(key)]
             if differences:
                 logger.info("{}: of another run, which differs in {}; made anew", path, ", ".join(differences))
             return VectorFile(path, made_of, overwrite=bool(differences), digests={})
