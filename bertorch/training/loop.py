@@ -50,11 +50,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         raise UserError("expected dev examples to evaluate on, got none; leave them out to train without evaluation")
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
-    if config.gradient_checkpointing:
-        task.model.recompute_activations()
-    if config.freeze_layers is not None:
-        task.model.freeze_layers(config.freeze_layers)
-    rate_factors = {} if config.layer_decay is None else task.model.rate_factors(config.layer_decay)
+    rate_factors = prepare_layers(config, task)
     schedule = TrainingSchedule(
         len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
     )
@@ -133,6 +129,19 @@ def _run(
             progress.update()
             if now.number == keeper.run.last_step:
                 break
+
+
+def prepare_layers(config: TrainingConfig, task: Task[Any]) -> Mapping[nn.Parameter, float]:
+    """Recompute, freeze, and slow down the layers that the options name; returns factors on the learning rate.
+
+    Raises:
+        UserError: the encoder has no such layers, or cannot recompute.
+    """
+    if config.gradient_checkpointing:
+        task.model.recompute_activations()
+    if config.freeze_layers is not None:
+        task.model.freeze_layers(config.freeze_layers)
+    return {} if config.layer_decay is None else task.model.rate_factors(config.layer_decay)
 
 
 def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
