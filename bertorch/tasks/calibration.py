@@ -63,11 +63,6 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray, where: str) -> float:
     of_gold = float(logits[np.arange(len(gold)), gold].mean())
     if len(np.unique(gold)) < 2:
         raise UserError(f"--calibrate: {where}: expected examples of at least two labels, got {len(gold)} of one")
-    if of_gold == 0:
-        raise UserError(
-            f"--calibrate: {where}: expected examples that the model gets wrong, got {len(gold)} right ones: no "
-            "confidence in them is too high; take examples that it was not trained on"
-        )
 
     def slope(inverse: float) -> float:
         return float((special.softmax(inverse * logits, axis=1) * logits).sum(axis=1).mean()) - of_gold
@@ -76,6 +71,11 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray, where: str) -> float:
         raise UserError(
             f"--calibrate: {where}: expected logits that are higher for the right labels, got no better ones than by "
             "chance: no temperature helps; check the file's labels, or train on"
+        )
+    if of_gold == 0:
+        raise UserError(
+            f"--calibrate: {where}: expected examples that the model gets wrong, got {len(gold)} right ones: no "
+            "confidence in them is too high; take examples that it was not trained on"
         )
     if slope(1 / HIGHEST) > 0 or slope(1 / LOWEST) < 0:
         side = f"above {HIGHEST:g}" if slope(1 / HIGHEST) > 0 else f"below {LOWEST:g}"
