@@ -105,7 +105,7 @@ def fitting_report(logits: np.ndarray, gold: np.ndarray, temperature: float) -> 
         for fitted, measured in (halves, halves[::-1]):
             temperatures[measured] = fit_temperature(logits[fitted], gold[fitted], "a random half of the examples")
     except UserError as error:
-        logger.warning("nothing is cross-fitted: {}", error)
+        logger.warning("nothing is cross-fitted, and the temperature is doubtful: {}", error)
     else:
         report["cross_fitted"] = calibration_figures(logits, gold, temperatures)
     return report

@@ -24,15 +24,13 @@ from bertorch import distributed
 from bertorch.atomic import replacing, to_disk
 from bertorch.config import TrainingConfig
 from bertorch.data.lines import cell
-from bertorch.errors import UserError
-from bertorch.files import to_json
+from bertorch.files import to_json, writing
 from bertorch.precision import Precision
 from bertorch.tasks.base import Savable, Task
 
 CARD = "README.md"
 # Only a file with this line is replaced.
 MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
-
 _USE = "## Use\n"
 
 
@@ -59,6 +57,8 @@ class ModelCard(Savable):
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
         base = self.config.pretrained_model_name_or_path
+        use = use_section(self.task, self.config.saved_dir)
+        sections = [use, self._training(), self._metrics(), _versions()]
         parts = [
             "---",
             f"library_name: {self.task.library}",
@@ -67,16 +67,7 @@ class ModelCard(Savable):
             f"tags:\n- bertorch\n---\n\n{MARK}",
             f"\n# {_code(Path(base).name)}, fine-tuned",
             f"\nThese are the weights after step {self.step} of the run below.",
-            *(
-                f"\n{section}"
-                for section in (
-                    use_section(self.task, self.config.saved_dir),
-                    self._training(),
-                    self._metrics(),
-                    _versions(),
-                )
-                if section
-            ),
+            *(f"\n{section}" for section in sections if section),
         ]
         return "\n".join(parts) + "\n"
 
@@ -118,18 +109,16 @@ def update_card(folder: str, task: Task[Any]) -> None:
     path = Path(folder) / CARD
     if not path.exists():
         return
-    try:
+    with writing(path):
         before, found, text = path.read_text(encoding="utf-8", errors="replace").partition(f"\n{_USE}")
         if is_foreign(path) or not found:
             logger.info("{}: is not ours, so it is left as it is", path)
             return
         _, next_heading, after = text.partition("\n\n## ")
+        card = f"{before}\n{use_section(task, folder)}{next_heading}{after}"
         with replacing(path) as new:
-            content = f"{before}\n{use_section(task, folder)}{next_heading}{after}"
-            new.write_text(content, encoding="utf-8", errors="backslashreplace")
+            new.write_text(card, encoding="utf-8", errors="backslashreplace")
         to_disk(path.parent, deep=False)
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
 
 
 def is_foreign(path: Path) -> bool:
