@@ -57,8 +57,7 @@ class ModelCard(Savable):
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
         base = self.config.pretrained_model_name_or_path
-        use = use_section(self.task, self.config.saved_dir)
-        sections = [use, self._training(), self._metrics(), _versions()]
+        sections = (self._use(), self._training(), self._metrics(), _versions())
         parts = [
             "---",
             f"library_name: {self.task.library}",
@@ -70,6 +69,9 @@ class ModelCard(Savable):
             *(f"\n{section}" for section in sections if section),
         ]
         return "\n".join(parts) + "\n"
+
+    def _use(self) -> str:
+        return use_section(self.task, self.config.saved_dir)
 
     def _training(self) -> str:
         config = self.config
