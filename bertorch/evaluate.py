@@ -23,11 +23,12 @@ what was predicted for each example, from which `bertorch.compare` tells whether
 have a 95 % interval, from a bootstrap over the examples.
 
 With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
-F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on
-examples that they were not tuned on. Nothing else changes the model's folder.
+F1 on the input. With one of several labels a text or pair, `--calibrate` finds the temperature that gives the
+probabilities of the least negative log-likelihood; no label changes. Both are stored in the model's folder, where
+`predict` uses them, and the report has what they give on examples that they were not fitted on. Nothing else changes
+the model's folder.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from bertorch.files import PREDICTIONS, REPORT, refuse_existing, to_json, whole_
 
 if TYPE_CHECKING:
     from bertorch.resampling import ExampleTable
-    from bertorch.tasks.base import Errors, Task
+    from bertorch.tasks.base import Errors
 
 MOST_DRAWN = 100  # labels in the picture
 MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
@@ -64,31 +65,37 @@ class EvaluateConfig(InferenceConfig):
         choices=AVERAGES,
         help="with several labels a text: store the thresholds of the best F1, macro or micro, in --model_dir",
     )
+    calibrate: bool = option(
+        False, help="with one label a text or pair: store the temperature that calibrates probabilities in --model_dir"
+    )
+
+    def __post_init__(self) -> None:
+        if self.tune_thresholds is not None and self.calibrate:
+            raise UserError("--tune_thresholds and --calibrate are for different models; leave one out")
+
+    @property
+    def fitting(self) -> str | None:
+        """The option that fits something to the evaluation, for the model's folder."""
+        if self.calibrate:
+            return "calibrate"
+        return None if self.tune_thresholds is None else "tune_thresholds"
 
 
 def run(config: EvaluateConfig) -> None:
-    """Predict, compare, write."""
-    with _writing_to_model(config):
+    """Predict, compare, write; with a fitting no run writes to the model's folder meanwhile."""
+    if config.fitting is None or not Path(config.model_dir).is_dir():  # the latter is an error of loading
         _evaluate(config)
+        return
+    from bertorch.inference.fitted_folder import writing_to
 
-
-def _writing_to_model(config: EvaluateConfig) -> AbstractContextManager[None]:
-    """While thresholds are tuned, no run replaces the weights that they are for."""
-    folder = Path(config.model_dir)
-    if config.tune_thresholds is None or not folder.is_dir():  # the latter is an error of loading
-        return nullcontext()
-    from bertorch.training.checkpoints import STATE
-    from bertorch.training.run_folder import LOCK
-    from bertorch.writer_lock import only_writer
-
-    owner = folder.resolve().parent if (folder / STATE).exists() else folder  # of a checkpoint: the run's
-    return only_writer(owner / LOCK, f"--model_dir {config.model_dir}")
+    with writing_to(config.model_dir):
+        _evaluate(config)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
     from bertorch import distributed
+    from bertorch.inference.fitted_folder import keep_fitted, require_fitting
     from bertorch.inference.load import load_shared
-    from bertorch.tasks.metadata import update_settings
     from bertorch.training.eval_loop import evaluate
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
@@ -100,39 +107,23 @@ def _evaluate(config: EvaluateConfig) -> None:
     task = model.task
     if config.plot and not task.has_confusions:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
-    if config.tune_thresholds is not None:
-        _require_thresholds(config, task)
+    if config.fitting is not None:
+        require_fitting(task, config.fitting, config.model_dir)
     source, examples = task.read_labelled(config.input_file, config.on_bad_line)
+    metric = None if config.fitting is None else task.metric_to_fit(model.engine.device)
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
-        metric = evaluate(task, examples, config.batch_size, model.engine.precision)
+        metric = evaluate(task, examples, config.batch_size, model.engine.precision, metric)
+    # On all processes, so that none waits for one with an error.
+    fitted = {} if config.fitting is None else task.fit(metric, getattr(config, config.fitting))
     if distributed.is_main():
         report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": config.input_file}
         if notes := list(task.notes()):
             report["notes"] = notes
-        report |= metric.report()
-        errors = task.errors(metric, source)
-        if config.tune_thresholds is not None:
-            report["tuned"] = task.tune_thresholds(metric, config.tune_thresholds)
-        _write(report, errors, config, metric.example_table())
-    if config.tune_thresholds is not None:
-        distributed.on_main(lambda: update_settings(config.model_dir, task.settings()))
-        logger.info("{}: has the thresholds of the best {} F1", config.model_dir, config.tune_thresholds)
+        report |= metric.report() | fitted
+        _write(report, task.errors(metric, source), config, metric.example_table())
+    if config.fitting is not None:
+        keep_fitted(task, config.model_dir)
     distributed.barrier()
-
-
-def _require_thresholds(config: EvaluateConfig, task: "Task[Any]") -> None:
-    from bertorch.inference.load import is_own
-
-    if not task.has_thresholds:
-        raise UserError(
-            "--tune_thresholds is for models that give a text several labels, and this one, of the task "
-            f"{task.name}, has no thresholds; leave it out"
-        )
-    if not is_own(config.model_dir):
-        raise UserError(
-            f"--tune_thresholds stores the thresholds in --model_dir {config.model_dir}, which bertorch did not save; "
-            "leave it out"
-        )
 
 
 def _write(

@@ -94,6 +94,7 @@ PROGRAMS = [
     ),
     _inference(
         *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro")),
+        ("--calibrate", "--tune_thresholds", "micro"),
         input_file="reviews.txt", output_dir="report",
     ),
     _inference(

@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
+from bertorch.tasks.fitting import Fitting
 from bertorch.tasks.label_counts import LabelCounts
 from bertorch.tasks.losses import twin_divergence
 from bertorch.tasks.metadata import ModelMetadata
@@ -111,7 +112,7 @@ class Task(ABC, Generic[B]):
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without
     has_confusions = False  # in its report
-    has_thresholds = False  # whether its labels hold over thresholds, which can be tuned
+    fitting: Fitting | None = None  # what `bertorch.evaluate` can fit to its models
 
     def __init__(
         self,
@@ -212,6 +213,10 @@ class Task(ABC, Generic[B]):
         """What whoever uses the model must know of how it was trained, a sentence each: for report and model card."""
         return ()
 
+    def fitted_notes(self, quoted: Callable[[str], str] = str) -> Sequence[str]:
+        """As `notes`, of what was fitted to the model after training; `quoted` is how the name of a file is written."""
+        return ()
+
     @abstractmethod
     def usage(self) -> tuple[str, str]:
         """For the model card: a call on `bertorch.load(folder)`, and Python without bertorch, `{folder}` left open."""
@@ -284,14 +289,23 @@ class Task(ABC, Generic[B]):
     def errors(self, metric: Any, source: Any) -> Errors:
         """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""
 
-    def tune_thresholds(self, metric: Any, average: str) -> dict[str, Any]:
-        """Take the thresholds that are best in an evaluation, which `settings` has from now on; with `has_thresholds`.
+    # Fitting by `bertorch.evaluate`, with a `fitting`
+
+    def metric_to_fit(self, device: torch.device) -> Metric[B]:
+        """As `metric`, but after the evaluation it has what `fit` takes."""
+        return self.metric(device)
+
+    def fit(self, metric: Any, choice: Any) -> dict[str, Any]:
+        """Fit something to an evaluation, which predictions use and `settings` has from now on.
 
         Args:
-            metric: after the evaluation.
-            average: of the F1 to tune for, `macro` or `micro`.
+            metric: that of `metric_to_fit`, after the evaluation.
+            choice: the value of the option that asks for it, such as `macro`.
 
         Returns:
-            What they give on examples that they were not tuned on, as JSON has it.
+            For the report, what it gives on examples that it was not fitted on.
+
+        Raises:
+            UserError: the examples do not determine it.
         """
         raise NotImplementedError

@@ -18,6 +18,8 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import at_least_fp32
 from bertorch.resampling import ExampleTable
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
+from bertorch.tasks.calibrated import CalibratedTask
+from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.label_counts import LabelCounts, class_counts
@@ -91,12 +93,13 @@ class SiameseClassifier(EncoderModel):
         return self.classifier(torch.cat(features, dim=-1))  # (examples, 3E or 4E) → (examples, C)
 
 
-class SentenceBertTask(EmbeddingTask):
+class SentenceBertTask(CalibratedTask, EmbeddingTask):
     """Cross-entropy over the classes of pairs; the dev metric is accuracy.
 
     Args:
         model: gives the embeddings of pairs, and their logits (examples, C).
         label_names: C of them.
+        temperature: see `CalibratedTask`.
         inputs: see `Task`.
     """
 
@@ -106,9 +109,16 @@ class SentenceBertTask(EmbeddingTask):
     loss_parts = ("loss", "accuracy")
     has_confusions = True
 
-    def __init__(self, model: SiameseClassifier, label_names: Sequence[str], **inputs: Unpack[InputSettings]) -> None:
+    def __init__(
+        self,
+        model: SiameseClassifier,
+        label_names: Sequence[str],
+        *,
+        temperature: Temperature = Temperature(),  # noqa: B008 - is frozen
+        **inputs: Unpack[InputSettings],
+    ) -> None:
         super().__init__(model, model.embedder, **inputs)
-        self.siamese = model
+        self.siamese, self.temperature = model, temperature
         self.label_names = label_names
 
     @classmethod
@@ -140,7 +150,8 @@ class SentenceBertTask(EmbeddingTask):
         concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
         model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, label_names, **loaded.inputs)
+        temperature = Temperature.saved(loaded.metadata.settings, loaded.folder)
+        return cls(model, label_names, temperature=temperature, **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
@@ -159,13 +170,18 @@ class SentenceBertTask(EmbeddingTask):
         return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
-    def metric(self, device: torch.device) -> "SentenceBertMetric":
-        return SentenceBertMetric(device, self.label_names, self.siamese)
+    def metric(self, device: torch.device, *, keeps_logits: bool = False) -> "SentenceBertMetric":
+        return SentenceBertMetric(
+            *(device, self.label_names, self.temperature),
+            fitted_here=self.is_fitted_here,
+            keeps_logits=keeps_logits,
+            model=self.siamese,
+        )
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
         pairs = self._pairs(batch)  # (examples, 2, E)
-        probabilities = self.siamese.classify(pairs).float().softmax(-1)  # (examples, C)
+        probabilities = self.probabilities(self.siamese.classify(pairs))  # (examples, C)
         return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
@@ -176,8 +192,8 @@ class SentenceBertTask(EmbeddingTask):
 class SentenceBertMetric(ClassificationMetric):
     """Accuracy, and in the report the cosine as a classifier; the outputs are embeddings of pairs (examples, 2, E)."""
 
-    def __init__(self, device: torch.device, label_names: Sequence[str], model: SiameseClassifier) -> None:
-        super().__init__(device, label_names)
+    def __init__(self, device: torch.device, *arguments: Any, model: SiameseClassifier, **options: Any) -> None:
+        super().__init__(device, *arguments, **options)
         self._model = model
         self._cosines = ExampleRows(device, 1)
 

@@ -29,16 +29,19 @@ def batch_tokens(device: torch.device) -> int:
     return GPU_TOKENS if torch.cuda.get_device_properties(device).total_memory > 15 * 2**30 else SMALL_GPU_TOKENS
 
 
-def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Precision) -> Metric[Any]:
+def evaluate(
+    task: Task[Any], examples: Examples, batch_size: int, precision: Precision, metric: Metric[Any] | None = None
+) -> Metric[Any]:
     """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
-    `batch_size` is per process, and larger on a GPU; it does not change the result.
+    `batch_size` is per process, and larger on a GPU; it does not change the result. `metric` is a fresh one; None: that
+    of the task.
 
     Raises:
         NotFiniteError: on all processes, if a number of the metric is not finite.
     """
     device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
-    metric = task.metric(device)
+    metric = metric or task.metric(device)
     shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=batch_tokens(device))
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
