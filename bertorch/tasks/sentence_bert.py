@@ -90,6 +90,10 @@ class SiameseClassifier(EncoderModel):
             features.append(u * v)
         return self.classifier(torch.cat(features, dim=-1))  # (examples, 3E or 4E) → (examples, C)
 
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosines (examples,) of the embeddings of pairs, (examples, 2, E)."""
+        return pair_cosines(embeddings)
+
 
 class SentenceBertTask(EmbeddingTask):
     """Cross-entropy over the classes of pairs; the dev metric is accuracy.
@@ -164,9 +168,9 @@ class SentenceBertTask(EmbeddingTask):
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
-        pairs = self._pairs(batch)  # (examples, 2, E)
+        pairs = self.outputs(batch).float()  # (examples, 2, E)
         probabilities = self.siamese.classify(pairs).float().softmax(-1)  # (examples, C)
-        return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
+        return torch.cat([probabilities, self.siamese.cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
@@ -176,6 +180,8 @@ class SentenceBertTask(EmbeddingTask):
 class SentenceBertMetric(ClassificationMetric):
     """Accuracy, and in the report the cosine as a classifier; the outputs are embeddings of pairs (examples, 2, E)."""
 
+    of_examples = (*ClassificationMetric.of_examples, "cosines")
+
     def __init__(self, device: torch.device, label_names: Sequence[str], model: SiameseClassifier) -> None:
         super().__init__(device, label_names)
         self._model = model
@@ -184,7 +190,7 @@ class SentenceBertMetric(ClassificationMetric):
     @override
     def update(self, pairs: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
         super().update(self._model.classify(pairs), batch, indices)
-        self._cosines.add(indices, pair_cosines(pairs))
+        self._cosines.add(indices, self._model.cosines(pairs))
 
     @override
     def reduce(self) -> None:
