@@ -33,8 +33,8 @@ class NERConfig(FoldsConfig):
             raise UserError("--constrain_crf needs --use_crf")
         if self.folds is not None and self.constrain_crf and self.on_bad_line == "skip":
             raise UserError(
-                "--folds with --constrain_crf: --on_bad_line skip would leave out sentences whose tags break the scheme, "
-                "and out_of_fold.tsv has all; choose two of them"
+                "--folds, --constrain_crf and --on_bad_line skip: sentences whose tags break the scheme would be left "
+                "out, and out_of_fold.tsv has all sentences; choose two of them"
             )
 
 

@@ -24,7 +24,7 @@ from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Inference, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.sentence_bert import SentenceBertTask
-from bertorch.tasks.tag_heads import Decoded, LinearTagger
+from bertorch.tasks.tag_heads import Decoded
 from bertorch.tasks.tagging import TaggingTask
 
 
@@ -112,7 +112,7 @@ class TaggerMembers(Members):
 
     members: Any  # of K `LinearTagger`
 
-    def __init__(self, taggers: Sequence[LinearTagger]) -> None:
+    def __init__(self, taggers: Sequence[Any]) -> None:
         super().__init__(taggers)
         self.tags = taggers[0].tags
         with torch.no_grad():

@@ -114,14 +114,10 @@ class FoldsFolder:
         if not config.overwrite:
             RunFolder(config.saved_dir, self._options, keep=0, digests=self._digests).require_own()
             refuse_existing((str(self._path / name) for name in RESULTS if name not in recorded), overwrite=False)
-        before = None if record is None else record[_KEY]
         self._files = recorded | loaded_files(self._path)
-        if (
-            record is not None
-            and before is not None
-            and not config.overwrite
-            and (config.resume or not before.is_complete)
-        ):
+        before: Progress | None = None if record is None else record[_KEY]
+        goes_on = before is not None and not config.overwrite and (config.resume or not before.is_complete)
+        if record is not None and before is not None and goes_on:
             self._id, self._progress = record["id"], before
             how = "the run is complete, with" if before.is_complete else "goes on, trained are"
             logger.info("{}: {} {} of {} folds", config.saved_dir, how, before.trained, before.folds)
