@@ -27,7 +27,7 @@ def run(config: ClassifierConfig) -> None:
     label_names = () if config.label_file is None else read_label_names(config.label_file)
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, *problem.readers(config, label_names))
-    fit_folds(config, partial(problem.from_config, config, tokenizer, label_names), train, dev)
+    fit_folds(config, partial(problem.planned, config, tokenizer, label_names), train, dev, label_names)
 
 
 if __name__ == "__main__":

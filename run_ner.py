@@ -64,7 +64,7 @@ def run(config: NERConfig) -> None:
         head_learning_rate=config.crf_learning_rate,
         max_seq_length=config.max_seq_length,
     )
-    fit_folds(config, lambda _: make_task(), train, dev)
+    fit_folds(config, lambda _: make_task, train, dev, tags.tags)
 
 
 if __name__ == "__main__":

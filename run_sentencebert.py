@@ -53,7 +53,7 @@ def run(config: SentenceBertConfig) -> None:
         concat_multiply=config.concat_multiply,
         max_seq_length=config.max_seq_length,
     )
-    fit_folds(config, lambda _: make_task(), train, dev)
+    fit_folds(config, lambda _: make_task, train, dev, label_names)
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def test_the_six_schedulers(scheduler):
         ([*REQUIRED, "--folds", "2", "--dev_ratio", "0.1"], "--folds and --dev_ratio: each model of --folds is"),
         (
             [*REQUIRED, "--folds", "2", "--problem_type", "multi_label"],
-            "--folds writes probabilities of classes that exclude each other, which --problem_type multi_label does not",
+            "--folds writes probabilities of classes that exclude each other, which --problem_type multi_label does",
         ),
         (
             [*REQUIRED[:2], "--folds", "2", "--problem_type", "score"],

@@ -1,7 +1,7 @@
 """`--folds K`: K runs of the same options, each without a part of the training examples, which it then predicts."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,11 @@ from bertorch.training.start import started
 
 
 def fit_folds(
-    config: FoldsConfig, make_task: Callable[[Examples], Task[Any]], train: Examples, dev: Examples | None
+    config: FoldsConfig,
+    plan_task: Callable[[Examples], Callable[[], Task[Any]]],
+    train: Examples,
+    dev: Examples | None,
+    label_names: Sequence[str],
 ) -> None:
     """Train a task as `fit` does, or with `--folds` one in each fold, and evaluate them on what they have not seen.
 
@@ -33,35 +37,38 @@ def fit_folds(
 
     Args:
         config: the options.
-        make_task: builds the task for training examples, on which its loss may depend.
+        plan_task: takes training examples, on which the loss may depend, and returns what builds the task for them.
         train, dev: see `fit`.
+        label_names: of the task.
 
     Raises:
         UserError: as `fit`, or there are fewer different texts than folds.
         InterruptedRunError: as `fit`; the same command goes on in the fold that was stopped.
     """
     if config.folds is None:
-        fit(config, make_task(train), train, dev)
+        fit(config, plan_task(train)(), train, dev)
         return
     folds = assign_folds(train, config.folds, seed=config.seed)  # (N,)
+    parts = {fold: np.flatnonzero(folds == fold) for fold in range(1, config.folds + 1)}  # indices of examples
+    seen = {fold: Subset(train, np.flatnonzero(folds != fold)) for fold in parts}
+    make_tasks = {fold: plan_task(seen[fold]) for fold in parts}  # their errors come before the first fold is trained
     folder = FoldsFolder(config, folds_digest(folds))
     trained, is_complete = distributed.on_main(folder.open)
     if is_complete:
         return
-    sizes = ", ".join(map(str, np.bincount(folds)[1:].tolist()))
-    logger.info("{} folds of {} examples: {}", config.folds, len(train), sizes)
+    _log_folds(train, parts, label_names)
     for fold in range(trained + 1, config.folds + 1):
-        _train(config, make_task, train, folds, fold)
+        logger.info("fold {} of {}", fold, config.folds)
+        _fit_fold(config, fold, make_tasks[fold], seen[fold], Subset(train, parts[fold]))
         distributed.on_main(partial(folder.note_trained, fold))
     distributed.on_main(folder.note_results)
     predict_out_of_fold(config, train, folds)
     distributed.on_main(folder.note_complete)
 
 
-def _train(
-    config: FoldsConfig, make_task: Callable[[Examples], Task[Any]], train: Examples, folds: np.ndarray, fold: int
+def _fit_fold(
+    config: FoldsConfig, fold: int, make_task: Callable[[], Task[Any]], seen: Examples, held_out: Examples
 ) -> None:
-    logger.info("fold {} of {}", fold, config.folds)
     name = fold_folder(config.saved_dir, fold)
     tensorboard_dir = None if config.tensorboard_dir is None else fold_folder(config.tensorboard_dir, fold)
     # What is there is of this run: those before it are removed.
@@ -70,19 +77,16 @@ def _train(
     if fold > 1:
         clock.note_run()
     torch.manual_seed(config.seed)  # as where a run begins
-    seen, held_out = Subset(train, np.flatnonzero(folds != fold)), Subset(train, np.flatnonzero(folds == fold))
     with started(of_fold):
-        task = make_task(seen)
-        if fold == 1:
-            _warn_of_rare_labels(train, task, folds)
-        fit(of_fold, task, seen, held_out)
-    del task
+        fit(of_fold, make_task(), seen, held_out)
     gc.collect()  # a model in a cycle of references would stay in the device's memory
 
 
-def _warn_of_rare_labels(examples: Examples, task: Task[Any], folds: np.ndarray) -> None:
-    """Name the labels that do not occur in each fold; where examples have several, by the rarest of each."""
-    counts = np.bincount(rarest_labels(examples), minlength=len(task.label_names))
-    rare = [task.label_names[index] for index in np.flatnonzero((counts > 0) & (counts < folds.max())).tolist()]
+def _log_folds(examples: Examples, parts: Mapping[int, np.ndarray], label_names: Sequence[str]) -> None:
+    """The sizes of the folds, and the labels that cannot be in each; of several the rarest of an example counts."""
+    sizes = ", ".join(str(len(part)) for part in parts.values())
+    logger.info("{} folds of {} examples: {}", len(parts), len(examples), sizes)
+    counts = np.bincount(rarest_labels(examples))
+    rare = [label_names[index] for index in np.flatnonzero((counts > 0) & (counts < len(parts))).tolist()]
     if rare:
-        logger.warning("--folds {}: labels with fewer examples than folds: {}", folds.max(), first_few(rare))
+        logger.warning("--folds {}: labels with fewer examples than folds: {}", len(parts), first_few(rare))
