@@ -7,6 +7,8 @@ from dataclasses import MISSING, dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
+from typing_extensions import override
+
 from bertorch.errors import UserError
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
@@ -237,6 +239,36 @@ class TrainingConfig(LaunchedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoldsConfig(TrainingConfig):
+    """The options of every script whose examples can be predicted one by one."""
+
+    folds: int | None = _data(
+        None,
+        minimum=2,
+        maximum=1000,
+        is_later=True,
+        help="train this many models in --saved_dir/fold-1…, each without a part of the training examples, which it "
+        "then predicts: out_of_fold.tsv",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds is None:
+            return
+        for is_set, other in ((self.dev_data_file is not None, "data_file"), (self.dev_ratio is not None, "ratio")):
+            if is_set:
+                raise UserError(
+                    f"--folds and --dev_{other}: each model of --folds is evaluated on the part that it has not seen; "
+                    "choose one of them"
+                )
+
+    @property
+    @override
+    def has_dev_examples(self) -> bool:
+        return self.folds is not None or super().has_dev_examples
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferenceConfig(LaunchedConfig):
     """The options of every command that uses a trained model."""
 
@@ -252,7 +284,7 @@ class InferenceConfig(LaunchedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(TrainingConfig):
+class ClassifierConfig(FoldsConfig):
     """The options of `run_classifier.py`."""
 
     label_file: str | None = option(
@@ -320,6 +352,11 @@ class ClassifierConfig(TrainingConfig):
             raise UserError(
                 "--dev_ratio splits training examples, which have another form than dev lines with --problem_type "
                 "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
+            )
+        if self.folds is not None and self.problem_type != "single_label":
+            raise UserError(
+                "--folds writes probabilities of classes that exclude each other, which --problem_type "
+                f"{self.problem_type} does not have; leave it out"
             )
         _check_class_losses(self)
         if self.r_drop is not None and self.problem_type != "single_label":

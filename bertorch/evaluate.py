@@ -37,19 +37,16 @@ from loguru import logger
 
 from bertorch import cli
 from bertorch.config import AVERAGES, ON_BAD_LINE, InferenceConfig, option
-from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, draw_reliability, require_matplotlib
-from bertorch.files import PREDICTIONS, REPORT, refuse_existing, to_json, whole_output
+from bertorch.files import ERRORS, PREDICTIONS, REPORT, refuse_existing
 
 if TYPE_CHECKING:
     from bertorch.resampling import ExampleTable
     from bertorch.tasks.base import Errors
 
 MOST_DRAWN = 100  # labels in the picture
-MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
-ERRORS, PICTURE, RELIABILITY = "errors.tsv", "confusion.png", "reliability.png"
-NOT_LOGGED = ("confusions", "data_digest", "intervals", "measures")
+PICTURE, RELIABILITY = "confusion.png", "reliability.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +109,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     source, examples = task.read_labelled(config.input_file, config.on_bad_line)
     metric = None if config.fitting is None else task.metric_to_fit(model.engine.device)
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
-        metric = evaluate(task, examples, config.batch_size, model.engine.precision, metric)
+        metric = evaluate(task, examples, config.batch_size, model.engine.precision, metric=metric)
     # On all processes, so that none waits for one with an error.
     fitted = {} if config.fitting is None else task.fit(metric, getattr(config, config.fitting))
     if distributed.is_main():
@@ -129,6 +126,8 @@ def _evaluate(config: EvaluateConfig) -> None:
 def _write(
     report: dict[str, Any], errors: "Errors", config: EvaluateConfig, table: "ExampleTable | None" = None
 ) -> None:
+    from bertorch.training.evaluation_files import most_frequent, write_evaluation
+
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,74 +138,15 @@ def _write(
             (folder / name).unlink(missing_ok=True)
         if table is None:
             (folder / PREDICTIONS).unlink(missing_ok=True)
-    with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
-        file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if config.plot:
-        drawn = list(_frequent(report["labels"], MOST_DRAWN))
+        drawn = list(most_frequent(report["labels"], MOST_DRAWN))
         if len(drawn) < len(report["labels"]):
             logger.info("{}: the {} most frequent of {} labels", PICTURE, len(drawn), len(report["labels"]))
         matrix = [[report["confusions"].get(row, {}).get(column, 0) for column in drawn] for row in drawn]
         draw_confusion(matrix, drawn, str(folder / PICTURE))
     if config.plot and "calibration_bins" in report:
         draw_reliability(report["calibration_bins"], report["expected_calibration_error"], str(folder / RELIABILITY))
-    if table is not None:
-        report = report | _write_predictions(table, config)
-    with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
-        file.write(to_json(report, indent=2) + "\n")
-    for note in report.get("notes", ()):
-        logger.warning("{}", note)
-    for line in _lines({name: value for name, value in report.items() if name not in NOT_LOGGED}):
-        logger.info("{}", line)
-    for name, (low, high) in report.get("intervals", {}).items():
-        logger.info("{}: {:.5f}, 95 % interval {:.5f} to {:.5f}", name, report["measures"][name]["value"], low, high)
-    logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))
-
-
-def _write_predictions(table: "ExampleTable", config: EvaluateConfig) -> dict[str, Any]:
-    """Write what was predicted; returns what the report has of it."""
-    from bertorch.data.fingerprint import file_digest
-    from bertorch.data.predictions import predictions_entry, write_predictions
-    from bertorch.resampling import bootstrap_intervals
-
-    write_predictions(str(Path(config.output_dir) / PREDICTIONS), table, overwrite=config.overwrite)
-    return predictions_entry(table, file_digest(config.input_file), bootstrap_intervals(table))
-
-
-def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
-    """The numbers of a report, one per line, and each row of a table in one line; of long tables a part."""
-    lines = []
-    for name, value in report.items():
-        if isinstance(value, float):
-            lines.append(f"{prefix}{name}: {value:.5f}")
-        elif isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
-            for part, rows in _parts(value).items():
-                lines += _lines(rows, f"{prefix}{name}{part}, ")
-        elif isinstance(value, dict):
-            row = (f"{key} {each:.5f}" if isinstance(each, float) else f"{key} {each}" for key, each in value.items())
-            lines.append(f"{prefix}{name}: {', '.join(row)}")
-    return lines
-
-
-def _parts(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the log has of a table, by a word that says which part it is."""
-    if len(table) <= MOST_LINES:
-        return {"": table}
-    if not all("f1" in row and "support" in row for row in table.values()):
-        return {}
-    worst = sorted(
-        (name for name in table if table[name]["support"]),
-        key=lambda name: (table[name]["f1"], -table[name]["support"]),
-    )
-    return {
-        ", most frequent": _frequent(table, MOST_LINES // 2),
-        ", worst": {name: table[name] for name in worst[: MOST_LINES // 2]},
-    }
-
-
-def _frequent(table: dict[str, Any], most: int) -> dict[str, Any]:
-    """The labels with the most examples, in the order of the table."""
-    names = set(sorted(table, key=lambda name: -table[name]["support"])[:most])
-    return {name: row for name, row in table.items() if name in names}
+    write_evaluation(folder, report, errors, table, data_file=config.input_file, overwrite=config.overwrite)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ OWN = {
         "label_smoothing": 0.0,
         "focal_gamma": 0.0,
         "logit_adjustment": 0.0,
+        "folds": None,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -91,6 +92,8 @@ OWN = {
         "pooling_mode": "linear",
         "concat_multiply": False,
         "output_emb_size": None,
+        # beyond the published options
+        "folds": None,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
     BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
@@ -101,6 +104,7 @@ OWN = {
         "crf_learning_rate": 5e-5,
         # beyond the published options
         "constrain_crf": False,
+        "folds": None,
     },
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
@@ -135,9 +139,9 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file, --adversarial_epsilon and --label_smoothing; the last is not for
-        # embeddings.
-        if name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment") or (
+        # They contradict --resume, --dev_data_file (two), --adversarial_epsilon and --label_smoothing; the last is not
+        # for embeddings.
+        if name in ("overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment") or (
             name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
         ):
             expected[name] = default
@@ -259,6 +263,17 @@ def test_the_six_schedulers(scheduler):
         ),
         ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
         ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
+        ([*REQUIRED, "--folds", "1"], "--folds: expected at least 2, got 1"),
+        ([*REQUIRED, "--folds", "2", "--dev_data_file", "d"], "--folds and --dev_data_file: each model of --folds is"),
+        ([*REQUIRED, "--folds", "2", "--dev_ratio", "0.1"], "--folds and --dev_ratio: each model of --folds is"),
+        (
+            [*REQUIRED, "--folds", "2", "--problem_type", "multi_label"],
+            "--folds writes probabilities of classes that exclude each other, which --problem_type multi_label does",
+        ),
+        (
+            [*REQUIRED[:2], "--folds", "2", "--problem_type", "score"],
+            "--folds writes probabilities of classes that exclude each other, which --problem_type score does not have",
+        ),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a finite number, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),
@@ -286,6 +301,18 @@ def test_mistakes_end_with_exit_code_2(arguments, message, capsys):
 def test_a_share_of_the_training_examples_is_enough_to_evaluate(script):
     config = cli.parse(script, [*required(script), "--dev_ratio", "0.1", "--patience", "2", "--eval_steps", "5"])
     assert (config.dev_ratio, config.has_dev_examples, config.evaluation_steps) == (0.1, True, 5)
+
+
+@pytest.mark.parametrize("script", [ClassifierConfig, SentenceBertConfig, NERConfig])
+def test_folds_are_enough_to_evaluate(script):
+    config = cli.parse(script, [*required(script), "--folds", "5", "--patience", "2", "--save_best_model"])
+    assert (config.folds, config.has_dev_examples) == (5, True)
+
+
+def test_constrained_folds_need_all_sentences(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(NERConfig, [*REQUIRED, "--folds", "2", "--use_crf", "--constrain_crf", "--on_bad_line", "skip"])
+    assert "--folds, --constrain_crf and --on_bad_line skip" in capsys.readouterr().err
 
 
 def test_a_ranking_is_of_pairs_whether_it_says_so_or_not():
@@ -318,7 +345,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]),
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds"},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},

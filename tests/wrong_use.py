@@ -69,7 +69,7 @@ PROGRAMS = [
         *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
         *(("--problem_type", "score"), ("--problem_type", "ranking"), ("--class_weights", "balance")),
         *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
-        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99")),
+        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99"), ("--folds", "2")),
         **REVIEW_FILES,
     ),
     _script(

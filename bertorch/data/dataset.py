@@ -182,6 +182,13 @@ class Subset(Examples):
         return self.whole.batch(self.chosen[indices])
 
 
+def labels_each(examples: Examples, indices: np.ndarray) -> np.ndarray:
+    """How many labels each of these examples has, (examples,) int64."""
+    if examples.label_count(indices) == len(indices):  # none has none
+        return np.ones(len(indices), np.int64)
+    return np.array([examples.label_count(indices[at : at + 1]) for at in range(len(indices))], np.int64)
+
+
 def split_off(examples: Examples, ratio: float, *, seed: int) -> tuple[Subset, Subset]:
     """Split a dataset in two at random; the second part has a share of `ratio`, at least one example.
 

@@ -151,6 +151,14 @@ class Task(ABC, Generic[B]):
         """
         raise UserError(f"--r_drop compares probabilities of classes, which the models of {self.scripts} do not have")
 
+    def label_probabilities(self, outputs: Tensor, batch: B) -> Tensor:
+        """The probabilities of the classes of each label of a batch, (labels, C), without a gradient.
+
+        Raises:
+            UserError: as `log_probabilities`.
+        """
+        return self.log_probabilities(outputs).exp()
+
     @abstractmethod
     def losses_of(self, outputs: Tensor, batch: B) -> Losses:
         """The parts of the loss, from the outputs of a batch."""
@@ -284,6 +292,10 @@ class Task(ABC, Generic[B]):
         Raises:
             UserError: the file cannot be read, or a line is malformed.
         """
+
+    @abstractmethod
+    def label_texts(self, source: Any) -> Mapping[str, Sequence[str]]:
+        """The texts, or tokens, of the labels of a `source` that `read_labelled` read, by column of out_of_fold.tsv."""
 
     @abstractmethod
     def errors(self, metric: Any, source: Any) -> Errors:

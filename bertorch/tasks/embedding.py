@@ -35,6 +35,7 @@ class EmbeddingTask(ScoringTask):
 
     pipeline_tag = "sentence-similarity"
     library = "sentence-transformers"
+    has_cosine = True
 
     def __init__(
         self, model: EncoderModel, embedder: SentenceEncoder, *, prompt: str = "", **inputs: Unpack[InputSettings]

@@ -1,7 +1,7 @@
 """Metrics of an evaluation, added up over the processes, so that each example counts once on any number of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,17 @@ class Metric(Protocol[B_contra]):
 
     def reduce(self) -> None:
         """Gather what all processes took in; call it once, on every process."""
+
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        """Become the metric of all examples, from reduced ones of parts of them; instead of `update` and `reduce`.
+
+        Only metrics of single examples with classes can.
+
+        Args:
+            parts: what different models gave for them.
+            indices: of each part, those of its examples among all.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be merged from {len(parts)} parts of {len(indices)}")
 
     @property
     def value(self) -> float:
@@ -60,7 +71,10 @@ class Metric(Protocol[B_contra]):
 
 
 class ExampleRows:
-    """Numbers of each example, gathered over the processes in the order of the examples."""
+    """Numbers of each example, gathered over the processes in the order of the examples.
+
+    An example may have several rows, one after the other.
+    """
 
     def __init__(self, device: torch.device, columns: int) -> None:
         self._rows = [torch.zeros(0, 1 + columns, dtype=torch.float64, device=device)]  # the first is the index
@@ -74,7 +88,7 @@ class ExampleRows:
     def gather(self) -> np.ndarray:
         """(columns, N) fp64; call it once, on every process."""
         rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (N, 1+columns)
-        return rows[rows[:, 0].argsort(), 1:].cpu().numpy().T
+        return rows[rows[:, 0].argsort(stable=True), 1:].cpu().numpy().T
 
 
 class ClassificationMetric(Metric[PackedBatch]):
@@ -92,6 +106,7 @@ class ClassificationMetric(Metric[PackedBatch]):
     """
 
     name = "accuracy"
+    of_examples: tuple[str, ...] = ("gold", "predicted", "probabilities", "losses")  # its attributes (N,)
 
     def __init__(
         self,
@@ -120,6 +135,12 @@ class ClassificationMetric(Metric[PackedBatch]):
         gold, predicted, self.probabilities, self.losses, *_ = rows = self._rows.gather()
         self.logits = rows[4:].T
         self.gold, self.predicted = gold.astype(np.int64), predicted.astype(np.int64)
+
+    @override
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        order = np.concatenate(indices).argsort()
+        for name in self.of_examples:
+            setattr(self, name, np.concatenate([getattr(part, name) for part in parts])[order])
 
     @property
     @override

@@ -92,6 +92,10 @@ class SiameseClassifier(EncoderModel):
             features.append(u * v)
         return self.classifier(torch.cat(features, dim=-1))  # (examples, 3E or 4E) → (examples, C)
 
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosines (examples,) of the embeddings of pairs, (examples, 2, E)."""
+        return pair_cosines(embeddings)
+
 
 class SentenceBertTask(CalibratedTask, EmbeddingTask):
     """Cross-entropy over the classes of pairs; the dev metric is accuracy.
@@ -180,9 +184,9 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
-        pairs = self._pairs(batch)  # (examples, 2, E)
+        pairs = self.outputs(batch).float()  # (examples, 2, E)
         probabilities = self.probabilities(self.siamese.classify(pairs))  # (examples, C)
-        return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
+        return torch.cat([probabilities, self.siamese.cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
@@ -192,6 +196,8 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
 class SentenceBertMetric(ClassificationMetric):
     """Accuracy, and in the report the cosine as a classifier; the outputs are embeddings of pairs (examples, 2, E)."""
 
+    of_examples = (*ClassificationMetric.of_examples, "cosines")
+
     def __init__(self, device: torch.device, *arguments: Any, model: SiameseClassifier, **options: Any) -> None:
         super().__init__(device, *arguments, **options)
         self._model = model
@@ -200,7 +206,7 @@ class SentenceBertMetric(ClassificationMetric):
     @override
     def update(self, pairs: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
         super().update(self._model.classify(pairs), batch, indices)
-        self._cosines.add(indices, pair_cosines(pairs))
+        self._cosines.add(indices, self._model.cosines(pairs))
 
     @override
     def reduce(self) -> None:

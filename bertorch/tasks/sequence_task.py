@@ -149,7 +149,19 @@ class SequenceTask(ScoringTask):
         train: Examples,
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
-        return cls.from_pretrained(
+        return cls.planned(config, tokenizer, label_names, train)()
+
+    @classmethod
+    def planned(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        train: Examples,
+    ) -> Callable[[], Self]:
+        """What `from_config` does, after what depends on the training examples: their errors come at once."""
+        return partial(
+            cls.from_pretrained,
             config.pretrained_model_name_or_path,
             tokenizer,
             label_names,

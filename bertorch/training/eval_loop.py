@@ -1,10 +1,12 @@
 """The evaluation loop, for dev metrics in training and for `bertorch.evaluate`."""
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
@@ -30,12 +32,18 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def evaluate(
-    task: Task[Any], examples: Examples, batch_size: int, precision: Precision, metric: Metric[Any] | None = None
+    task: Task[Any],
+    examples: Examples,
+    batch_size: int,
+    precision: Precision,
+    *,
+    metric: Metric[Any] | None = None,
+    watch: Callable[[Tensor, Any, np.ndarray], object] = lambda *_: None,
 ) -> Metric[Any]:
     """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
     `batch_size` is per process, and larger on a GPU; it does not change the result. `metric` is a fresh one; None: that
-    of the task.
+    of the task. `watch` is shown what the metric is: the task's outputs, the batch, and the indices of its examples.
 
     Raises:
         NotFiniteError: on all processes, if a number of the metric is not finite.
@@ -57,7 +65,9 @@ def evaluate(
     ):
         for indices, batch in batches:
             on_device = batch.to(device)
-            metric.update(task.outputs(on_device), on_device, indices)
+            outputs = task.outputs(on_device)
+            metric.update(outputs, on_device, indices)
+            watch(outputs, on_device, indices)
     metric.reduce()
     require_finite(torch.tensor(list(metric.numbers().values())), "the evaluation")
     return metric

@@ -65,10 +65,13 @@ class ModelCard(Savable):
             *([] if Path(base).exists() else [f"base_model: {to_json(base)}"]),  # a model of the hub
             f"tags:\n- bertorch\n---\n\n{MARK}",
             f"\n# {_code(Path(base).name)}, fine-tuned",
-            f"\nThese are the weights after step {self.step} of the run below.",
+            f"\n{self._summary()}",
             *(f"\n{section}" for section in sections if section),
         ]
         return "\n".join(parts) + "\n"
+
+    def _summary(self) -> str:
+        return f"These are the weights after step {self.step} of the run below."
 
     def _use(self) -> str:
         return use_section(self.task, self.config.saved_dir)
@@ -91,6 +94,37 @@ class ModelCard(Savable):
         rows += [[str(line["step"]), *(f"{line[name]:.5f}" for name in names)] for line in self.history]
         header, *lines = (f"| {' | '.join(row)} |" for row in rows)
         return "\n".join(["## Dev metrics", header, "|---" * len(rows[0]) + "|", *lines])
+
+
+@dataclass(frozen=True)
+class FoldsCard(ModelCard):
+    """The card of a folder with folds: how to use them as one model, and how they are on what they have not seen."""
+
+    folds: Sequence[str]  # their names
+    report: Mapping[str, Any]  # of all examples, each by the model that has not seen it
+
+    @override
+    def _summary(self) -> str:
+        return (
+            f"These are {len(self.folds)} models, each trained without a part of the examples. Used together they give "
+            "the mean of what they say; each of them is a model by itself, with a card of its own."
+        )
+
+    @override
+    def _use(self) -> str:
+        call, _ = self.task.usage()
+        ours = _block("python", f"from bertorch import load\n\nprint(load({to_json(self.config.saved_dir)}).{call})")
+        return f"## Use\n{ours}\nWithout bertorch, one of them: {', '.join(map(_code, self.folds))}."
+
+    @override
+    def _metrics(self) -> str:
+        rows = [
+            f"| {name} | {measure['value']:.5f} | {self.report['intervals'][name][0]:.5f} to "
+            f"{self.report['intervals'][name][1]:.5f} |"
+            for name, measure in self.report["measures"].items()
+        ]
+        header = ["| measure | value | 95 % interval |", "|---|---|---|"]
+        return "\n".join(["## Metrics on the examples that a model has not seen", *header, *rows])
 
 
 def use_section(task: Task[Any], folder: str) -> str:
