@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from bertorch import cli
-from bertorch.config import ClassifierConfig, option
+from bertorch.config import BatchNegConfig, ClassifierConfig, option
 from bertorch.errors import UserError
 from bertorch.evaluate import EvaluateConfig
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -93,7 +92,7 @@ OWN = {
         "output_emb_size": None,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
-    BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
+    BatchNegConfig: {"mean_loss": False, "loss": "in_batch_negatives", "score_range": "0,1", **CONTRASTIVE},
     NERConfig: {
         "label_file": "labels.txt",
         "tag": "bios",
@@ -121,6 +120,12 @@ VALUES = {
 }  # fmt: skip
 
 
+# --resume, --dev_data_file, --adversarial_epsilon, --label_smoothing, --label_smoothing, --mean_loss, --mean_loss
+CONTRADICTING = (
+    "overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range"
+)  # fmt: skip
+
+
 def required(script) -> list[str]:
     return REQUIRED if script in (ClassifierConfig, NERConfig) else REQUIRED[:2]
 
@@ -135,11 +140,7 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file, --adversarial_epsilon and --label_smoothing; the last is not for
-        # embeddings.
-        if name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment") or (
-            name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
-        ):
+        if name in CONTRADICTING or (name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -320,7 +321,7 @@ PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
     SentenceBertConfig: set(OWN[SentenceBertConfig]),
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
-    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
+    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},
 }
 

@@ -14,14 +14,13 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -82,6 +81,7 @@ PROGRAMS = [
     ),
     _script(
         *("batchneg", BatchNegConfig, ("--dev_ratio", "0.1"), ("--train_data_file", "sentences.txt")),
+        *(("--loss", "cosent"), ("--score_range", "0,5"), ("--loss", "cosine_mse", "--train_data_file", "sts.txt")),
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(

@@ -21,8 +21,8 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives
-from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.in_batch_negatives import InBatchNegatives, anchors_with_positives
 from bertorch.tasks.ranking import RankingTask
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts
@@ -106,8 +106,7 @@ def _sentence_bert(job: Job) -> Task[Any]:
 def _contrastive(job: Job) -> Task[Any]:
     return ContrastiveTask(
         SentenceEncoder.from_pretrained(job.model, "mean"),
-        loss=partial(in_batch_negatives_loss, margin=0.0, scale=20.0),
-        keep_duplicates=True,
+        loss=InBatchNegatives(margin=0.0, scale=20.0, keep_duplicates=True),
     )
 
 

@@ -23,6 +23,7 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    cosent_task,
     group_data,
     multi_label_data,
     multi_label_task,
@@ -30,6 +31,7 @@ from tests.small_tasks import (
     ranking_task,
     score_data,
     score_task,
+    scored_pair_data,
     siamese_task,
     tagged_data,
     tagging_task,
@@ -51,6 +53,7 @@ TASKS = {
     "sentence-bert": (siamese_task, pair_data),
     "sentence-bert, mean": (partial(siamese_task, "mean"), pair_data),
     "in-batch negatives": (contrastive_task, contrastive_data),
+    "cosent": (partial(cosent_task, scale=5.0), scored_pair_data),
     "tagger": (partial(tagging_task, use_crf=False), tagged_data),
     "tagger with a CRF": (partial(tagging_task, use_crf=True), tagged_data),
 }
