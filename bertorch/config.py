@@ -4,9 +4,10 @@ A script or command adds options by deriving a dataclass; `bertorch.cli` turns t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from typing_extensions import override
 
@@ -25,6 +26,8 @@ AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
+
+T = TypeVar("T")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -379,6 +382,33 @@ class EmbeddingConfig(TrainingConfig):
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
+    matryoshka: str | None = _optimisation(
+        None,
+        is_later=True,
+        help="mean of the loss over these first dimensions of the embeddings, such as 768,512,256,128,64, and all",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths, size = self.matryoshka_widths, self.output_emb_size
+        if len(set(widths)) < len(widths) or any(width < 1 for width in widths):
+            raise UserError(f"--matryoshka: expected different numbers from 1 on, got {self.matryoshka}")
+        if size is not None and max(widths, default=0) > size:
+            raise UserError(f"--matryoshka: expected at most the {size} of --output_emb_size, got {max(widths)}")
+
+    @property
+    def matryoshka_widths(self) -> tuple[int, ...]:
+        """The dimensions that `--matryoshka` names; none without it."""
+        return () if self.matryoshka is None else _listed("matryoshka", self.matryoshka, int, "768,512,256,128,64")
+
+
+def _listed(name: str, text: str, kind: Callable[[str], T], sample: str) -> tuple[T, ...]:
+    """The values in a list with commas, of the option with this name."""
+    try:
+        return tuple(map(kind, text.split(",")))
+    except ValueError as error:
+        expected = f"expected numbers with commas between them, such as {sample}"
+        raise UserError(f"--{name}: {expected}, got {text!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,11 +486,8 @@ class BatchNegConfig(ContrastiveConfig):
 
     @property
     def score_bounds(self) -> tuple[float, float]:
-        """Lowest and highest score, finite; a `UserError` if they are not two numbers."""
-        try:
-            low, high = map(float, self.score_range.split(","))
-        except ValueError:
-            low = high = math.nan
-        if not math.isfinite(low) or not math.isfinite(high):
-            raise UserError(f"--score_range: expected two numbers, such as 0,5, got {self.score_range!r}")
-        return low, high
+        """Lowest and highest score; a `UserError` if they are not two finite numbers."""
+        bounds = _listed("score_range", self.score_range, float, "0,5")
+        if len(bounds) != 2 or not all(map(math.isfinite, bounds)):
+            raise UserError(f"--score_range: expected two numbers, such as 0,5, got {self.score_range}")
+        return bounds[0], bounds[1]

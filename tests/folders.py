@@ -89,7 +89,14 @@ RUNS = {
     "cosent": (
         "run_batchneg.py",
         (STS.with_name("train.txt"), STS, None),
-        {"loss": "cosent", "pooling_mode": "mean", "learning_rate": 3e-4, "epochs": 4, "batch_size": 16},
+        {
+            "loss": "cosent",
+            "matryoshka": "64,32",
+            "pooling_mode": "mean",
+            "learning_rate": 3e-4,
+            "epochs": 4,
+            "batch_size": 16,
+        },
     ),
     "ner": (
         "run_ner.py",

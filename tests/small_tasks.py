@@ -1,5 +1,7 @@
 """Small tasks of every kind, with random data for them: what tests of training build their runs from."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -68,10 +70,13 @@ def weighted_task(**settings: object) -> ClassificationTask:
     return ClassificationTask(model, ["a", "b", "c"], class_loss=loss)
 
 
-def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
+def siamese_task(
+    pooling_mode: str = "linear", *, matryoshka: Sequence[int] = (), **settings: object
+) -> SentenceBertTask:
     encoder = SentenceEncoder(small_encoder("bert", **settings), pooling_mode)
     torch.manual_seed(1)
-    return SentenceBertTask(SiameseClassifier(encoder, 3, concat_multiply=True), ["a", "b", "c"])
+    model = SiameseClassifier(encoder, 3, concat_multiply=True)
+    return SentenceBertTask(model, ["a", "b", "c"], matryoshka=matryoshka)
 
 
 def contrastive_task(
@@ -90,12 +95,13 @@ def embedding_task(
     *,
     micro_batch_size: int | None = None,
     pooling_mode: str = "mean",
+    matryoshka: Sequence[int] = (),
     **settings: object,
 ) -> ContrastiveTask:
     model = SentenceEncoder(small_encoder("bert", **settings), pooling_mode, output_emb_size=8)
     torch.manual_seed(3)
     torch.nn.init.normal_(model.emb_reduce_linear.weight)
-    return ContrastiveTask(model, loss=loss, micro_batch_size=micro_batch_size)
+    return ContrastiveTask(model, loss=loss, micro_batch_size=micro_batch_size, matryoshka=matryoshka)
 
 
 def cosent_task(scale: float = 20.0, **settings: object) -> ContrastiveTask:

@@ -69,6 +69,7 @@ CONTRASTIVE = {
     "gather_negatives": False,
     "keep_duplicates": False,
     "micro_batch_size": None,
+    "matryoshka": None,
 }
 OWN = {
     ClassifierConfig: {
@@ -90,6 +91,8 @@ OWN = {
         "pooling_mode": "linear",
         "concat_multiply": False,
         "output_emb_size": None,
+        # beyond the published options
+        "matryoshka": None,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
     BatchNegConfig: {"mean_loss": False, "loss": "in_batch_negatives", "score_range": "0,1", **CONTRASTIVE},
@@ -116,7 +119,7 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
-    "r_drop": 4.0, "layer_decay": 0.8,
+    "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
 }  # fmt: skip
 
 
@@ -162,6 +165,23 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
     with pytest.raises(SystemExit):
         cli.parse(SimCSEConfig, [*REQUIRED[:2], f"--{option}", value])
     assert f"argument --{option}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("64,big", "--matryoshka: expected numbers with commas between them, such as 768,512,256,128,64, got '64,big'"),
+        ("64,32,64", "--matryoshka: expected different numbers from 1 on, got 64,32,64"),
+        ("64,0", "--matryoshka: expected different numbers from 1 on, got 64,0"),
+        ("64,16", "--matryoshka: expected at most the 32 of --output_emb_size, got 64"),
+    ],
+)
+@pytest.mark.parametrize("script", [SentenceBertConfig, SimCSEConfig, BatchNegConfig])
+def test_widths_that_make_no_sense(script, value, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(script, [*REQUIRED[:2], "--output_emb_size", "32", "--matryoshka", value])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
 def test_several_labels_a_text():
@@ -319,7 +339,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]),
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"matryoshka"},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},

@@ -48,6 +48,9 @@ def test_scores_train_too(folders):
     assert "with one score only, which give no gradient: 0 of 8 (0.0%)" in log
     assert len(matches(TRAINING_LINE, log)) == 1  # 120 pairs, 8 steps an epoch
     assert last_result(CORRELATION_LINE, log) > 0.6
+    assert [line.split(" dimensions: ")[0].split()[-1] for line in log.splitlines() if " dimensions: " in line] == [
+        *("128", "64", "32")
+    ]
 
 
 def test_a_share_of_the_scored_pairs_is_enough_to_evaluate(tmp_path):
@@ -75,6 +78,7 @@ def test_hard_negatives_on_two_processes(tmp_path):
     [
         ({"train_data_file": SENTENCES}, "train.txt:1: expected at least 2 columns (anchor⇥positive), got 1"),
         ({"loss": "cosent"}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
+        ({"matryoshka": "64,256"}, "--matryoshka: expected at most the 128 dimensions of an embedding, got 256"),
         ({"dev_data_file": PARAPHRASES}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
     ],
 )

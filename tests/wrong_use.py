@@ -73,10 +73,12 @@ PROGRAMS = [
     ),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
+        ("--matryoshka", "4096"),
         train_data_file="matching.txt", dev_data_file="matching.txt",
     ),
     _script(
         *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
+        *(("--matryoshka", "64;32"), ("--matryoshka", "64,64")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(
@@ -98,6 +100,7 @@ PROGRAMS = [
     ),
     _inference(
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
+        ("--dimensions", "4096"),
         input_file="sentences.txt", output_file="out.npy",
     ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),

@@ -1,5 +1,6 @@
 """Sentence embeddings from sentences and pairs of them: `run_simcse.py` and `run_batchneg.py`."""
 
+from collections.abc import Sequence
 from typing import Self, Unpack
 
 import numpy as np
@@ -20,6 +21,7 @@ from bertorch.tasks.cosine_mse import CosineMSE
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 from bertorch.tasks.in_batch_negatives import InBatchNegatives
+from bertorch.tasks.matryoshka import saved_widths
 from bertorch.tasks.metrics import CorrelationMetric
 from bertorch.tasks.scoring import wrong_texts
 from bertorch.weights import load_into
@@ -35,7 +37,7 @@ class ContrastiveTask(EmbeddingTask):
         model: gives embeddings (N, E).
         loss: one of `LOSSES`; None where it is not trained.
         micro_batch_size: rows that are encoded at once in training; None encodes the whole batch.
-        prompt, inputs: see `EmbeddingTask`.
+        prompt, matryoshka, inputs: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -49,9 +51,10 @@ class ContrastiveTask(EmbeddingTask):
         loss: EmbeddingLoss | None = None,
         micro_batch_size: int | None = None,
         prompt: str = "",
+        matryoshka: Sequence[int] = (),
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model, prompt=prompt, **inputs)
+        super().__init__(model, model, prompt=prompt, matryoshka=matryoshka, **inputs)
         self.negatives = Negatives.NONE if loss is None else loss.negatives
         self.recomputes = micro_batch_size is not None
         self._loss = loss
@@ -83,6 +86,7 @@ class ContrastiveTask(EmbeddingTask):
             model,
             loss=loss,
             micro_batch_size=config.micro_batch_size,
+            matryoshka=config.matryoshka_widths,
             tokenizer=tokenizer,
             max_seq_length=config.max_seq_length,
         )
@@ -92,7 +96,7 @@ class ContrastiveTask(EmbeddingTask):
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         model = empty_embedder(loaded)
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, **loaded.inputs)
+        return cls(model, matryoshka=saved_widths(loaded), **loaded.inputs)
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:
@@ -102,9 +106,9 @@ class ContrastiveTask(EmbeddingTask):
         return encode_in_chunks(self.model, batch, self._micro_batch_size * sentences_per_row)  # (N, E)
 
     @override
-    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
         assert self._loss is not None
-        return {"loss": self._loss(outputs, batch)}
+        return {"loss": self._loss(embeddings, batch)}
 
     @override
     def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
@@ -112,7 +116,7 @@ class ContrastiveTask(EmbeddingTask):
         return self._loss.weight(examples, indices)
 
     @override
-    def metric(self, device: torch.device) -> CorrelationMetric:
+    def metric_at(self, device: torch.device) -> CorrelationMetric:
         return CorrelationMetric(device)
 
     @override
@@ -120,7 +124,7 @@ class ContrastiveTask(EmbeddingTask):
         return read_scored_pairs(path, on_bad_line=on_bad_line)
 
     @override
-    def errors(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: CorrelationMetric, source: LabelledTexts) -> Errors:
         """Where the scores are 0 and 1: the pairs on the wrong side of the threshold that is best by accuracy."""
         gold, threshold = metric.scores == 1, metric.report().get("threshold")  # (examples,)
         predicted = gold if threshold is None else metric.cosines >= threshold["accuracy_threshold"]  # (examples,)

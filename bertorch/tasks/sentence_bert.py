@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -21,6 +22,7 @@ from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.label_counts import LabelCounts, class_counts
+from bertorch.tasks.matryoshka import saved_widths
 from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
@@ -83,7 +85,13 @@ class SiameseClassifier(EncoderModel):
         return self.embedder(batch).view(-1, 2, self.embedder.size)
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E)."""
+        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E), or of their first dimensions.
+
+        The dimensions cut off count as zeros, so that one classifier serves all widths by the weights of the first
+        dimensions (MRL-E in Kusupati et al., 2022). As it sees whole embeddings with their length, so it sees cut ones.
+        """
+        if embeddings.shape[-1] < self.embedder.size:
+            embeddings = F.pad(embeddings, (0, self.embedder.size - embeddings.shape[-1]))  # (examples, 2, E)
         u, v = embeddings.unbind(dim=1)  # (examples, E) each
         features = [u, v, (u - v).abs()]
         if self.concat_multiply:
@@ -97,7 +105,7 @@ class SentenceBertTask(EmbeddingTask):
     Args:
         model: gives the embeddings of pairs, and their logits (examples, C).
         label_names: C of them.
-        inputs: see `Task`.
+        inputs: see `EmbeddingTask`.
     """
 
     name = "sentence_bert"
@@ -106,8 +114,15 @@ class SentenceBertTask(EmbeddingTask):
     loss_parts = ("loss", "accuracy")
     has_confusions = True
 
-    def __init__(self, model: SiameseClassifier, label_names: Sequence[str], **inputs: Unpack[InputSettings]) -> None:
-        super().__init__(model, model.embedder, **inputs)
+    def __init__(
+        self,
+        model: SiameseClassifier,
+        label_names: Sequence[str],
+        *,
+        matryoshka: Sequence[int] = (),
+        **inputs: Unpack[InputSettings],
+    ) -> None:
+        super().__init__(model, model.embedder, matryoshka=matryoshka, **inputs)
         self.siamese = model
         self.label_names = label_names
 
@@ -122,6 +137,7 @@ class SentenceBertTask(EmbeddingTask):
         output_emb_size: int | None,
         concat_multiply: bool,
         max_seq_length: int,
+        matryoshka: Sequence[int] = (),
     ) -> Self:
         """Load a hub model or local folder, with a fresh classifier on top.
 
@@ -131,7 +147,7 @@ class SentenceBertTask(EmbeddingTask):
         embedder = SentenceEncoder.from_pretrained(name, pooling_mode, output_emb_size, **label_settings(label_names))
         embedder.encoder.require_positions(max_seq_length)
         model = SiameseClassifier(embedder, len(label_names), concat_multiply=concat_multiply)
-        return cls(model, label_names, tokenizer=tokenizer, max_seq_length=max_seq_length)
+        return cls(model, label_names, matryoshka=matryoshka, tokenizer=tokenizer, max_seq_length=max_seq_length)
 
     @classmethod
     @override
@@ -140,15 +156,15 @@ class SentenceBertTask(EmbeddingTask):
         concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
         model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, label_names, **loaded.inputs)
+        return cls(model, label_names, matryoshka=saved_widths(loaded), **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
         return {**super().settings(), "concat_multiply": self.siamese.concat_multiply}
 
     @override
-    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
-        return classification_losses(self.siamese.classify(outputs), batch)
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
+        return classification_losses(self.siamese.classify(embeddings), batch)
 
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
@@ -159,7 +175,7 @@ class SentenceBertTask(EmbeddingTask):
         return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
-    def metric(self, device: torch.device) -> "SentenceBertMetric":
+    def metric_at(self, device: torch.device) -> "SentenceBertMetric":
         return SentenceBertMetric(device, self.label_names, self.siamese)
 
     @override
@@ -169,7 +185,7 @@ class SentenceBertTask(EmbeddingTask):
         return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
-    def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
         return misclassified(metric, source, self.label_names)
 
 

@@ -228,7 +228,11 @@ def config(loss: str = "cosent", **settings: object) -> BatchNegConfig:
         ({"loss": "cosine_mse", "scale": 1.0}, "--scale is for --loss in_batch_negatives or cosent, got cosine_mse"),
         ({"loss": "cosine_mse", "score_range": "5,0"}, "--score_range: expected a lower and a higher score, got 5,0"),
         ({"loss": "cosine_mse", "score_range": "1,1"}, "--score_range: expected a lower and a higher score, got 1,1"),
-        ({"loss": "cosine_mse", "score_range": "5"}, "--score_range: expected two numbers, such as 0,5, got '5'"),
+        ({"loss": "cosine_mse", "score_range": "5"}, "--score_range: expected two numbers, such as 0,5, got 5"),
+        (
+            {"loss": "cosine_mse", "score_range": "0-5"},
+            "--score_range: expected numbers with commas between them, such as 0,5, got '0-5'",
+        ),
         ({"loss": "cosine_mse", "score_range": "0,nan"}, "--score_range: expected two numbers, such as 0,5, got"),
         ({"loss": "in_batch_negatives", "dev_ratio": 0.1}, "--dev_ratio splits training examples, which have no score"),
     ],

@@ -54,6 +54,7 @@ TASKS = {
     "sentence-bert, mean": (partial(siamese_task, "mean"), pair_data),
     "in-batch negatives": (contrastive_task, contrastive_data),
     "cosent": (partial(cosent_task, scale=5.0), scored_pair_data),
+    "matryoshka": (partial(contrastive_task, matryoshka=(4, 2)), contrastive_data),
     "tagger": (partial(tagging_task, use_crf=False), tagged_data),
     "tagger with a CRF": (partial(tagging_task, use_crf=True), tagged_data),
 }
