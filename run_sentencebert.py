@@ -52,6 +52,7 @@ def run(config: SentenceBertConfig) -> None:
         output_emb_size=config.output_emb_size,
         concat_multiply=config.concat_multiply,
         max_seq_length=config.max_seq_length,
+        matryoshka=config.matryoshka_widths,
     )
     fit_folds(config, lambda _: make_task, train, dev, label_names)
 

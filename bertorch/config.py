@@ -3,9 +3,11 @@
 A script or command adds options by deriving a dataclass; `bertorch.cli` turns the fields into argparse options.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from typing_extensions import override
 
@@ -23,6 +25,9 @@ PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
+EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
+
+T = TypeVar("T")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -412,6 +417,33 @@ class EmbeddingConfig(TrainingConfig):
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
+    matryoshka: str | None = _optimisation(
+        None,
+        is_later=True,
+        help="mean of the loss over these first dimensions of the embeddings, such as 768,512,256,128,64, and all",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths, size = self.matryoshka_widths, self.output_emb_size
+        if len(set(widths)) < len(widths) or any(width < 1 for width in widths):
+            raise UserError(f"--matryoshka: expected different numbers from 1 on, got {self.matryoshka}")
+        if size is not None and max(widths, default=0) > size:
+            raise UserError(f"--matryoshka: expected at most the {size} of --output_emb_size, got {max(widths)}")
+
+    @property
+    def matryoshka_widths(self) -> tuple[int, ...]:
+        """The dimensions that `--matryoshka` names; none without it."""
+        return () if self.matryoshka is None else _listed("matryoshka", self.matryoshka, int, "768,512,256,128,64")
+
+
+def _listed(name: str, text: str, kind: Callable[[str], T], sample: str) -> tuple[T, ...]:
+    """The values in a list with commas, of the option with this name."""
+    try:
+        return tuple(map(kind, text.split(",")))
+    except ValueError as error:
+        expected = f"expected numbers with commas between them, such as {sample}"
+        raise UserError(f"--{name}: {expected}, got {text!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,8 +465,64 @@ class ContrastiveConfig(EmbeddingConfig):
                 "--r_drop compares probabilities of classes, which sentence embeddings do not have; two dropouts of a "
                 "sentence are what run_simcse.py learns from"
             )
-        if self.dev_ratio is not None:
+        if self.dev_ratio is not None and not self.has_scores:
             raise UserError(
                 "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "
                 "with --dev_data_file"
             )
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the training examples have scores."""
+        return False
+
+
+# The options of each loss that others do not have.
+_LOSS_OPTIONS = {
+    "in_batch_negatives": ("margin", "scale", "mean_loss", "keep_duplicates"),
+    "cosent": ("scale",),
+    "cosine_mse": ("score_range",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNegConfig(ContrastiveConfig):
+    """The options of `run_batchneg.py`."""
+
+    loss: str = option(
+        EMBEDDING_LOSSES[0],
+        choices=EMBEDDING_LOSSES,
+        is_later=True,
+        help="in_batch_negatives: lines are anchor⇥positive; cosent: a⇥b⇥score, the order of the cosines is learned; "
+        "cosine_mse: a⇥b⇥score, the cosine itself is",
+    )
+    mean_loss: bool = option(False, help="the mean of the losses of rows (a finds its b) and columns (b finds its a)")
+    score_range: str = option(
+        "0,1",
+        is_later=True,
+        help="cosine_mse: lowest and highest score of the training file, such as 0,5; they are scaled to 0 to 1",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in dict.fromkeys(name for names in _LOSS_OPTIONS.values() for name in names):
+            is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
+            if not is_default and name not in _LOSS_OPTIONS[self.loss]:
+                suited = " or ".join(loss for loss, names in _LOSS_OPTIONS.items() if name in names)
+                raise UserError(f"--{name} is for --loss {suited}, got {self.loss}; leave it out")
+        low, high = self.score_bounds
+        if not low < high:
+            raise UserError(f"--score_range: expected a lower and a higher score, got {self.score_range}")
+
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return self.loss != EMBEDDING_LOSSES[0]
+
+    @property
+    def score_bounds(self) -> tuple[float, float]:
+        """Lowest and highest score; a `UserError` if they are not two finite numbers."""
+        bounds = _listed("score_range", self.score_range, float, "0,5")
+        if len(bounds) != 2 or not all(map(math.isfinite, bounds)):
+            raise UserError(f"--score_range: expected two numbers, such as 0,5, got {self.score_range}")
+        return bounds[0], bounds[1]

@@ -1,6 +1,7 @@
 r"""Encode sentences with a trained model of sentence embeddings, and find the nearest of another file.
 
     python -m bertorch.encode --model_dir checkpoint --input_file in.txt --output_file out.npy --normalize
+    python -m bertorch.encode --model_dir checkpoint --input_file in.txt --output_file out.npy --dimensions 64
     python -m bertorch.encode --model_dir checkpoint --input_file in.txt --nearest 5 --corpus_file corpus.txt
     torchrun --nproc_per_node=2 -m bertorch.encode …
 
@@ -11,9 +12,12 @@ command again resumes an interrupted one, and leaves a finished one as it is. `-
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from loguru import logger
 
 from bertorch import cli
 from bertorch.config import InferenceConfig, option
@@ -34,6 +38,9 @@ class EncodeConfig(InferenceConfig):
     output_file: str | None = option(None, help="a .npy file, a row for each sentence")
     dtype: str = option("float32", choices=("float32", "float16"), help="of the numbers in --output_file")
     normalize: bool = option(False, help="embeddings of length 1, whose product is the cosine")
+    dimensions: int | None = option(
+        None, minimum=1, help="only the first dimensions, of length 1; for models trained with --matryoshka"
+    )
     nearest: int | None = option(None, minimum=1, help="print this many neighbours of each sentence by cosine")
     corpus_file: str | None = option(None, help="where --nearest looks for them, a sentence a line")
 
@@ -53,8 +60,11 @@ def run(config: EncodeConfig) -> None:
     from bertorch.inference.load import load_shared
 
     model = load_shared(config)
-    if not model.size:
-        model.encode([])  # raises: the model has no embeddings
+    model.encode([], dimensions=config.dimensions)  # raises, if the model has no embeddings or fewer dimensions
+    widths = model.task.embedding_widths or (model.size,)
+    if config.dimensions is not None and config.dimensions not in widths:
+        trained = f"the model was trained at {', '.join(map(str, widths))} dimensions"
+        logger.warning("--dimensions {}: {}; see --matryoshka of the scripts", config.dimensions, trained)
     if config.output_file is not None:
         _encode(model, config, config.output_file)
     if config.nearest is not None and config.corpus_file is not None:
@@ -93,7 +103,9 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 
     done = distributed.on_main(begin)
     with log.input_bar(done) as progress:
-        for _, vectors in model.embeddings(_sentences(config.input_file, done), normalize=config.normalize):
+        for _, vectors in model.embeddings(
+            _sentences(config.input_file, done), normalize=config.normalize, dimensions=config.dimensions
+        ):
             if file is not None:
                 file.append(vectors)
             progress.update(len(vectors))
@@ -107,9 +119,9 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> d
 
     return {
         "rows": sum(1 for _ in _sentences(config.input_file)),
-        "size": model.size,
+        "size": config.dimensions or model.size,
         "dtype": config.dtype,
-        "--normalize": config.normalize,
+        "--normalize": config.normalize or config.dimensions is not None,
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
@@ -124,10 +136,11 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     from bertorch import distributed, log
     from bertorch.inference.neighbours import Neighbours
 
-    queries = np.concatenate([rows for _, rows in model.embeddings(_sentences(config.input_file), normalize=True)])
+    encode = partial(model.embeddings, normalize=True, dimensions=config.dimensions)
+    queries = np.concatenate([rows for _, rows in encode(_sentences(config.input_file))])
     nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
-        for _, vectors in model.embeddings(_sentences(corpus), normalize=True):
+        for _, vectors in encode(_sentences(corpus)):
             if distributed.is_main():
                 nearest.update(torch.from_numpy(vectors))
             progress.update(len(vectors))

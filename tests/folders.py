@@ -86,6 +86,18 @@ RUNS = {
             "save_steps": 20,
         },
     ),
+    "cosent": (
+        "run_batchneg.py",
+        (STS.with_name("train.txt"), STS, None),
+        {
+            "loss": "cosent",
+            "matryoshka": "64,32",
+            "pooling_mode": "mean",
+            "learning_rate": 3e-4,
+            "epochs": 4,
+            "batch_size": 16,
+        },
+    ),
     "ner": (
         "run_ner.py",
         (NER / "train.json", NER / "dev.json", 128),

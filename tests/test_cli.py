@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from bertorch import cli
-from bertorch.config import ClassifierConfig, option
+from bertorch.config import BatchNegConfig, ClassifierConfig, option
 from bertorch.errors import UserError
 from bertorch.evaluate import EvaluateConfig
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -70,6 +69,7 @@ CONTRASTIVE = {
     "gather_negatives": False,
     "keep_duplicates": False,
     "micro_batch_size": None,
+    "matryoshka": None,
 }
 OWN = {
     ClassifierConfig: {
@@ -94,9 +94,10 @@ OWN = {
         "output_emb_size": None,
         # beyond the published options
         "folds": None,
+        "matryoshka": None,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
-    BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
+    BatchNegConfig: {"mean_loss": False, "loss": "in_batch_negatives", "score_range": "0,1", **CONTRASTIVE},
     NERConfig: {
         "label_file": "labels.txt",
         "tag": "bios",
@@ -121,8 +122,14 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
-    "r_drop": 4.0, "layer_decay": 0.8,
+    "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
 }  # fmt: skip
+
+
+# What each contradicts: --resume; --dev_data_file twice; --adversarial_epsilon; --label_smoothing twice; --mean_loss.
+CONTRADICTING = (
+    "overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range"
+)  # fmt: skip
 
 
 def required(script) -> list[str]:
@@ -139,11 +146,7 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file (two), --adversarial_epsilon and --label_smoothing; the last is not
-        # for embeddings.
-        if name in ("overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment") or (
-            name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
-        ):
+        if name in CONTRADICTING or (name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -165,6 +168,23 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
     with pytest.raises(SystemExit):
         cli.parse(SimCSEConfig, [*REQUIRED[:2], f"--{option}", value])
     assert f"argument --{option}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("64,big", "--matryoshka: expected numbers with commas between them, such as 768,512,256,128,64, got '64,big'"),
+        ("64,32,64", "--matryoshka: expected different numbers from 1 on, got 64,32,64"),
+        ("64,0", "--matryoshka: expected different numbers from 1 on, got 64,0"),
+        ("64,16", "--matryoshka: expected at most the 32 of --output_emb_size, got 64"),
+    ],
+)
+@pytest.mark.parametrize("script", [SentenceBertConfig, SimCSEConfig, BatchNegConfig])
+def test_widths_that_make_no_sense(script, value, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(script, [*REQUIRED[:2], "--output_emb_size", "32", "--matryoshka", value])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
 def test_several_labels_a_text():
@@ -345,9 +365,9 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds"},
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka"},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
-    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
+    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},
 }
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from tests.conftest import MATCHING, PARAPHRASES, SENTENCES, STS, launcher, run_script
+from tests.conftest import MATCHING, PARAPHRASES, SENTENCES, STS, TINY, launcher, run_script
 from tests.log_lines import CORRELATION_LINE, TRAINING_LINE, assert_refused, command, last_result, matches
 
 
@@ -43,6 +43,24 @@ def test_weights_go_from_simcse_to_batchneg_to_sentencebert(folders, tmp_path):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_scores_train_too(folders):
+    _, log = folders.run("cosent")
+    assert "with one score only, which give no gradient: 0 of 8 (0.0%)" in log
+    assert len(matches(TRAINING_LINE, log)) == 1  # 120 pairs, 8 steps an epoch
+    assert last_result(CORRELATION_LINE, log) > 0.6
+    assert [line.split(" dimensions: ")[0].split()[-1] for line in log.splitlines() if " dimensions: " in line] == [
+        *("128", "64", "32")
+    ]
+
+
+def test_a_share_of_the_scored_pairs_is_enough_to_evaluate(tmp_path):
+    settings = {"train_data_file": STS.with_name("train.txt"), "pretrained_model_name_or_path": TINY, "max_steps": 1}
+    settings |= {"loss": "cosine_mse", "score_range": "0,5", "dev_ratio": 0.2, "saved_dir": tmp_path}
+    done = run_script("run_batchneg.py", *(part for name, value in settings.items() for part in (f"--{name}", value)))
+    assert "train: 96 examples, dev: 24, 1 optimisation steps" in done.stderr
+    assert len(matches(CORRELATION_LINE, done.stderr)) == 1
+
+
 @pytest.mark.slow
 def test_hard_negatives_on_two_processes(tmp_path):
     """Each pair with the anchor of the next one as its hard negative."""
@@ -59,6 +77,8 @@ def test_hard_negatives_on_two_processes(tmp_path):
     ("settings", "message"),
     [
         ({"train_data_file": SENTENCES}, "train.txt:1: expected at least 2 columns (anchor⇥positive), got 1"),
+        ({"loss": "cosent"}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
+        ({"matryoshka": "64,256"}, "--matryoshka: expected at most the 128 dimensions of an embedding, got 256"),
         ({"dev_data_file": PARAPHRASES}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
     ],
 )

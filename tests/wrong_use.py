@@ -14,14 +14,13 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -74,14 +73,17 @@ PROGRAMS = [
     ),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
+        ("--matryoshka", "4096"),
         train_data_file="matching.txt", dev_data_file="matching.txt",
     ),
     _script(
         *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
+        *(("--matryoshka", "64;32"), ("--matryoshka", "64,64")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(
         *("batchneg", BatchNegConfig, ("--dev_ratio", "0.1"), ("--train_data_file", "sentences.txt")),
+        *(("--loss", "cosent"), ("--score_range", "0,5"), ("--loss", "cosine_mse", "--train_data_file", "sts.txt")),
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
@@ -99,6 +101,7 @@ PROGRAMS = [
     ),
     _inference(
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
+        ("--dimensions", "4096"),
         input_file="sentences.txt", output_file="out.npy",
     ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),

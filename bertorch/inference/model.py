@@ -65,14 +65,16 @@ class Model:
         scores = {pair: float(row[0]) for pair, row in zip(distinct, rows, strict=True)}
         return ranked([scores[pair] for pair in pairs])[:top_k]
 
-    def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
+    def encode(self, texts: Iterable[str], *, normalize: bool = False, dimensions: int | None = None) -> np.ndarray:
         """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.
 
+        With `dimensions` only the first ones (N, dimensions), always of length 1: for models of `--matryoshka`.
+
         Raises:
-            UserError: the model has none.
+            UserError: the model has none, or fewer dimensions.
         """
-        vectors = [rows for _, rows in self.embeddings(texts, normalize=normalize)]
-        return np.concatenate(vectors) if vectors else np.zeros((0, self.size), dtype=np.float32)
+        vectors = [rows for _, rows in self.embeddings(texts, normalize=normalize, dimensions=dimensions)]
+        return np.concatenate(vectors) if vectors else np.zeros((0, dimensions or self.size), dtype=np.float32)
 
     def tag(self, texts: Iterable[str | Sequence[str]], *, split: str = "characters") -> list[TaggedText]:
         """Find entities.
@@ -93,6 +95,8 @@ class Model:
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
         return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]
 
-    def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+    def embeddings(
+        self, texts: Iterable[str], *, normalize: bool, dimensions: int | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
         """As `encode`, window by window with its texts, in memory that does not grow with their number."""
-        return self.engine.run(self.task.embedder(normalize=normalize), checked_texts(texts, 1))
+        return self.engine.run(self.task.embedder(normalize=normalize, dimensions=dimensions), checked_texts(texts, 1))

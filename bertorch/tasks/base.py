@@ -111,6 +111,7 @@ class Task(ABC, Generic[B]):
     recomputes = False  # whether the backward pass runs parts of the forward pass again
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without
+    embedding_widths: Sequence[int] = ()  # of how many of their dimensions it was trained, with `--matryoshka`
     has_confusions = False  # in its report
     fitting: Fitting | None = None  # what `bertorch.evaluate` can fit to its models
 
@@ -239,8 +240,8 @@ class Task(ABC, Generic[B]):
         """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
-    def embedder(self, *, normalize: bool) -> Inference[str]:
-        """Sentence embeddings (E,)."""
+    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
+        """Sentence embeddings (E,), or the first `dimensions` of them, always of length 1."""
         raise self._unsuited("encode", "an embedding")
 
     def ranker(self) -> Inference[Any]:

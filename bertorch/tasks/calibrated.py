@@ -26,7 +26,11 @@ class CalibratedTask(FittableTask):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, C) in fp32, of logits (N, C) in any type."""
-        return (logits.float() / self.temperature.value).softmax(-1)
+        return self.calibrated(logits).softmax(-1)
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logarithms of the probabilities (N, C) in fp32, of logits (N, C) in any type."""
+        return (logits.float() / self.temperature.value).log_softmax(-1)
 
     @override
     def settings(self) -> Mapping[str, Any]:
@@ -42,13 +46,12 @@ class CalibratedTask(FittableTask):
         return f"the probabilities are calibrated with the temperature {self.temperature.value:.4f}"
 
     @abstractmethod
-    @override
-    def metric(self, device: torch.device, *, keeps_logits: bool = False) -> ClassificationMetric:
-        """A fresh metric; whether it keeps the logits, see there."""
+    def class_metric(self, device: torch.device, *, keeps_logits: bool = False) -> ClassificationMetric:
+        """A fresh metric of the classes; whether it keeps the logits, see there."""
 
     @override
     def metric_to_fit(self, device: torch.device) -> ClassificationMetric:
-        return self.metric(device, keeps_logits=True)
+        return self.class_metric(device, keeps_logits=True)
 
     @override
     def fit(self, metric: ClassificationMetric, choice: bool) -> dict[str, Any]:

@@ -95,7 +95,11 @@ class ClassificationTask(CalibratedTask, SequenceTask):
         return at_least_fp32(outputs).log_softmax(-1)  # (N, C)
 
     @override
-    def metric(self, device: torch.device, *, keeps_logits: bool = False) -> ClassificationMetric:
+    def metric(self, device: torch.device) -> ClassificationMetric:
+        return self.class_metric(device)
+
+    @override
+    def class_metric(self, device: torch.device, *, keeps_logits: bool = False) -> ClassificationMetric:
         return ClassificationMetric(
             device, self.label_names, self.temperature, fitted_here=self.is_fitted_here, keeps_logits=keeps_logits
         )

@@ -1,10 +1,12 @@
 """What the tasks of sentence embeddings share: their inputs and results in use, and their saved folders."""
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -13,13 +15,16 @@ from typing_extensions import override
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
+from bertorch.data.readers import LabelledTexts
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
-from bertorch.tasks.base import Inference, InputSettings, LoadedFolder, Savable
-from bertorch.tasks.metrics import pair_cosines
+from bertorch.errors import UserError
+from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Savable
+from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths
+from bertorch.tasks.metrics import Metric, pair_cosines
 from bertorch.tasks.scoring import ScoringTask
 
 
@@ -30,6 +35,7 @@ class EmbeddingTask(ScoringTask):
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
         prompt: prepended to each text in use.
+        matryoshka: the widths at which it is trained beside the whole, see `bertorch.tasks.matryoshka`.
         inputs: see `Task`.
     """
 
@@ -38,18 +44,51 @@ class EmbeddingTask(ScoringTask):
     has_cosine = True
 
     def __init__(
-        self, model: EncoderModel, embedder: SentenceEncoder, *, prompt: str = "", **inputs: Unpack[InputSettings]
+        self,
+        model: EncoderModel,
+        embedder: SentenceEncoder,
+        *,
+        prompt: str = "",
+        matryoshka: Sequence[int] = (),
+        **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self._prompt = prompt
         self.embedder_model = embedder
         self.embedding_size = embedder.size
+        self.embedding_widths = all_widths(matryoshka, embedder.size)
+
+    @abstractmethod
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
+        """The parts of the loss, from `outputs` or the first dimensions of each embedding in them."""
+
+    @abstractmethod
+    def metric_at(self, device: torch.device) -> Metric[PackedBatch]:
+        """A fresh metric, which takes `outputs`, or the first dimensions of each embedding in them."""
+
+    @abstractmethod
+    def errors_of(self, metric: Any, source: LabelledTexts) -> Errors:
+        """As `errors`, from a metric of `metric_at`."""
+
+    @override
+    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
+        return mean_over_widths(self.losses_at, outputs, batch, self.embedding_widths)
+
+    @override
+    def metric(self, device: torch.device) -> Metric[PackedBatch]:
+        widths = self.embedding_widths
+        return MatryoshkaMetric({each: self.metric_at(device) for each in widths}) if widths else self.metric_at(device)
+
+    @override
+    def errors(self, metric: Metric[PackedBatch], source: LabelledTexts) -> Errors:
+        return self.errors_of(metric.whole if isinstance(metric, MatryoshkaMetric) else metric, source)
 
     @override
     def settings(self) -> Mapping[str, Any]:
         reduced = self.embedder_model.emb_reduce_linear
         size = None if reduced is None else reduced.out_features
-        return {"pooling_mode": self.embedder_model.pooling_mode, "output_emb_size": size}
+        widths = {SETTING: list(self.embedding_widths)} if self.embedding_widths else {}
+        return {"pooling_mode": self.embedder_model.pooling_mode, "output_emb_size": size, **widths}
 
     @property
     @override
@@ -62,8 +101,12 @@ class EmbeddingTask(ScoringTask):
         return 2
 
     @override
-    def embedder(self, *, normalize: bool) -> Inference[str]:
-        return Inference(len, self._examples, partial(self._embeddings, normalize=normalize), (self.embedding_size,))
+    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
+        size = self.embedding_size if dimensions is None else dimensions
+        if not 0 < size <= self.embedding_size:
+            raise UserError(f"dimensions: expected 1 to the {self.embedding_size} of an embedding, got {size}")
+        rows_of = partial(self._embeddings, size=size, normalize=normalize or dimensions is not None)
+        return Inference(len, self._examples, rows_of, (size,))
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
@@ -71,8 +114,8 @@ class EmbeddingTask(ScoringTask):
             columns = [[self._prompt + text for text in column] for column in columns]
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
-    def _embeddings(self, batch: PackedBatch, *, normalize: bool) -> Tensor:
-        vectors = self.embedder_model(batch).float()  # (N, E)
+    def _embeddings(self, batch: PackedBatch, *, size: int, normalize: bool) -> Tensor:
+        vectors = self.embedder_model(batch)[:, :size].float()  # (N, size)
         return F.normalize(vectors) if normalize else vectors
 
     def _pairs(self, batch: PackedBatch) -> Tensor:
@@ -84,9 +127,14 @@ class EmbeddingTask(ScoringTask):
 
     @override
     def usage(self) -> tuple[str, str]:
-        text = "房间干净，早餐也丰富。"
+        text, widths = "房间干净，早餐也丰富。", self.embedding_widths
         elsewhere = "from sentence_transformers import SentenceTransformer\n\n"
-        return f"encode([{text!r}])", elsewhere + f"print(SentenceTransformer({{folder}}).encode([{text!r}]))"
+        if not widths:
+            return f"encode([{text!r}])", elsewhere + f"print(SentenceTransformer({{folder}}).encode([{text!r}]))"
+        elsewhere += f"# trained at {', '.join(map(str, widths))} dimensions\n"
+        elsewhere += f"model = SentenceTransformer({{folder}}, truncate_dim={widths[-1]})\n"
+        elsewhere += f"print(model.encode([{text!r}], normalize_embeddings=True))"
+        return f"encode([{text!r}], dimensions={widths[-1]})", elsewhere
 
 
 def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:

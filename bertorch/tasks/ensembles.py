@@ -20,8 +20,8 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
-from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Inference, Task
+from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.tag_heads import Decoded
@@ -52,10 +52,11 @@ class ClassificationEnsemble(ClassificationTask):
     def __init__(self, members: Sequence[ClassificationTask], folders: Sequence[str]) -> None:  # noqa: ARG002
         vars(self).update(vars(members[0]))  # labels, and how texts become inputs
         self.model, self._members = Members([member.model for member in members]), members
+        self.temperature = Temperature()  # the members have their own
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:
-        return mean_probabilities([member.log_probabilities(member.outputs(batch)) for member in self._members])
+        return mean_probabilities([member.calibrated(member.outputs(batch)) for member in self._members])
 
 
 class SiameseMembers(Members):
@@ -63,14 +64,18 @@ class SiameseMembers(Members):
 
     members: Any  # of K `SiameseClassifier`
 
+    def __init__(self, tasks: Sequence[SentenceBertTask]) -> None:
+        super().__init__([task.siamese for task in tasks])
+        self._tasks = tasks
+
     def forward(self, batch: PackedBatch) -> Tensor:
         """Embeddings (examples, K, 2, E) by each member."""
         return torch.stack([member(batch) for member in self.members], dim=1)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Logarithms of the mean probabilities, (examples, K, 2, E) → (examples, C)."""
-        logits = (member.classify(of) for member, of in zip(self.members, embeddings.unbind(dim=1), strict=True))
-        return mean_probabilities([at_least_fp32(each).log_softmax(-1) for each in logits])
+        of_tasks = zip(self._tasks, embeddings.unbind(dim=1), strict=True)
+        return mean_probabilities([task.calibrated(task.siamese.classify(of)) for task, of in of_tasks])
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """The mean of the members' cosines, (examples, K, 2, E) → (examples,).
@@ -88,11 +93,12 @@ class SentenceBertEnsemble(SentenceBertTask):
 
     def __init__(self, members: Sequence[SentenceBertTask], folders: Sequence[str]) -> None:
         vars(self).update(vars(members[0]))
-        self.model = self.siamese = SiameseMembers([member.siamese for member in members])
+        self.model = self.siamese = SiameseMembers(members)
+        self.temperature = Temperature()  # the members have their own
         self.embedding_size, self._folders = 0, folders
 
     @override
-    def embedder(self, *, normalize: bool) -> Inference[str]:
+    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
         raise UserError(
             f"expected one model to encode with, got {len(self._folders)} of --folds, whose embeddings cannot be "
             f"compared with each other; name one of them: {', '.join(self._folders)}"

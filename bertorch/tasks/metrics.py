@@ -230,6 +230,10 @@ class CorrelationMetric(Metric[PackedBatch]):
         return "spearman corr: {spearman:.4f}, pearson corr: {pearson:.4f}".format(**self._correlations)
 
     @override
+    def warnings(self) -> Sequence[str]:
+        return warnings_of_scores(self.scores)
+
+    @override
     def report(self) -> dict[str, Any]:
         """Both correlations, and where the scores are 0 and 1 also the best thresholds of the cosine."""
         report: dict[str, Any] = {"examples": len(self.scores), **self._correlations}
@@ -241,6 +245,14 @@ class CorrelationMetric(Metric[PackedBatch]):
     def example_table(self) -> ExampleTable:
         columns = {"gold": self.scores.tolist(), "cosine": self.cosines.tolist()}
         return ExampleTable(columns, {name: Measure(name, ("cosine", "gold")) for name in self._correlations})
+
+
+def warnings_of_scores(scores: np.ndarray) -> Sequence[str]:
+    """What is wrong with the gold scores (N,) of dev examples that `--dev_ratio` drew; a file of such is refused."""
+    if np.ptp(scores) > 0:
+        return ()
+    got = f"all {len(scores)} dev examples have the score {scores[0]:g}"
+    return (f"{got}: there is nothing to correlate with, and both correlations are 0",)
 
 
 def pair_cosines(pairs: Tensor) -> Tensor:

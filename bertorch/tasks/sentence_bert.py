@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -23,6 +24,7 @@ from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.label_counts import LabelCounts, class_counts
+from bertorch.tasks.matryoshka import saved_widths
 from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
@@ -85,7 +87,13 @@ class SiameseClassifier(EncoderModel):
         return self.embedder(batch).view(-1, 2, self.embedder.size)
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E)."""
+        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E), or of their first dimensions.
+
+        The dimensions cut off count as zeros, so that one classifier serves all widths by the weights of the first
+        dimensions (MRL-E in Kusupati et al., 2022). As it sees whole embeddings with their length, so it sees cut ones.
+        """
+        if embeddings.shape[-1] < self.embedder.size:
+            embeddings = F.pad(embeddings, (0, self.embedder.size - embeddings.shape[-1]))  # (examples, 2, E)
         u, v = embeddings.unbind(dim=1)  # (examples, E) each
         features = [u, v, (u - v).abs()]
         if self.concat_multiply:
@@ -104,7 +112,7 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         model: gives the embeddings of pairs, and their logits (examples, C).
         label_names: C of them.
         temperature: see `CalibratedTask`.
-        inputs: see `Task`.
+        inputs: see `EmbeddingTask`.
     """
 
     name = "sentence_bert"
@@ -119,9 +127,10 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         label_names: Sequence[str],
         *,
         temperature: Temperature = Temperature(),  # noqa: B008 - is frozen
+        matryoshka: Sequence[int] = (),
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model.embedder, **inputs)
+        super().__init__(model, model.embedder, matryoshka=matryoshka, **inputs)
         self.siamese, self.temperature = model, temperature
         self.label_names = label_names
 
@@ -136,6 +145,7 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         output_emb_size: int | None,
         concat_multiply: bool,
         max_seq_length: int,
+        matryoshka: Sequence[int] = (),
     ) -> Self:
         """Load a hub model or local folder, with a fresh classifier on top.
 
@@ -145,7 +155,7 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         embedder = SentenceEncoder.from_pretrained(name, pooling_mode, output_emb_size, **label_settings(label_names))
         embedder.encoder.require_positions(max_seq_length)
         model = SiameseClassifier(embedder, len(label_names), concat_multiply=concat_multiply)
-        return cls(model, label_names, tokenizer=tokenizer, max_seq_length=max_seq_length)
+        return cls(model, label_names, matryoshka=matryoshka, tokenizer=tokenizer, max_seq_length=max_seq_length)
 
     @classmethod
     @override
@@ -154,16 +164,19 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
         model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        temperature = Temperature.saved(loaded.metadata.settings, loaded.folder)
-        return cls(model, label_names, temperature=temperature, **loaded.inputs)
+        settings: dict[str, Any] = {
+            "temperature": Temperature.saved(loaded.metadata.settings, loaded.folder),
+            "matryoshka": saved_widths(loaded),
+        }
+        return cls(model, label_names, **settings, **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
         return {**super().settings(), "concat_multiply": self.siamese.concat_multiply}
 
     @override
-    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
-        return classification_losses(self.siamese.classify(outputs), batch)
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
+        return classification_losses(self.siamese.classify(embeddings), batch)
 
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
@@ -174,7 +187,7 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
-    def metric(self, device: torch.device, *, keeps_logits: bool = False) -> "SentenceBertMetric":
+    def class_metric(self, device: torch.device, *, keeps_logits: bool = False) -> "SentenceBertMetric":
         return SentenceBertMetric(
             *(device, self.label_names, self.temperature),
             fitted_here=self.is_fitted_here,
@@ -183,13 +196,17 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         )
 
     @override
+    def metric_at(self, device: torch.device) -> "SentenceBertMetric":
+        return self.class_metric(device)
+
+    @override
     def _scores(self, batch: PackedBatch) -> Tensor:
         pairs = self.outputs(batch).float()  # (examples, 2, E)
         probabilities = self.probabilities(self.siamese.classify(pairs))  # (examples, C)
         return torch.cat([probabilities, self.siamese.cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
-    def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
+    def errors_of(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
         return misclassified(metric, source, self.label_names)
 
 
