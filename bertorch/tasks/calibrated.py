@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from bertorch.precision import at_least_fp32
 from bertorch.tasks.calibration import Temperature, fit_temperature, fitting_report
 from bertorch.tasks.fittable import FittableTask
 from bertorch.tasks.fitting import TEMPERATURE, FittedFile
@@ -26,11 +27,11 @@ class CalibratedTask(FittableTask):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, C) in fp32, of logits (N, C) in any type."""
-        return self.calibrated(logits).softmax(-1)
+        return (logits.float() / self.temperature.value).softmax(-1)
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """Logarithms of the probabilities (N, C) in fp32, of logits (N, C) in any type."""
-        return (logits.float() / self.temperature.value).log_softmax(-1)
+        """Logarithms of the probabilities (N, C), at least in fp32."""
+        return (at_least_fp32(logits) / self.temperature.value).log_softmax(-1)
 
     @override
     def settings(self) -> Mapping[str, Any]:
