@@ -13,6 +13,7 @@ from bertorch.tasks.base import Task
 from bertorch.tasks.fitting import FITTINGS
 from bertorch.tasks.metadata import update_settings
 from bertorch.training.checkpoints import STATE
+from bertorch.training.folds_folder import fold_folders
 from bertorch.training.model_card import update_card
 from bertorch.training.run_folder import LOCK
 from bertorch.writer_lock import only_writer
@@ -32,6 +33,11 @@ def writing_to(folder: str) -> AbstractContextManager[None]:
 def require_fitting(task: Task[Any], option: str, folder: str) -> None:
     """Raise a `UserError` if an option fits nothing to models of a task, or the folder cannot keep it."""
     kind = FITTINGS[option]
+    if folds := fold_folders(folder):
+        raise UserError(
+            f"--{option} stores the {kind.fitted} in the folder of one model, and --model_dir {folder} has those of "
+            f"--folds; name one of them, such as {folds[0]}, whose {kind.fitted} all of them together use too"
+        )
     if task.fitting is not kind:
         other = "" if task.fitting is None else f" (--{task.fitting.option} is for it)"
         raise UserError(
