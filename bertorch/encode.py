@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertorch import cli
-from bertorch.config import InferenceConfig, option
+from bertorch.config import PROMPT_ROLES, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
@@ -36,6 +36,12 @@ class EncodeConfig(InferenceConfig):
     normalize: bool = option(False, help="embeddings of length 1, whose product is the cosine")
     nearest: int | None = option(None, minimum=1, help="print this many neighbours of each sentence by cosine")
     corpus_file: str | None = option(None, help="where --nearest looks for them, a sentence a line")
+    prompt: str | None = option(
+        None,
+        choices=PROMPT_ROLES,
+        help="what the sentences of --input_file are, for a model with prompts; those of --corpus_file are passages, "
+        "or with none have no prompt either",
+    )
 
     def __post_init__(self) -> None:
         if (self.nearest is None) != (self.corpus_file is None):
@@ -53,8 +59,7 @@ def run(config: EncodeConfig) -> None:
     from bertorch.inference.load import load_shared
 
     model = load_shared(config)
-    if not model.size:
-        model.encode([])  # raises: the model has no embeddings
+    model.task.embedder(normalize=config.normalize, role=config.prompt)  # raises: the model has no embeddings, …
     if config.output_file is not None:
         _encode(model, config, config.output_file)
     if config.nearest is not None and config.corpus_file is not None:
@@ -93,7 +98,8 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 
     done = distributed.on_main(begin)
     with log.input_bar(done) as progress:
-        for _, vectors in model.embeddings(_sentences(config.input_file, done), normalize=config.normalize):
+        sentences = _sentences(config.input_file, done)
+        for _, vectors in model.embeddings(sentences, normalize=config.normalize, prompt=config.prompt):
             if file is not None:
                 file.append(vectors)
             progress.update(len(vectors))
@@ -110,6 +116,7 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> d
         "size": model.size,
         "dtype": config.dtype,
         "--normalize": config.normalize,
+        **({} if config.prompt is None else {"--prompt": config.prompt}),
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
@@ -124,10 +131,12 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     from bertorch import distributed, log
     from bertorch.inference.neighbours import Neighbours
 
-    queries = np.concatenate([rows for _, rows in model.embeddings(_sentences(config.input_file), normalize=True)])
+    role, of_corpus = config.prompt, config.prompt if config.prompt in (None, "none") else "passage"
+    sentences = _sentences(config.input_file)
+    queries = np.concatenate([rows for _, rows in model.embeddings(sentences, normalize=True, prompt=role)])
     nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
-        for _, vectors in model.embeddings(_sentences(corpus), normalize=True):
+        for _, vectors in model.embeddings(_sentences(corpus), normalize=True, prompt=of_corpus):
             if distributed.is_main():
                 nearest.update(torch.from_numpy(vectors))
             progress.update(len(vectors))

@@ -226,8 +226,8 @@ class Task(ABC, Generic[B]):
         """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
-    def embedder(self, *, normalize: bool) -> Inference[str]:
-        """Sentence embeddings (E,)."""
+    def embedder(self, *, normalize: bool, role: str | None = None) -> Inference[str]:
+        """Sentence embeddings (E,) of texts of a role, see `bertorch.data.prompts`."""
         raise self._unsuited("encode", "an embedding")
 
     def ranker(self) -> Inference[Any]:

@@ -14,11 +14,12 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset, Examples, TextRows
+from bertorch.data.dataset import Dataset, Examples, PromptedRows, TextRows
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
-from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
+from bertorch.tasks.embedding import EmbeddingTask, empty_embedder, saved_prompts
 from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.metrics import CorrelationMetric
 from bertorch.tasks.scoring import wrong_texts
@@ -38,10 +39,31 @@ def anchors_with_positives(
     return TextRows.tokenized(tokenizer, read_pairs(path, on_bad_line=on_bad_line), max_length=max_length)
 
 
-def scored_pairs(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> Dataset:
+def queries_with_passages(
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str, prompts: Prompts
+) -> PromptedRows:
+    """As `anchors_with_positives`, after prompts: an anchor is a query, the others are passages."""
+    columns = read_pairs(path, on_bad_line=on_bad_line)
+    return PromptedRows.with_prompts(tokenizer, columns, prompts, max_length=max_length)
+
+
+def reader_of_pairs(prompts: Prompts) -> Callable[..., TextRows]:
+    """The function that reads a training file of pairs."""
+    return partial(queries_with_passages, prompts=prompts) if prompts.by_role else anchors_with_positives
+
+
+def scored_pairs(
+    path: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    on_bad_line: str,
+    prompts: Prompts = NO_PROMPTS,
+) -> Dataset:
     """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
     read = read_scored_pairs(path, on_bad_line=on_bad_line)
-    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
+    columns = prompts.of_pairs(read.columns)
+    return Dataset.of_sentences(tokenizer, columns, read.labels, max_length=max_length)
 
 
 def warn_without_negatives(config: ContrastiveConfig, train: Examples) -> None:
@@ -61,7 +83,7 @@ class ContrastiveTask(EmbeddingTask):
         gather_negatives: whether the rows of the other processes are negatives too.
         keep_duplicates: whether rows with the same text are negatives of each other.
         micro_batch_size: rows that are encoded at once; None encodes the whole batch.
-        prompt, inputs: see `EmbeddingTask`.
+        prompts, inputs: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -76,10 +98,10 @@ class ContrastiveTask(EmbeddingTask):
         gather_negatives: bool = False,
         keep_duplicates: bool = False,
         micro_batch_size: int | None = None,
-        prompt: str = "",
+        prompts: Prompts = NO_PROMPTS,
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model, prompt=prompt, **inputs)
+        super().__init__(model, model, prompts=prompts, **inputs)
         self.negatives = Negatives.GLOBAL if gather_negatives else Negatives.LOCAL
         self.recomputes = micro_batch_size is not None
         self._loss = loss
@@ -94,11 +116,13 @@ class ContrastiveTask(EmbeddingTask):
         *,
         symmetric: bool = False,
         dropout: float | None = None,
+        prompts: Prompts = NO_PROMPTS,
     ) -> Self:
         """Load the model that the options name, with the loss that they describe, see `in_batch_negatives_loss`.
 
         Args:
             dropout: hidden and attention dropout of the encoder; None keeps those of its config.
+            prompts: that the examples have.
 
         Raises:
             UserError: the model cannot be loaded, or does not suit an option.
@@ -113,6 +137,7 @@ class ContrastiveTask(EmbeddingTask):
             gather_negatives=config.gather_negatives,
             keep_duplicates=config.keep_duplicates,
             micro_batch_size=config.micro_batch_size,
+            prompts=prompts,
             tokenizer=tokenizer,
             max_seq_length=config.max_seq_length,
         )
@@ -122,7 +147,7 @@ class ContrastiveTask(EmbeddingTask):
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         model = empty_embedder(loaded)
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, **loaded.inputs)
+        return cls(model, prompts=saved_prompts(loaded), **loaded.inputs)
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:

@@ -1,6 +1,6 @@
 """What the tasks of sentence embeddings share: their inputs and results in use, and their saved folders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
@@ -29,7 +30,7 @@ class EmbeddingTask(ScoringTask):
     Args:
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
-        prompt: prepended to each text in use.
+        prompts: of its texts, by their roles.
         inputs: see `Task`.
     """
 
@@ -37,10 +38,15 @@ class EmbeddingTask(ScoringTask):
     library = "sentence-transformers"
 
     def __init__(
-        self, model: EncoderModel, embedder: SentenceEncoder, *, prompt: str = "", **inputs: Unpack[InputSettings]
+        self,
+        model: EncoderModel,
+        embedder: SentenceEncoder,
+        *,
+        prompts: Prompts = NO_PROMPTS,
+        **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
-        self._prompt = prompt
+        self.prompts = prompts
         self.embedder_model = embedder
         self.embedding_size = embedder.size
 
@@ -48,12 +54,17 @@ class EmbeddingTask(ScoringTask):
     def settings(self) -> Mapping[str, Any]:
         reduced = self.embedder_model.emb_reduce_linear
         size = None if reduced is None else reduced.out_features
-        return {"pooling_mode": self.embedder_model.pooling_mode, "output_emb_size": size}
+        prompts = {"query_prompt": self.prompts.query, "passage_prompt": self.prompts.passage}
+        return {
+            "pooling_mode": self.embedder_model.pooling_mode,
+            "output_emb_size": size,
+            **{name: prompt for name, prompt in prompts.items() if prompt},
+        }
 
     @property
     @override
     def savables(self) -> list[Savable]:
-        return [*super().savables, SentenceTransformerFiles(self.embedder_model, self.max_seq_length)]
+        return [*super().savables, SentenceTransformerFiles(self.embedder_model, self.max_seq_length, self.prompts)]
 
     @property
     @override
@@ -61,13 +72,18 @@ class EmbeddingTask(ScoringTask):
         return 2
 
     @override
-    def embedder(self, *, normalize: bool) -> Inference[str]:
-        return Inference(len, self._examples, partial(self._embeddings, normalize=normalize), (self.embedding_size,))
+    def embedder(self, *, normalize: bool, role: str | None = None) -> Inference[str]:
+        self.prompts.before(role)  # raises
+        embeddings = partial(self._embeddings, normalize=normalize)
+        return Inference(len, partial(self._texts, role=role), embeddings, (self.embedding_size,))
+
+    def _texts(self, texts: Sequence[str], *, role: str | None) -> TextRows:
+        columns = [self.prompts.prepended(texts, role)]
+        return TextRows.tokenized(self.tokenizer, columns, max_length=self.max_seq_length)
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
-        if self._prompt:
-            columns = [[self._prompt + text for text in column] for column in columns]
+        columns = self.prompts.of_pairs(columns)
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
     def _embeddings(self, batch: PackedBatch, *, normalize: bool) -> Tensor:
@@ -85,7 +101,14 @@ class EmbeddingTask(ScoringTask):
     def usage(self) -> tuple[str, str]:
         text = "房间干净，早餐也丰富。"
         elsewhere = "from sentence_transformers import SentenceTransformer\n\n"
-        return f"encode([{text!r}])", elsewhere + f"print(SentenceTransformer({{folder}}).encode([{text!r}]))"
+        prompt, method = (', prompt="query"', "encode_query") if self.prompts.by_role else ("", "encode")
+        return f"encode([{text!r}]{prompt})", elsewhere + f"print(SentenceTransformer({{folder}}).{method}([{text!r}]))"
+
+
+def saved_prompts(loaded: LoadedFolder) -> Prompts:
+    """The prompts of a saved folder; a `UserError` if one is no text."""
+    query, passage = (loaded.metadata.text(name, loaded.folder) for name in ("query_prompt", "passage_prompt"))
+    return Prompts.of_roles(query, passage)
 
 
 def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:
