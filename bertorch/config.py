@@ -3,9 +3,12 @@
 A script or command adds options by deriving a dataclass; `bertorch.cli` turns the fields into argparse options.
 """
 
+from collections import Counter
 from dataclasses import MISSING, dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
+
+from typing_extensions import override
 
 from bertorch.errors import UserError
 
@@ -21,6 +24,7 @@ PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
+MIXES = ("proportional", "equal")
 PROMPT_ROLES = ("query", "passage", "none")
 
 # Headings of `--help`, in its order.
@@ -227,6 +231,16 @@ class TrainingConfig(LaunchedConfig):
                 raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
 
     @property
+    def train_data_files(self) -> tuple[str, ...]:
+        """The files of training examples; a batch has those of one."""
+        return (self.train_data_file,)
+
+    @property
+    def mix_of_files(self) -> str:
+        """How the batches of several files are mixed."""
+        return MIXES[0]
+
+    @property
     def has_dev_examples(self) -> bool:
         """Whether the run evaluates."""
         return self.dev_data_file is not None or self.dev_ratio is not None
@@ -376,6 +390,38 @@ class EmbeddingConfig(TrainingConfig):
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
+    more_train_data_files: tuple[str, ...] = _data(
+        (), is_input=True, is_later=True, help="more training examples; a batch has those of one file"
+    )
+    mix: str = _data(
+        MIXES[0],
+        choices=MIXES,
+        is_later=True,
+        help="proportional: an epoch has each example of all files once; equal: as many batches of each file as the "
+        "one with the most has",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.more_train_data_files and self.mix != MIXES[0]:
+            raise UserError(f"--mix {self.mix} is for several files, got no --more_train_data_files")
+        if twice := [name for name, count in Counter(self.train_data_files).items() if count > 1]:
+            raise UserError(f"--more_train_data_files: expected each training file once, got {twice[0]} again")
+        if self.more_train_data_files and self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio draws dev examples from one file, got --more_train_data_files; name a dev file with "
+                "--dev_data_file"
+            )
+
+    @property
+    @override
+    def train_data_files(self) -> tuple[str, ...]:
+        return (self.train_data_file, *self.more_train_data_files)
+
+    @property
+    @override
+    def mix_of_files(self) -> str:
+        return self.mix
 
 
 @dataclass(frozen=True, kw_only=True)

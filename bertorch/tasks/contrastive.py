@@ -17,6 +17,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, Examples, PromptedRows, TextRows
 from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.several_files import SeveralFiles
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder, saved_prompts
@@ -68,8 +69,9 @@ def scored_pairs(
 
 def warn_without_negatives(config: ContrastiveConfig, train: Examples) -> None:
     """Say so in the log where a batch has no negative, so that its loss is constant: one row without hard negatives."""
-    rows = min(len(train), config.batch_size * (distributed.world_size() if config.gather_negatives else 1))
-    if rows == 1 and isinstance(train, TextRows) and train.sentences.shape[1] == 2:
+    most = config.batch_size * (distributed.world_size() if config.gather_negatives else 1)
+    files = train.files if isinstance(train, SeveralFiles) else [train]
+    if any(min(len(file), most) == 1 and isinstance(file, TextRows) and file.sentences.shape[1] == 2 for file in files):
         more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
         logger.warning("a batch of one row has no negatives, and nothing is learned; {}", more)
 
