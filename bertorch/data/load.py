@@ -29,7 +29,7 @@ def load_examples(
     """
     shared = {"tokenizer": tokenizer, "max_length": config.max_seq_length, "on_bad_line": config.on_bad_line}
     files = [open_dataset(partial(train, **shared), path, config.cache_dir) for path in config.train_data_files]
-    examples = files[0] if len(files) == 1 else SeveralFiles(files, config.mix_of_files)
+    examples = files[0] if len(files) == 1 else SeveralFiles(config.train_data_files, files, config.mix_of_files)
     if config.dev_ratio is not None:
         return split_off(examples, config.dev_ratio, seed=config.seed)
     if config.dev_data_file is None:

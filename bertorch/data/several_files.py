@@ -16,7 +16,8 @@ from bertorch.data.schedule import TrainingSchedule, epoch_order
 class SeveralFiles(Examples):
     """The examples of F files, one file after the other; a batch has those of one file."""
 
-    files: Sequence[Examples]  # F of them
+    names: Sequence[str]  # F of them
+    files: Sequence[Examples]
     mix: str  # of `bertorch.config.MIXES`
 
     @property

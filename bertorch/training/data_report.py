@@ -24,7 +24,7 @@ def log_data_report(
     `batches` are those of an epoch of each training file, where there are several.
     """
     if isinstance(train, SeveralFiles):
-        for path, file, count in zip(config.train_data_files, train.files, batches, strict=True):
+        for path, file, count in zip(train.names, train.files, batches, strict=True):
             cut = _cut_line({"examples cut": file})
             logger.info("data: {}: {} examples, {} batches an epoch, {}", path, len(file), count, cut)
     parts = {"train": train} if dev is None else {"train": train, "dev": dev}
