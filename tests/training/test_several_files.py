@@ -16,7 +16,7 @@ def files(mix: str) -> SeveralFiles:
     return SeveralFiles("abc", parts, mix)
 
 
-@pytest.mark.parametrize("mix", ["equal", pytest.param("proportional", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mix", ["proportional", pytest.param("equal", marks=pytest.mark.slow)])
 def test_several_processes_are_one(mix, tmp_path):
     """Also where a process has no example of a batch, and those of the others have more texts than its first file."""
     settings = {"batch_size": 2, "epochs": 1, "gradient_accumulation_steps": 2}
