@@ -9,6 +9,8 @@ Training lines are `anchor⇥positive`, or `anchor⇥positive⇥negative…` wit
 with `--loss cosent` or `cosine_mse` `a⇥b⇥score`; dev lines are `a⇥b⇥score`.
 """
 
+from functools import partial
+
 from bertorch import cli
 from bertorch.config import BatchNegConfig
 
@@ -16,16 +18,18 @@ from bertorch.config import BatchNegConfig
 def run(config: BatchNegConfig) -> None:
     """Read the data, build the task, train."""
     from bertorch.data.load import load_examples
+    from bertorch.data.prompts import prompts_for_training
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.contrastive import LOSSES, ContrastiveTask
     from bertorch.tasks.scored_pairs import scored_pairs
     from bertorch.training.loop import fit
 
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
+    prompts = prompts_for_training(config.query_prompt, config.passage_prompt, tokenizer, config.max_seq_length)
     loss = LOSSES[config.loss].from_config(config)
-    train, dev = load_examples(config, tokenizer, loss.reader(), scored_pairs)
+    train, dev = load_examples(config, tokenizer, loss.reader(prompts), partial(scored_pairs, prompts=prompts))
     loss.look_at(config, train)
-    fit(config, ContrastiveTask.from_config(config, tokenizer, loss), train, dev)
+    fit(config, ContrastiveTask.from_config(config, tokenizer, loss, prompts=prompts), train, dev)
 
 
 if __name__ == "__main__":

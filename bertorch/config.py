@@ -4,6 +4,7 @@ A script or command adds options by deriving a dataclass; `bertorch.cli` turns t
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from functools import partial
@@ -26,6 +27,8 @@ AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
+MIXES = ("proportional", "equal")
+PROMPT_ROLES = ("query", "passage", "none")
 
 T = TypeVar("T")
 
@@ -233,6 +236,16 @@ class TrainingConfig(LaunchedConfig):
                 raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
 
     @property
+    def train_data_files(self) -> tuple[str, ...]:
+        """The files of training examples; a batch has those of one."""
+        return (self.train_data_file,)
+
+    @property
+    def mix_of_files(self) -> str:
+        """How the batches of several files are mixed."""
+        return MIXES[0]
+
+    @property
     def has_dev_examples(self) -> bool:
         """Whether the run evaluates."""
         return self.dev_data_file is not None or self.dev_ratio is not None
@@ -266,6 +279,8 @@ class FoldsConfig(TrainingConfig):
                     f"--folds and --dev_{other}: each model of --folds is evaluated on the part that it has not seen; "
                     "choose one of them"
                 )
+        if len(self.train_data_files) > 1:
+            raise UserError("--folds splits the examples of one file, got --more_train_data_files; choose one of them")
 
     @property
     @override
@@ -417,6 +432,16 @@ class EmbeddingConfig(TrainingConfig):
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
+    more_train_data_files: tuple[str, ...] = _data(
+        (), is_input=True, is_later=True, help="more training examples; a batch has those of one file"
+    )
+    mix: str = _data(
+        MIXES[0],
+        choices=MIXES,
+        is_later=True,
+        help="proportional: an epoch has each example of all files once; equal: as many batches of each file as the "
+        "one with the most has",
+    )
     matryoshka: str | None = _optimisation(
         None,
         is_later=True,
@@ -430,11 +455,30 @@ class EmbeddingConfig(TrainingConfig):
             raise UserError(f"--matryoshka: expected different numbers from 1 on, got {self.matryoshka}")
         if size is not None and max(widths, default=0) > size:
             raise UserError(f"--matryoshka: expected at most the {size} of --output_emb_size, got {max(widths)}")
+        if not self.more_train_data_files and self.mix != MIXES[0]:
+            raise UserError(f"--mix {self.mix} is for several files, got no --more_train_data_files")
+        if twice := [name for name, count in Counter(self.train_data_files).items() if count > 1]:
+            raise UserError(f"--more_train_data_files: expected each training file once, got {twice[0]} again")
+        if self.more_train_data_files and self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio draws dev examples from one file, got --more_train_data_files; name a dev file with "
+                "--dev_data_file"
+            )
 
     @property
     def matryoshka_widths(self) -> tuple[int, ...]:
         """The dimensions that `--matryoshka` names; none without it."""
         return () if self.matryoshka is None else _listed("matryoshka", self.matryoshka, int, "768,512,256,128,64")
+
+    @property
+    @override
+    def train_data_files(self) -> tuple[str, ...]:
+        return (self.train_data_file, *self.more_train_data_files)
+
+    @property
+    @override
+    def mix_of_files(self) -> str:
+        return self.mix
 
 
 def _listed(name: str, text: str, kind: Callable[[str], T], sample: str) -> tuple[T, ...]:
@@ -501,6 +545,12 @@ class BatchNegConfig(ContrastiveConfig):
         "0,1",
         is_later=True,
         help="cosine_mse: lowest and highest score of the training file, such as 0,5; they are scaled to 0 to 1",
+    )
+    query_prompt: str | None = _data(
+        None, is_later=True, help="stands before each query, the first text of a line, such as 'query: '"
+    )
+    passage_prompt: str | None = _data(
+        None, is_later=True, help="stands before each passage, any other text of a line, such as 'passage: '"
     )
 
     def __post_init__(self) -> None:

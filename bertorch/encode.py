@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import InferenceConfig, option
+from bertorch.config import PROMPT_ROLES, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
@@ -43,6 +43,12 @@ class EncodeConfig(InferenceConfig):
     )
     nearest: int | None = option(None, minimum=1, help="print this many neighbours of each sentence by cosine")
     corpus_file: str | None = option(None, help="where --nearest looks for them, a sentence a line")
+    prompt: str | None = option(
+        None,
+        choices=PROMPT_ROLES,
+        help="what the sentences of --input_file are, for a model with prompts; those of --corpus_file are passages, "
+        "or with none have no prompt either",
+    )
 
     def __post_init__(self) -> None:
         if (self.nearest is None) != (self.corpus_file is None):
@@ -60,7 +66,8 @@ def run(config: EncodeConfig) -> None:
     from bertorch.inference.load import load_shared
 
     model = load_shared(config)
-    model.encode([], dimensions=config.dimensions)  # raises, if the model has no embeddings or fewer dimensions
+    # Raises, if the model has no embeddings or fewer dimensions, or cannot apply the prompt.
+    model.task.embedder(normalize=config.normalize, dimensions=config.dimensions, role=config.prompt)
     widths = model.task.embedding_widths or (model.size,)
     if config.dimensions is not None and config.dimensions not in widths:
         trained = f"the model was trained at {', '.join(map(str, widths))} dimensions"
@@ -103,9 +110,9 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 
     done = distributed.on_main(begin)
     with log.input_bar(done) as progress:
-        for _, vectors in model.embeddings(
-            _sentences(config.input_file, done), normalize=config.normalize, dimensions=config.dimensions
-        ):
+        sentences = _sentences(config.input_file, done)
+        encode = partial(model.embeddings, normalize=config.normalize, dimensions=config.dimensions)
+        for _, vectors in encode(sentences, prompt=config.prompt):
             if file is not None:
                 file.append(vectors)
             progress.update(len(vectors))
@@ -122,6 +129,7 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> d
         "size": config.dimensions or model.size,
         "dtype": config.dtype,
         "--normalize": config.normalize or config.dimensions is not None,
+        **({} if config.prompt is None else {"--prompt": config.prompt}),
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
@@ -137,10 +145,11 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     from bertorch.inference.neighbours import Neighbours
 
     encode = partial(model.embeddings, normalize=True, dimensions=config.dimensions)
-    queries = np.concatenate([rows for _, rows in encode(_sentences(config.input_file))])
+    role, of_corpus = config.prompt, config.prompt if config.prompt in (None, "none") else "passage"
+    queries = np.concatenate([rows for _, rows in encode(_sentences(config.input_file), prompt=role)])
     nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
-        for _, vectors in encode(_sentences(corpus)):
+        for _, vectors in encode(_sentences(corpus), prompt=of_corpus):
             if distributed.is_main():
                 nearest.update(torch.from_numpy(vectors))
             progress.update(len(vectors))

@@ -98,6 +98,18 @@ RUNS = {
             "batch_size": 16,
         },
     ),
+    "prompts": (  # and two files: pairs, and groups with hard negatives
+        "run_batchneg.py",
+        (PARAPHRASES, STS, 64),
+        {
+            "query_prompt": "查询：",
+            "passage_prompt": "文章：\n",
+            "more_train_data_files": RANKING / "train.txt",
+            "pooling_mode": "mean",
+            "batch_size": 16,
+            "learning_rate": 3e-4,
+        },
+    ),
     "ner": (
         "run_ner.py",
         (NER / "train.json", NER / "dev.json", 128),

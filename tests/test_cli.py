@@ -60,6 +60,7 @@ SHARED = {
     "tensorboard_dir": None,
     "threads": None,
 }
+FILES = {"more_train_data_files": (), "mix": "proportional"}
 CONTRASTIVE = {
     "margin": 0.2,
     "scale": 20,
@@ -70,6 +71,7 @@ CONTRASTIVE = {
     "keep_duplicates": False,
     "micro_batch_size": None,
     "matryoshka": None,
+    **FILES,
 }
 OWN = {
     ClassifierConfig: {
@@ -95,9 +97,17 @@ OWN = {
         # beyond the published options
         "folds": None,
         "matryoshka": None,
+        **FILES,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
-    BatchNegConfig: {"mean_loss": False, "loss": "in_batch_negatives", "score_range": "0,1", **CONTRASTIVE},
+    BatchNegConfig: {
+        "mean_loss": False,
+        "loss": "in_batch_negatives",
+        "score_range": "0,1",
+        **CONTRASTIVE,
+        "query_prompt": None,
+        "passage_prompt": None,
+    },
     NERConfig: {
         "label_file": "labels.txt",
         "tag": "bios",
@@ -123,6 +133,7 @@ VALUES = {
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
     "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
+    "more_train_data_files": ("m", "n"), "mix": "equal", "query_prompt": "q: ", "passage_prompt": "p: ",
 }  # fmt: skip
 
 
@@ -150,7 +161,8 @@ def test_every_option_takes_a_value(script):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
-        arguments += [f"--{name}"] if isinstance(default, bool) else [f"--{name}", str(VALUES[name])]
+        value = () if isinstance(default, bool) else VALUES[name] if isinstance(default, tuple) else (VALUES[name],)
+        arguments += [f"--{name}", *map(str, value)]
     assert vars(cli.parse(script, arguments)) == expected
 
 
@@ -348,6 +360,40 @@ def test_training_examples_without_a_score_do_not_evaluate(script, capsys):
     assert "--dev_ratio splits training examples, which have no score to evaluate on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mix", "equal"], "--mix equal is for several files, got no --more_train_data_files"),
+        (["--more_train_data_files", "a", "b", "a"], "expected each training file once, got a again"),
+        (["--more_train_data_files", "train.txt"], "expected each training file once, got train.txt again"),
+        (
+            ["--more_train_data_files", "a", "--dev_ratio", "0.1"],
+            "--dev_ratio draws dev examples from one file, got --more_train_data_files",
+        ),
+        (
+            ["--more_train_data_files", "a", "--folds", "2"],
+            "--folds splits the examples of one file, got --more_train_data_files",
+        ),
+    ],
+)
+def test_mistakes_in_several_files(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(SentenceBertConfig, [*REQUIRED[:2], *arguments])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("script", "option_name"),
+    [(SimCSEConfig, "query_prompt"), (SentenceBertConfig, "passage_prompt"), (NERConfig, "more_train_data_files")],
+)
+def test_what_a_script_does_not_have(script, option_name, capsys):
+    """Both sides of simcse and sentencebert are alike; no batch of a tagger has negatives."""
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*required(script), f"--{option_name}", "a"])
+    assert f"unrecognized arguments: --{option_name}" in capsys.readouterr().err
+
+
 def help_of(script, capsys) -> str:
     with pytest.raises(SystemExit):
         cli.parse(script, ["--help"], description="What it does.\n\n    an example")
@@ -365,7 +411,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka"},
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka", *FILES},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},

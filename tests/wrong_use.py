@@ -84,6 +84,7 @@ PROGRAMS = [
     _script(
         *("batchneg", BatchNegConfig, ("--dev_ratio", "0.1"), ("--train_data_file", "sentences.txt")),
         *(("--loss", "cosent"), ("--score_range", "0,5"), ("--loss", "cosine_mse", "--train_data_file", "sts.txt")),
+        *(("--mix", "equal"), ("--more_train_data_files", "paraphrases.txt"), ("--query_prompt", "长" * 40)),
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
@@ -120,7 +121,15 @@ PROGRAMS = [
     _prepare("split", input_file="reviews.txt", output_dir="parts"),
     _prepare("dedupe", train_file="reviews.txt", dev_file="reviews.dev.txt", report_file="out.json"),
 ]  # fmt: skip
-FILES = {"train_data_file", "dev_data_file", "input_file", "corpus_file", "train_file", "dev_file"}
+FILES = {
+    "train_data_file",
+    "more_train_data_files",
+    "dev_data_file",
+    "input_file",
+    "corpus_file",
+    "train_file",
+    "dev_file",
+}
 OUTPUTS = {"saved_dir", "cache_dir", "tensorboard_dir", "output_file", "output_dir", "report_file", "output"}
 MODELS = {"model_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
 

@@ -1,6 +1,6 @@
 """Tokenised examples, from which packed batches are gathered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.numbering import numbered
+from bertorch.data.prompts import Prompts
 from bertorch.data.schedule import epoch_order
 from bertorch.data.texts import Columns, Interleaved
 from bertorch.data.tokens import TokenStore, joined_hashes, tokenize
@@ -91,6 +92,28 @@ class TextRows(Examples):
         rows = self.sentences[indices]  # (examples, S)
         labels = torch.zeros(len(rows), 0)
         return PackedBatch.of(self.store, rows.ravel(), labels=labels, text_ids=torch.from_numpy(rows))
+
+
+@dataclass(frozen=True)
+class PromptedRows(TextRows):
+    """Rows whose texts stand after prompts: with another prompt a text is another sentence, but the same text."""
+
+    text_numbers: np.ndarray  # (M,) int64, of each sentence in the store, equal for equal texts without their prompts
+
+    @staticmethod
+    def with_prompts(
+        tokenizer: PreTrainedTokenizerBase, columns: Columns, prompts: Prompts, *, max_length: int
+    ) -> "PromptedRows":
+        """As `TextRows.tokenized`, of queries and any number of columns of passages."""
+        rows = TextRows.tokenized(tokenizer, prompts.of_pairs(columns), max_length=max_length)
+        text_numbers = np.zeros(len(rows.store), np.int64)
+        text_numbers[rows.sentences] = numbered(columns)[1]
+        return PromptedRows(rows.store, rows.sentences, text_numbers)
+
+    @override
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        texts = self.text_numbers[self.sentences[indices]]  # (examples, S)
+        return replace(super().batch(indices), text_ids=torch.from_numpy(texts))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from bertorch.config import TrainingConfig
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Examples, split_off
+from bertorch.data.several_files import SeveralFiles
 
 
 def load_examples(
@@ -27,7 +28,8 @@ def load_examples(
         UserError: a file, an option or the folder is at fault.
     """
     shared = {"tokenizer": tokenizer, "max_length": config.max_seq_length, "on_bad_line": config.on_bad_line}
-    examples = open_dataset(partial(train, **shared), config.train_data_file, config.cache_dir)
+    files = [open_dataset(partial(train, **shared), path, config.cache_dir) for path in config.train_data_files]
+    examples = files[0] if len(files) == 1 else SeveralFiles(config.train_data_files, files, config.mix_of_files)
     if config.dev_ratio is not None:
         return split_off(examples, config.dev_ratio, seed=config.seed)
     if config.dev_data_file is None:

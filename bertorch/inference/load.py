@@ -9,6 +9,7 @@ import torch
 from bertorch import distributed
 from bertorch.config import PRECISIONS, InferenceConfig
 from bertorch.encoder.cpu import use_onednn
+from bertorch.encoder.sentence_transformers import is_of_sentence_transformers
 from bertorch.errors import UserError
 from bertorch.files import reason
 from bertorch.inference.engine import Engine
@@ -55,7 +56,7 @@ def is_own(folder: str) -> bool:
     the architecture of its task, and without the file that sentence-transformers writes beside it.
     """
     path = Path(folder)
-    if not (path / "config.json").exists() or (path / "config_sentence_transformers.json").exists():
+    if not (path / "config.json").exists() or is_of_sentence_transformers(path):
         return False
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))

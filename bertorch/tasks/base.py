@@ -240,8 +240,11 @@ class Task(ABC, Generic[B]):
         """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
-    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
-        """Sentence embeddings (E,), or the first `dimensions` of them, always of length 1."""
+    def embedder(self, *, normalize: bool, dimensions: int | None = None, role: str | None = None) -> Inference[str]:
+        """Sentence embeddings (E,) of texts of a role, see `bertorch.data.prompts`.
+
+        With `dimensions` only the first ones, always of length 1.
+        """
         raise self._unsuited("encode", "an embedding")
 
     def ranker(self) -> Inference[Any]:

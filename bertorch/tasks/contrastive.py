@@ -13,12 +13,13 @@ from typing_extensions import override
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts, read_scored_pairs
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
 from bertorch.tasks.cosent import CoSENT
 from bertorch.tasks.cosine_mse import CosineMSE
-from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
+from bertorch.tasks.embedding import EmbeddingTask, empty_embedder, saved_prompts
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from bertorch.tasks.matryoshka import saved_widths
@@ -37,7 +38,7 @@ class ContrastiveTask(EmbeddingTask):
         model: gives embeddings (N, E).
         loss: one of `LOSSES`; None where it is not trained.
         micro_batch_size: rows that are encoded at once in training; None encodes the whole batch.
-        prompt, matryoshka, inputs: see `EmbeddingTask`.
+        prompts, matryoshka, inputs: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -50,11 +51,11 @@ class ContrastiveTask(EmbeddingTask):
         *,
         loss: EmbeddingLoss | None = None,
         micro_batch_size: int | None = None,
-        prompt: str = "",
+        prompts: Prompts = NO_PROMPTS,
         matryoshka: Sequence[int] = (),
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model, prompt=prompt, matryoshka=matryoshka, **inputs)
+        super().__init__(model, model, prompts=prompts, matryoshka=matryoshka, **inputs)
         self.negatives = Negatives.NONE if loss is None else loss.negatives
         self.recomputes = micro_batch_size is not None
         self._loss = loss
@@ -68,12 +69,14 @@ class ContrastiveTask(EmbeddingTask):
         loss: EmbeddingLoss,
         *,
         dropout: float | None = None,
+        prompts: Prompts = NO_PROMPTS,
     ) -> Self:
         """Load the model that the options name.
 
         Args:
             loss: one of `LOSSES`.
             dropout: hidden and attention dropout of the encoder; None keeps those of its config.
+            prompts: that the examples have.
 
         Raises:
             UserError: the model cannot be loaded, or does not suit an option.
@@ -86,6 +89,7 @@ class ContrastiveTask(EmbeddingTask):
             model,
             loss=loss,
             micro_batch_size=config.micro_batch_size,
+            prompts=prompts,
             matryoshka=config.matryoshka_widths,
             tokenizer=tokenizer,
             max_seq_length=config.max_seq_length,
@@ -96,7 +100,7 @@ class ContrastiveTask(EmbeddingTask):
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         model = empty_embedder(loaded)
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, matryoshka=saved_widths(loaded), **loaded.inputs)
+        return cls(model, prompts=saved_prompts(loaded), matryoshka=saved_widths(loaded), **loaded.inputs)
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:

@@ -13,7 +13,7 @@ from bertorch import distributed
 from bertorch.config import BatchNegConfig, ContrastiveConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
-from bertorch.data.schedule import TrainingSchedule
+from bertorch.data.several_files import schedule_of
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.metrics import pair_cosines
@@ -67,8 +67,8 @@ class CoSENT(ScoredPairsLoss):
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
         super().look_at(config, train)
         size = config.batch_size * distributed.world_size()
-        steps = TrainingSchedule(len(train), size, config.gradient_accumulation_steps, config.seed).steps(epoch=1)
-        alike = [bool(np.ptp(train.labels_of(indices)) == 0) for batches in steps for indices in batches]
+        batches = schedule_of(train, size, config.gradient_accumulation_steps, config.seed).batches(epoch=1)
+        alike = [bool(np.ptp(train.labels_of(indices)) == 0) for indices in batches]
         counts = f"{sum(alike)} of {len(alike)} ({sum(alike) / len(alike):.1%})"
         logger.info("data: train: batches of the first epoch with one score only, which give no gradient: {}", counts)
         if all(alike):

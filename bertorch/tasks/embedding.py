@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
@@ -34,7 +35,7 @@ class EmbeddingTask(ScoringTask):
     Args:
         model: the whole model.
         embedder: gives embeddings (N, E); it is the model, or a part of it.
-        prompt: prepended to each text in use.
+        prompts: of its texts, by their roles.
         matryoshka: the widths at which it is trained beside the whole, see `bertorch.tasks.matryoshka`.
         inputs: see `Task`.
     """
@@ -48,12 +49,12 @@ class EmbeddingTask(ScoringTask):
         model: EncoderModel,
         embedder: SentenceEncoder,
         *,
-        prompt: str = "",
+        prompts: Prompts = NO_PROMPTS,
         matryoshka: Sequence[int] = (),
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
-        self._prompt = prompt
+        self.prompts = prompts
         self.embedder_model = embedder
         self.embedding_size = embedder.size
         self.embedding_widths = all_widths(matryoshka, embedder.size)
@@ -87,13 +88,18 @@ class EmbeddingTask(ScoringTask):
     def settings(self) -> Mapping[str, Any]:
         reduced = self.embedder_model.emb_reduce_linear
         size = None if reduced is None else reduced.out_features
-        widths = {SETTING: list(self.embedding_widths)} if self.embedding_widths else {}
-        return {"pooling_mode": self.embedder_model.pooling_mode, "output_emb_size": size, **widths}
+        prompts = {"query_prompt": self.prompts.query, "passage_prompt": self.prompts.passage}
+        return {
+            "pooling_mode": self.embedder_model.pooling_mode,
+            "output_emb_size": size,
+            **({SETTING: list(self.embedding_widths)} if self.embedding_widths else {}),
+            **{name: prompt for name, prompt in prompts.items() if prompt},
+        }
 
     @property
     @override
     def savables(self) -> list[Savable]:
-        return [*super().savables, SentenceTransformerFiles(self.embedder_model, self.max_seq_length)]
+        return [*super().savables, SentenceTransformerFiles(self.embedder_model, self.max_seq_length, self.prompts)]
 
     @property
     @override
@@ -101,17 +107,21 @@ class EmbeddingTask(ScoringTask):
         return 2
 
     @override
-    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
+    def embedder(self, *, normalize: bool, dimensions: int | None = None, role: str | None = None) -> Inference[str]:
+        self.prompts.before(role)  # raises
         size = self.embedding_size if dimensions is None else dimensions
         if not 0 < size <= self.embedding_size:
             raise UserError(f"dimensions: expected 1 to the {self.embedding_size} of an embedding, got {size}")
         rows_of = partial(self._embeddings, size=size, normalize=normalize or dimensions is not None)
-        return Inference(len, self._examples, rows_of, (size,))
+        return Inference(len, partial(self._texts, role=role), rows_of, (size,))
+
+    def _texts(self, texts: Sequence[str], *, role: str | None) -> TextRows:
+        columns = [self.prompts.prepended(texts, role)]
+        return TextRows.tokenized(self.tokenizer, columns, max_length=self.max_seq_length)
 
     @override
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
-        if self._prompt:
-            columns = [[self._prompt + text for text in column] for column in columns]
+        columns = self.prompts.of_pairs(columns)
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
 
     def _embeddings(self, batch: PackedBatch, *, size: int, normalize: bool) -> Tensor:
@@ -129,12 +139,20 @@ class EmbeddingTask(ScoringTask):
     def usage(self) -> tuple[str, str]:
         text, widths = "房间干净，早餐也丰富。", self.embedding_widths
         elsewhere = "from sentence_transformers import SentenceTransformer\n\n"
+        prompt, method = (', prompt="query"', "encode_query") if self.prompts.by_role else ("", "encode")
         if not widths:
-            return f"encode([{text!r}])", elsewhere + f"print(SentenceTransformer({{folder}}).encode([{text!r}]))"
+            call = f"SentenceTransformer({{folder}}).{method}([{text!r}])"
+            return f"encode([{text!r}]{prompt})", elsewhere + f"print({call})"
         elsewhere += f"# trained at {', '.join(map(str, widths))} dimensions\n"
         elsewhere += f"model = SentenceTransformer({{folder}}, truncate_dim={widths[-1]})\n"
-        elsewhere += f"print(model.encode([{text!r}], normalize_embeddings=True))"
-        return f"encode([{text!r}], dimensions={widths[-1]})", elsewhere
+        elsewhere += f"print(model.{method}([{text!r}], normalize_embeddings=True))"
+        return f"encode([{text!r}]{prompt}, dimensions={widths[-1]})", elsewhere
+
+
+def saved_prompts(loaded: LoadedFolder) -> Prompts:
+    """The prompts of a saved folder; a `UserError` if one is no text."""
+    query, passage = (loaded.metadata.text(name, loaded.folder) for name in ("query_prompt", "passage_prompt"))
+    return Prompts.of_roles(query, passage)
 
 
 def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:

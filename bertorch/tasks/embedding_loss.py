@@ -10,6 +10,7 @@ from torch import Tensor
 from bertorch.config import BatchNegConfig, ContrastiveConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples, TextRows
+from bertorch.data.prompts import Prompts
 from bertorch.tasks.base import Negatives
 
 
@@ -25,8 +26,11 @@ class EmbeddingLoss(ABC):
         """The loss that the options describe."""
 
     @abstractmethod
-    def reader(self) -> Callable[..., TextRows]:
-        """The reading function of its training lines, see `bertorch.data.load.load_examples`."""
+    def reader(self, prompts: Prompts) -> Callable[..., TextRows]:
+        """The reading function of its training lines, whose texts stand after prompts.
+
+        See `bertorch.data.load.load_examples`.
+        """
 
     @abstractmethod
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:

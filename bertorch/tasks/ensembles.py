@@ -98,7 +98,7 @@ class SentenceBertEnsemble(SentenceBertTask):
         self.embedding_size, self._folders = 0, folders
 
     @override
-    def embedder(self, *, normalize: bool, dimensions: int | None = None) -> Inference[str]:
+    def embedder(self, *, normalize: bool, dimensions: int | None = None, role: str | None = None) -> Inference[str]:
         raise UserError(
             f"expected one model to encode with, got {len(self._folders)} of --folds, whose embeddings cannot be "
             f"compared with each other; name one of them: {', '.join(self._folders)}"

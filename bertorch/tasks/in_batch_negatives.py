@@ -12,8 +12,10 @@ from typing_extensions import override
 from bertorch import distributed
 from bertorch.config import BatchNegConfig, ContrastiveConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Examples, TextRows
+from bertorch.data.dataset import Examples, PromptedRows, TextRows
+from bertorch.data.prompts import Prompts
 from bertorch.data.readers import read_pairs, read_sentences
+from bertorch.data.several_files import files_of
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 from bertorch.tasks.losses import in_batch_negatives_loss
@@ -30,6 +32,14 @@ def anchors_with_positives(
 ) -> TextRows:
     """Anchors, positives, and hard negatives if there are any. See `read_pairs`."""
     return TextRows.tokenized(tokenizer, read_pairs(path, on_bad_line=on_bad_line), max_length=max_length)
+
+
+def queries_with_passages(
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str, prompts: Prompts
+) -> PromptedRows:
+    """As `anchors_with_positives`, after prompts: an anchor is a query, the others are passages."""
+    columns = read_pairs(path, on_bad_line=on_bad_line)
+    return PromptedRows.with_prompts(tokenizer, columns, prompts, max_length=max_length)
 
 
 class InBatchNegatives(EmbeddingLoss):
@@ -73,13 +83,14 @@ class InBatchNegatives(EmbeddingLoss):
         )
 
     @override
-    def reader(self) -> Callable[..., TextRows]:
-        return anchors_with_positives
+    def reader(self, prompts: Prompts) -> Callable[..., TextRows]:
+        return partial(queries_with_passages, prompts=prompts) if prompts.by_role else anchors_with_positives
 
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
-        rows = min(len(train), config.batch_size * (distributed.world_size() if config.gather_negatives else 1))
-        if rows == 1 and isinstance(train, TextRows) and train.sentences.shape[1] == 2:
+        rows = config.batch_size * (distributed.world_size() if config.gather_negatives else 1)
+        pairs = [file for _, file in files_of(train) if isinstance(file, TextRows) and file.sentences.shape[1] == 2]
+        if any(min(len(file), rows) == 1 for file in pairs):
             more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
             logger.warning("a batch of one row has no negatives, and nothing is learned; {}", more)
 

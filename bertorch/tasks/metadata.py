@@ -62,6 +62,13 @@ class ModelMetadata:
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")
         return value
 
+    def text(self, name: str, folder: str) -> str:
+        """A setting, "" if it is not there; a `UserError` if it is no text."""
+        value = self.settings.get(name, "")
+        if not isinstance(value, str):
+            raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a text, got {value!r}")
+        return value
+
 
 def update_settings(folder: str, settings: Mapping[str, Any]) -> None:
     """Change settings in the config.json of a folder that bertorch saved, and nothing else in it, atomically.

@@ -83,7 +83,7 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     if modules is not None:
         modules.prepare(tokenizer)
         model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
-        return ContrastiveTask(model, prompt=modules.prompt, **inputs)
+        return ContrastiveTask(model, prompts=modules.prompts, **inputs)
     label_names = [] if found["task"] == "score" else saved_label_names(config, folder)
     if found["task"] != "tagging":
         classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))

@@ -10,7 +10,9 @@ from typing_extensions import override
 
 from bertorch.config import ContrastiveConfig
 from bertorch.data.dataset import Dataset, Examples
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import read_scored_pairs
+from bertorch.data.several_files import files_of
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 
 
@@ -20,11 +22,13 @@ def scored_pairs(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_bad_line: str,
+    prompts: Prompts = NO_PROMPTS,
     bounds: tuple[float, float] | None = None,
 ) -> Dataset:
-    """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
+    """Pairs with a score, whose texts are encoded apart, a as a query and b as a passage. See `read_scored_pairs`."""
     read = read_scored_pairs(path, on_bad_line=on_bad_line, bounds=bounds)
-    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
+    columns = prompts.of_pairs(read.columns)
+    return Dataset.of_sentences(tokenizer, columns, read.labels, max_length=max_length)
 
 
 class ScoredPairsLoss(EmbeddingLoss):
@@ -38,10 +42,13 @@ class ScoredPairsLoss(EmbeddingLoss):
         self._bounds = bounds
 
     @override
-    def reader(self) -> Callable[..., Dataset]:
-        return scored_pairs if self._bounds is None else partial(scored_pairs, bounds=self._bounds)
+    def reader(self, prompts: Prompts) -> Callable[..., Dataset]:
+        read = partial(scored_pairs, prompts=prompts)
+        return read if self._bounds is None else partial(read, bounds=self._bounds)
 
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
-        scores = train.labels_of(np.arange(len(train)))  # (N,)
-        logger.info("data: train: scores from {:g} to {:g}, mean {:.4g}", scores.min(), scores.max(), scores.mean())
+        for name, file in files_of(train):
+            scores = file.labels_of(np.arange(len(file)))  # (N,)
+            found = scores.min(), scores.max(), scores.mean()
+            logger.info("data: {}: scores from {:g} to {:g}, mean {:.4g}", name, *found)

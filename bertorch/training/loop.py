@@ -17,7 +17,8 @@ from bertorch.config import TrainingConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
-from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
+from bertorch.data.schedule import ScheduledStep, share
+from bertorch.data.several_files import schedule_of
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
@@ -51,9 +52,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
     rate_factors = prepare_layers(config, task)
-    schedule = TrainingSchedule(
-        len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
-    )
+    schedule = schedule_of(train, config.batch_size * world_size, config.gradient_accumulation_steps, config.seed)
     total_steps = min(schedule.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
     keeper = RunKeeper(config, task, dev, precision, total_steps)
     keeper.load_weights()
@@ -73,7 +72,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     )
     keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
-    distributed.on_main(lambda: log_data_report(config, task, train, dev))
+    distributed.on_main(lambda: log_data_report(config, task, train, dev, schedule.batches_by_file))
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")

@@ -78,7 +78,7 @@ class ModelCard(Savable):
 
     def _training(self) -> str:
         config = self.config
-        data = f"Training data: {_code(config.train_data_file)}"
+        data = f"Training data: {', '.join(map(_code, config.train_data_files))}"
         if config.dev_data_file:
             data += f", dev data: {_code(config.dev_data_file)}"
         how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"

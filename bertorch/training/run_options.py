@@ -28,7 +28,10 @@ def describe_run(
         value = getattr(config, declared.name)
         if declared.metadata["is_later"] and value == declared.default:
             continue
-        if declared.metadata["is_input"] and value is not None and Path(value).is_file():
+        if isinstance(value, tuple) and declared.metadata["is_input"]:
+            contents = [file_digest(each) if Path(each).is_file() else each for each in value]
+            described[f"content of --{declared.name}"] = contents
+        elif declared.metadata["is_input"] and value is not None and Path(value).is_file():
             described[f"content of --{declared.name}"] = file_digest(value)
         elif declared.metadata["is_input"]:
             described[f"--{declared.name}"] = value

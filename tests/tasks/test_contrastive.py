@@ -9,6 +9,7 @@ import torch
 
 from bertorch.config import ContrastiveConfig
 from bertorch.data.dataset import TextRows
+from bertorch.data.several_files import SeveralFiles
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.contrastive import encode_in_chunks
 from bertorch.tasks.in_batch_negatives import InBatchNegatives
@@ -171,5 +172,14 @@ def test_the_task_joins_processes_only_for_their_negatives():
 def test_a_batch_without_negatives_is_said(rows, texts, settings, warned, log_lines):
     train = TextRows(random_store(rows * texts), np.arange(rows * texts).reshape(rows, texts))
     config = ContrastiveConfig(train_data_file="-", **settings)
+    InBatchNegatives.of(config).look_at(config, train)
+    assert any("a batch of one row has no negatives" in line for line in log_lines) is warned
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(1, True), (2, False)])
+def test_a_file_of_one_row_has_no_negatives(rows, warned, log_lines):
+    """Whatever the other files have."""
+    train = SeveralFiles("ab", [contrastive_data(9), contrastive_data(rows)], "proportional")
+    config = ContrastiveConfig(train_data_file="-")
     InBatchNegatives.of(config).look_at(config, train)
     assert any("a batch of one row has no negatives" in line for line in log_lines) is warned

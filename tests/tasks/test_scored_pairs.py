@@ -10,6 +10,8 @@ from transformers import AutoTokenizer
 
 from bertorch.config import BatchNegConfig
 from bertorch.data.dataset import Dataset
+from bertorch.data.prompts import NO_PROMPTS
+from bertorch.data.several_files import SeveralFiles
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives
@@ -261,7 +263,7 @@ def test_errors_in_training_lines_name_the_line(loss, line, error, tmp_path):
     settings = {"score_range": "0,5"} if loss == "cosine_mse" else {}
     path = tmp_path / "train.txt"
     path.write_text(f"子\t丑\t5\n{line}\n寅\t卯\t0\n")
-    read = LOSSES[loss].from_config(config(loss, **settings)).reader()
+    read = LOSSES[loss].from_config(config(loss, **settings)).reader(NO_PROMPTS)
     with pytest.raises(UserError) as raised:
         read(str(path), tokenizer=AutoTokenizer.from_pretrained(TINY), max_length=8, on_bad_line="stop")
     assert f"{path}{error}" in str(raised.value)
@@ -292,3 +294,13 @@ def test_the_log_says_how_many_batches_have_one_score_only(scores, batch_size, s
     assert any(line.endswith(f"with one score only, which give no gradient: {share}") for line in log_lines)
     assert any("no batch has two different scores, and nothing is learned" in line for line in log_lines) is is_warned
     assert any(f"scores from {min(scores):g} to {max(scores):g}, mean " in line for line in log_lines)
+
+
+def test_of_several_files_the_log_has_the_scores_of_each_and_its_batches(log_lines):
+    """Each file has one score in all its batches; batches of both would have two."""
+    files = [Dataset(random_store(16), np.arange(16).reshape(-1, 2), np.full(8, score)) for score in (0.0, 5.0)]
+    CoSENT(scale=SCALE).look_at(config(batch_size=4), SeveralFiles(["a.txt", "b.txt"], files, "proportional"))
+    assert any("data: a.txt: scores from 0 to 0, mean 0" in line for line in log_lines)
+    assert any("data: b.txt: scores from 5 to 5, mean 5" in line for line in log_lines)
+    assert any(line.endswith("with one score only, which give no gradient: 4 of 4 (100.0%)") for line in log_lines)
+    assert any("no batch has two different scores" in line for line in log_lines)
