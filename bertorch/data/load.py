@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from bertorch.config import TrainingConfig
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Examples, split_off
+from bertorch.data.teacher import TeacherRows
 
 
 def load_examples(
@@ -16,7 +17,7 @@ def load_examples(
     train: Callable[..., Examples],
     dev: Callable[..., Examples],
 ) -> tuple[Examples, Examples | None]:
-    """Training and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
+    """Training examples, those of `--teacher` with its rows, and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
 
     Args:
         train, dev: reading functions, of a task's file: path → examples, with everything else that the result depends
@@ -27,7 +28,10 @@ def load_examples(
         UserError: a file, an option or the folder is at fault.
     """
     shared = {"tokenizer": tokenizer, "max_length": config.max_seq_length, "on_bad_line": config.on_bad_line}
-    examples = open_dataset(partial(train, **shared), config.train_data_file, config.cache_dir)
+    teacher = TeacherRows.of(config)  # its errors come before the long work
+    examples: Examples = open_dataset(partial(train, **shared), config.train_data_file, config.cache_dir)
+    if teacher is not None:
+        examples = teacher.beside(examples, config.train_data_file)
     if config.dev_ratio is not None:
         return split_off(examples, config.dev_ratio, seed=config.seed)
     if config.dev_data_file is None:

@@ -169,6 +169,10 @@ class SentenceBertTask(EmbeddingTask):
         return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        return self.siamese.classify(self.outputs(batch)).float()  # (examples, C)
+
+    @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
         return misclassified(metric, source, self.label_names)
 
