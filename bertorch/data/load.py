@@ -17,7 +17,9 @@ def load_examples(
     train: Callable[..., Examples],
     dev: Callable[..., Examples],
 ) -> tuple[Examples, Examples | None]:
-    """Training examples, those of `--teacher` with its rows, and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
+    """Training and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
+
+    Training examples have the rows of `--teacher`, if there is one.
 
     Args:
         train, dev: reading functions, of a task's file: path → examples, with everything else that the result depends

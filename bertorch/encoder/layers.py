@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.trials import eval_mode, matches, trial_batch
 from bertorch.errors import UserError
-from bertorch.files import reason
 
 
 class LayerDepths:
@@ -49,7 +48,7 @@ class LayerDepths:
                 self.of[parameter] = min(depth, self.of.get(parameter, depth))
 
     def lists(self) -> list[nn.ModuleList]:
-        """The outermost lists of L modules; some models, such as XLM, keep the parts of a layer in lists of their own."""
+        """The outermost lists of L modules; some models, such as XLM, keep the parts of a layer in several."""
         found: list[nn.ModuleList] = []
         inner: set[nn.Module] = set()
         for module in self._model.modules():  # outer ones before inner ones
@@ -134,10 +133,7 @@ def keep_layers(encoder: Encoder, kept: Sequence[int]) -> None:
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == depths.layers:
             setattr(config, name, [value[number] for number in kept])
-    try:
-        config.num_hidden_layers = len(kept)
-    except NotImplementedError as error:  # it follows from another field
-        raise unsuited(model, option, reason(error)) from error
+    config.num_hidden_layers = len(kept)
     if not _is_described(encoder):
         raise unsuited(model, option, "without the others they do not give what its config then describes")
 
