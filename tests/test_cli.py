@@ -55,12 +55,14 @@ SHARED = {
     "r_drop": None,
     "layer_decay": None,
     "freeze_layers": None,
+    "layers_from": None,
     "eval_steps": None,
     "max_steps": None,
     "patience": None,
     "tensorboard_dir": None,
     "threads": None,
 }
+TEACHER = {"teacher": None, "teacher_weight": 0.5, "teacher_temperature": 2.0}
 CONTRASTIVE = {
     "margin": 0.2,
     "scale": 20,
@@ -70,6 +72,7 @@ CONTRASTIVE = {
     "gather_negatives": False,
     "keep_duplicates": False,
     "micro_batch_size": None,
+    **TEACHER,
 }
 OWN = {
     ClassifierConfig: {
@@ -84,6 +87,7 @@ OWN = {
         "label_smoothing": 0.0,
         "focal_gamma": 0.0,
         "logit_adjustment": 0.0,
+        **TEACHER,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -91,6 +95,8 @@ OWN = {
         "pooling_mode": "linear",
         "concat_multiply": False,
         "output_emb_size": None,
+        # beyond the published options
+        **TEACHER,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
     BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
@@ -117,7 +123,7 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
-    "r_drop": 4.0, "layer_decay": 0.8,
+    "r_drop": 4.0, "layer_decay": 0.8, "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0,
 }  # fmt: skip
 
 
@@ -135,10 +141,12 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file, --adversarial_epsilon and --label_smoothing; the last is not for
-        # embeddings.
-        if name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment") or (
-            name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
+        # They contradict --resume, --dev_data_file, --adversarial_epsilon, --label_smoothing, --init_from_ckpt; the
+        # next are not for embeddings, and --teacher has no skipped lines.
+        if (
+            name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment", "layers_from")
+            or (name in ("r_drop", "teacher_temperature") and script in (SimCSEConfig, BatchNegConfig))
+            or (name == "on_bad_line" and "teacher" in OWN[script])
         ):
             expected[name] = default
             continue
@@ -176,6 +184,13 @@ def test_r_drop_is_not_for_embeddings(script, capsys):
     assert (
         "--r_drop compares probabilities of classes, which sentence embeddings do not have" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])
+def test_vectors_of_a_teacher_have_no_temperature(script, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*REQUIRED[:2], "--teacher", "t.npy", "--teacher_temperature", "1"])
+    assert "--teacher_temperature is for the logits of classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
@@ -257,6 +272,32 @@ def test_the_six_schedulers(scheduler):
             [*REQUIRED, "--adversarial_epsilon", "1", "--freeze_layers", "0"],
             "--adversarial_epsilon moves word embeddings along their gradient, and --freeze_layers freezes them",
         ),
+        (
+            [*REQUIRED, "--layers_from", "0,1", "--init_from_ckpt", "w.bin"],
+            "--layers_from takes layers of --pretrained_model_name_or_path, which --init_from_ckpt would replace",
+        ),
+        *(
+            (
+                [*REQUIRED, "--layers_from", layers],
+                f"--layers_from: expected rising numbers of layers from 0 on, such as 0,2,4, got '{layers}'",
+            )
+            for layers in ("2,1", "1,1", "0;2", "0,", "-1", "first", "99999")
+        ),
+        (
+            [*REQUIRED, "--teacher", "t.npy", "--on_bad_line", "skip"],
+            "--teacher has a row for each line, and --on_bad_line skip leaves lines out; fix the lines",
+        ),
+        ([*REQUIRED, "--teacher_weight", "0.7"], "--teacher_weight is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher_temperature", "4"], "--teacher_temperature is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher", "t", "--teacher_weight", "1.5"], "--teacher_weight: expected at most 1.0, got 1.5"),
+        (
+            [*REQUIRED, "--teacher", "t", "--teacher_temperature", "0"],
+            "--teacher_temperature: expected more than 0, got 0",
+        ),
+        (
+            [*MULTI_LABEL, "--teacher", "t.npy"],
+            "--teacher is compared in what it says of classes that exclude each other, which --problem_type multi",
+        ),
         ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
         ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
@@ -318,7 +359,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]),
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - set(TEACHER),
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},

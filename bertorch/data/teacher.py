@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class TeacherRows:
         require_file(path, expected)
         try:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+        except (OSError, ValueError, EOFError, SyntaxError, BadZipFile) as error:
             raise UserError(f"--teacher {path}: expected {expected}; got: {error}") from error
         if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
             got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
