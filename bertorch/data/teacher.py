@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -93,12 +92,11 @@ class TeacherRows:
         expected = f"an array (rows, columns) of numbers in a .npy file; {_AGAIN}"
         require_file(path, expected)
         try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, BadZipFile) as error:
+            rows = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError) as error:
             raise UserError(f"--teacher {path}: expected {expected}; got: {error}") from error
-        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":
-            got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
-            raise UserError(f"--teacher {path}: expected {expected}; got {got}")
+        if rows.ndim != 2 or rows.dtype.kind != "f":
+            raise UserError(f"--teacher {path}: expected {expected}; got {rows.dtype} {rows.shape}")
         record = record_path(path)
         found = read_record(
             record,

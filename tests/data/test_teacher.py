@@ -118,7 +118,7 @@ def test_a_teacher_that_does_not_suit_the_file(tokenizer, tmp_path):
         "teacher.npy: expected an array .* in a .npy file; write it with bertorch.predict --logits, for classes, or"
     )
     path.write_text("label\ta\tb\tc\na\t0.1\t0.2\t0.3\n")
-    refused("--teacher .*teacher.npy: expected an array .*; got: ")
+    refused("--teacher .*teacher.npy: expected an array .*; got: the magic string is not correct")
     np.save(path, np.zeros(20))
     refused(r"expected an array \(rows, columns\) of numbers .*; got float64 \(20,\)")
     np.save(path, random_rows(20, 3))
