@@ -95,8 +95,9 @@ class TeacherRows:
             rows = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"--teacher {path}: expected {expected}; got: {error}") from error
-        if rows.ndim != 2 or rows.dtype.kind != "f":
-            raise UserError(f"--teacher {path}: expected {expected}; got {rows.dtype} {rows.shape}")
+        if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.flags.c_contiguous:
+            order = "" if rows.flags.c_contiguous else " column by column"  # a row would lie all over the file
+            raise UserError(f"--teacher {path}: expected {expected}; got {rows.dtype} {rows.shape}{order}")
         record = record_path(path)
         found = read_record(
             record,

@@ -227,7 +227,7 @@ class Task(ABC, Generic[B]):
         raise self._unsuited("predict", "a text or embedding")
 
     def logit_scorer(self) -> Inference[Any]:
-        """Logits (C,) of the classes, whose softmax or sigmoid the probabilities of `scorer` are."""
+        """Logits (C,) of the labels, as the model gives them."""
         raise self._unsuited("predict --logits", "a classification")
 
     def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from bertorch.config import ClassifierConfig
+from bertorch.data import mapped
 from bertorch.data.dataset import Subset
 from bertorch.data.load import load_examples
 from bertorch.data.teacher import TaughtExamples, TeacherRows, TextsDigest
@@ -54,8 +55,9 @@ def classifier(folder: Path, content: str = LABELLED, **settings) -> ClassifierC
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("windows", [1, 3])
-def test_the_rows_stay_with_their_lines(cached, windows, tokenizer, tmp_path):
-    """Also where some lines are split off to evaluate on."""
+def test_the_rows_stay_with_their_lines(cached, windows, tokenizer, tmp_path, monkeypatch):
+    """Also where some lines are split off to evaluate on, and where the file is large."""
+    monkeypatch.setattr(mapped, "SMALL", 0)
     rows = random_rows(20, 3)
     class_teacher(tmp_path / "teacher.npy", rows, NAMES, TEXTS)
     settings = {"cache_dir": str(tmp_path / "cache")} if cached else {}
@@ -120,7 +122,9 @@ def test_a_teacher_that_does_not_suit_the_file(tokenizer, tmp_path):
     path.write_text("label\ta\tb\tc\na\t0.1\t0.2\t0.3\n")
     refused("--teacher .*teacher.npy: expected an array .*; got: the magic string is not correct")
     np.save(path, np.zeros(20))
-    refused(r"expected an array \(rows, columns\) of numbers .*; got float64 \(20,\)")
+    refused(r"expected an array \(rows, columns\) of numbers .*; got float64 \(20,\)$")
+    np.save(path, np.asfortranarray(random_rows(20, 3)))
+    refused(r"; got float32 \(20, 3\) column by column$")
     np.save(path, random_rows(20, 3))
     refused("teacher.npy.json: expected the hash of the texts of --teacher .*, got no file; write it with")
     Path(f"{path}.json").write_text(json.dumps({"made_of": {}, "done": 20}))  # of encode before there were teachers
