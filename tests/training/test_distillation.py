@@ -174,6 +174,7 @@ def test_the_distance_does_not_depend_on_lengths():
 def test_several_processes_and_accumulation(name, tmp_path):
     make_task, train, options = taught(name, tmp_path)
     options |= {"batch_size": 3, "epochs": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.1}
+    options |= {"adversarial_epsilon": 0.5} | ({"r_drop": 2.0} if name in CLASSES else {})
     if name in VECTORS:
         options |= {"gather_negatives": True}
     assert_same_as_one_process(tmp_path, 2, partial(make_task, **NO_DROPOUT), train, options)
@@ -181,11 +182,12 @@ def test_several_processes_and_accumulation(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["classifier", "twice, narrower"])
 def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
-    """With the projection, which is in the checkpoint and not in the folder."""
+    """Among other techniques; with the projection, which is in the checkpoint and not in the folder."""
     make_task, train, options = taught(name, tmp_path)
+    options |= {"ema_decay": 0.9, "adversarial_epsilon": 0.5} | ({"r_drop": 2.0} if name in CLASSES else {})
 
     def run(folder, **settings):
-        return trained(tmp_path / folder, make_task(**DROPOUT), train, **options, ema_decay=0.9, **settings)
+        return trained(tmp_path / folder, make_task(**DROPOUT), train, **options, **settings)
 
     expected = run("whole")
     stop_after(monkeypatch, 4)
