@@ -11,6 +11,8 @@ Lines are `a⇥b⇥0` or `a⇥b⇥1`; with `--is_nli` they are `premise⇥hypoth
 from dataclasses import dataclass
 from functools import partial
 
+from typing_extensions import override
+
 from bertorch import cli
 from bertorch.config import EmbeddingConfig, FoldsConfig, option
 from bertorch.errors import UserError
@@ -28,6 +30,11 @@ class SentenceBertConfig(EmbeddingConfig, FoldsConfig):
         super().__post_init__()
         if self.is_nli and self.label_file is None:
             raise UserError("--is_nli needs --label_file with the names of its labels, one a line")
+
+    @property
+    @override
+    def num_texts(self) -> int:
+        return 2
 
 
 def run(config: SentenceBertConfig) -> None:

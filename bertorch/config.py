@@ -171,6 +171,9 @@ class TrainingConfig(LaunchedConfig):
     freeze_layers: int | None = _optimisation(
         None, minimum=0, is_later=True, help="keep the embeddings and this many of the first layers as they are"
     )
+    layers_from: str | None = _optimisation(
+        None, is_later=True, help="start with these layers alone of the pretrained encoder, from 0, such as 0,2,4"
+    )
 
     eval_steps: int | None = _saving(
         None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
@@ -227,6 +230,12 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--ema_decay: expected a decay between 0 and 1, such as 0.999, got {self.ema_decay:g}")
         if self.layer_decay is not None and self.layer_decay <= 0:
             raise UserError(f"--layer_decay: expected more than 0, such as 0.9, got {self.layer_decay:g}")
+        if self.layers_from is not None and self.init_from_ckpt is not None:
+            raise UserError(
+                "--layers_from takes layers of --pretrained_model_name_or_path, which --init_from_ckpt would replace; "
+                "choose one of them, or name the folder of that checkpoint as --pretrained_model_name_or_path"
+            )
+        self.kept_layers  # noqa: B018 - raises
         for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),
@@ -244,6 +253,16 @@ class TrainingConfig(LaunchedConfig):
     def mix_of_files(self) -> str:
         """How the batches of several files are mixed."""
         return MIXES[0]
+
+    @property
+    def kept_layers(self) -> tuple[int, ...] | None:
+        """The numbers in `--layers_from`; a `UserError` if they are none, or do not rise."""
+        if self.layers_from is None:
+            return None
+        layers = _listed("layers_from", self.layers_from, int, "0,2,4")
+        if layers[0] < 0 or list(layers) != sorted(set(layers)):
+            raise UserError(f"--layers_from: expected numbers of layers that rise from 0 on, got {self.layers_from}")
+        return layers
 
     @property
     def has_dev_examples(self) -> bool:
@@ -289,6 +308,49 @@ class FoldsConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig(TrainingConfig):
+    """The options of every script that can learn from what a larger model gives for its training examples."""
+
+    teacher: str | None = _optimisation(
+        None,
+        is_input=True,
+        is_later=True,
+        help="a .npy file of predict --logits, for classes, or of encode, for vectors: what to imitate, for each line "
+        "of --train_data_file",
+    )
+    teacher_weight: float = _optimisation(
+        0.5,
+        minimum=0.0,
+        maximum=1.0,
+        is_later=True,
+        help="of the distance from the --teacher; the loss of the labels or pairs weighs the rest",
+    )
+    teacher_temperature: float = _optimisation(
+        2.0, is_later=True, help="by which the logits of --teacher and model are divided before they are compared"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None and self.on_bad_line == "skip":
+            raise UserError("--teacher has a row for each line, and --on_bad_line skip leaves lines out; fix the lines")
+        if self.teacher is not None and len(self.train_data_files) > 1:
+            raise UserError(
+                "--teacher has the rows of one file, --train_data_file, got --more_train_data_files too; join the "
+                "files to one, or leave one of the options out"
+            )
+        if self.teacher_temperature <= 0:
+            raise UserError(f"--teacher_temperature: expected more than 0, got {self.teacher_temperature:g}")
+        for name in ("teacher_weight", "teacher_temperature"):
+            if self.teacher is None and getattr(self, name) != getattr(TeacherConfig, name):
+                raise UserError(f"--{name} is for --teacher, got no --teacher")
+
+    @property
+    def num_texts(self) -> int | None:
+        """How many columns of a training line are texts, from the first on; None: all, and the lines are no JSON."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferenceConfig(LaunchedConfig):
     """The options of every command that uses a trained model."""
 
@@ -304,7 +366,7 @@ class InferenceConfig(LaunchedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(FoldsConfig):
+class ClassifierConfig(TeacherConfig, FoldsConfig):
     """The options of `run_classifier.py`."""
 
     label_file: str | None = option(
@@ -385,14 +447,20 @@ class ClassifierConfig(FoldsConfig):
                 f"{self.problem_type} does not have"
             )
 
+        if self.teacher is not None and self.problem_type != "single_label":
+            raise UserError(
+                "--teacher is compared in what it says of classes that exclude each other, which --problem_type "
+                f"{self.problem_type} does not have; leave it out"
+            )
+
     @property
     def has_labels(self) -> bool:
         """Whether texts have labels of a closed set."""
         return self.problem_type in ("single_label", "multi_label")
 
     @property
+    @override
     def num_texts(self) -> int:
-        """Texts of an input."""
         return 2 if self.is_text_pair or self.problem_type == "ranking" else 1
 
 
@@ -421,7 +489,7 @@ def _check_class_losses(config: ClassifierConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingConfig(TrainingConfig):
+class EmbeddingConfig(TeacherConfig):
     """The options of every script that trains sentence embeddings."""
 
     pooling_mode: str = option(
@@ -509,6 +577,10 @@ class ContrastiveConfig(EmbeddingConfig):
                 "--r_drop compares probabilities of classes, which sentence embeddings do not have; two dropouts of a "
                 "sentence are what run_simcse.py learns from"
             )
+        if self.teacher_temperature != TeacherConfig.teacher_temperature:
+            raise UserError(
+                "--teacher_temperature is for the logits of classes; vectors are compared without; leave it out"
+            )
         if self.dev_ratio is not None and not self.has_scores:
             raise UserError(
                 "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "
@@ -568,6 +640,11 @@ class BatchNegConfig(ContrastiveConfig):
     @override
     def has_scores(self) -> bool:
         return self.loss != EMBEDDING_LOSSES[0]
+
+    @property
+    @override
+    def num_texts(self) -> int | None:
+        return 2 if self.has_scores else None
 
     @property
     def score_bounds(self) -> tuple[float, float]:

@@ -94,16 +94,20 @@ def _encode(model: "Model", config: EncodeConfig, path: str) -> None:
 
 def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
     from bertorch import distributed, log
-    from bertorch.data.model_digests import ModelDigests
-    from bertorch.inference.vectors import VectorFile, record_path
+    from bertorch.data.model_digests import DIGESTS, ModelDigests
+    from bertorch.data.teacher import TEXTS, TextsDigest, record_path
+    from bertorch.inference.vectors import VectorFile
 
     file = None  # only the first process has one
 
     def begin() -> int:
         nonlocal file
         digests = ModelDigests(record_path(path))
-        made_of = _made_of(model, config, digests)
-        file = VectorFile(path, made_of, overwrite=config.overwrite, digests=digests.weights)
+        texts = TextsDigest()
+        texts.update(_sentences(config.input_file))
+        made_of = _made_of(model, config, digests, rows=texts.count)
+        record = {DIGESTS: digests.weights, TEXTS: texts.value}
+        file = VectorFile(path, made_of, overwrite=config.overwrite, record=record)
         if file.done < file.rows:
             file.open()
         return file.done
@@ -120,12 +124,12 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
         file.finish()
 
 
-def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> dict[str, object]:
+def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, rows: int) -> dict[str, object]:
     """What the vectors depend on."""
     from bertorch.data.fingerprint import file_digest
 
     return {
-        "rows": sum(1 for _ in _sentences(config.input_file)),
+        "rows": rows,
         "size": config.dimensions or model.size,
         "dtype": config.dtype,
         "--normalize": config.normalize or config.dimensions is not None,

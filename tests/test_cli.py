@@ -54,6 +54,7 @@ SHARED = {
     "r_drop": None,
     "layer_decay": None,
     "freeze_layers": None,
+    "layers_from": None,
     "eval_steps": None,
     "max_steps": None,
     "patience": None,
@@ -61,6 +62,7 @@ SHARED = {
     "threads": None,
 }
 FILES = {"more_train_data_files": (), "mix": "proportional"}
+TEACHER = {"teacher": None, "teacher_weight": 0.5, "teacher_temperature": 2.0}
 CONTRASTIVE = {
     "margin": 0.2,
     "scale": 20,
@@ -72,6 +74,7 @@ CONTRASTIVE = {
     "micro_batch_size": None,
     "matryoshka": None,
     **FILES,
+    **TEACHER,
 }
 OWN = {
     ClassifierConfig: {
@@ -87,6 +90,7 @@ OWN = {
         "focal_gamma": 0.0,
         "logit_adjustment": 0.0,
         "folds": None,
+        **TEACHER,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -98,6 +102,7 @@ OWN = {
         "folds": None,
         "matryoshka": None,
         **FILES,
+        **TEACHER,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
     BatchNegConfig: {
@@ -134,12 +139,15 @@ VALUES = {
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
     "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
     "more_train_data_files": ("m", "n"), "mix": "equal", "query_prompt": "q: ", "passage_prompt": "p: ",
+    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0,
 }  # fmt: skip
 
 
-# What each contradicts: --resume; --dev_data_file twice; --adversarial_epsilon; --label_smoothing twice; --mean_loss.
+# What each contradicts: --resume; --dev_data_file twice; --adversarial_epsilon; --label_smoothing twice; --mean_loss;
+# --init_from_ckpt.
 CONTRADICTING = (
-    "overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range"
+    "overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range",
+    "layers_from",
 )  # fmt: skip
 
 
@@ -157,7 +165,16 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        if name in CONTRADICTING or (name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)):
+        # --teacher has the rows of one file, without skipped lines.
+        if (
+            name in CONTRADICTING
+            or (name == "r_drop" and script in (SimCSEConfig, BatchNegConfig))
+            or (
+                name in TEACHER
+                if "more_train_data_files" in OWN[script]
+                else name == "on_bad_line" and "teacher" in OWN[script]
+            )
+        ):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
@@ -212,6 +229,13 @@ def test_r_drop_is_not_for_embeddings(script, capsys):
     assert (
         "--r_drop compares probabilities of classes, which sentence embeddings do not have" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])
+def test_vectors_of_a_teacher_have_no_temperature(script, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*REQUIRED[:2], "--teacher", "t.npy", "--teacher_temperature", "1"])
+    assert "--teacher_temperature is for the logits of classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
@@ -293,6 +317,35 @@ def test_the_six_schedulers(scheduler):
             [*REQUIRED, "--adversarial_epsilon", "1", "--freeze_layers", "0"],
             "--adversarial_epsilon moves word embeddings along their gradient, and --freeze_layers freezes them",
         ),
+        (
+            [*REQUIRED, "--layers_from", "0,1", "--init_from_ckpt", "w.bin"],
+            "--layers_from takes layers of --pretrained_model_name_or_path, which --init_from_ckpt would replace",
+        ),
+        *(
+            (
+                [*REQUIRED, "--layers_from", layers.strip("'")],
+                f"--layers_from: expected numbers {expected}, got {layers}",
+            )
+            for expected, layers in (
+                *(("of layers that rise from 0 on", layers) for layers in ("2,1", "1,1", "-1")),
+                *(("with commas between them, such as 0,2,4", f"'{layers}'") for layers in ("0;2", "0,", "first")),
+            )
+        ),
+        (
+            [*REQUIRED, "--teacher", "t.npy", "--on_bad_line", "skip"],
+            "--teacher has a row for each line, and --on_bad_line skip leaves lines out; fix the lines",
+        ),
+        ([*REQUIRED, "--teacher_weight", "0.7"], "--teacher_weight is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher_temperature", "4"], "--teacher_temperature is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher", "t", "--teacher_weight", "1.5"], "--teacher_weight: expected at most 1.0, got 1.5"),
+        (
+            [*REQUIRED, "--teacher", "t", "--teacher_temperature", "0"],
+            "--teacher_temperature: expected more than 0, got 0",
+        ),
+        (
+            [*MULTI_LABEL, "--teacher", "t.npy"],
+            "--teacher is compared in what it says of classes that exclude each other, which --problem_type multi",
+        ),
         ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
         ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
         ([*REQUIRED, "--folds", "1"], "--folds: expected at least 2, got 1"),
@@ -371,6 +424,10 @@ def test_training_examples_without_a_score_do_not_evaluate(script, capsys):
             "--dev_ratio draws dev examples from one file, got --more_train_data_files",
         ),
         (
+            ["--more_train_data_files", "a", "--teacher", "t.npy"],
+            "--teacher has the rows of one file, --train_data_file, got --more_train_data_files too",
+        ),
+        (
             ["--more_train_data_files", "a", "--folds", "2"],
             "--folds splits the examples of one file, got --more_train_data_files",
         ),
@@ -411,7 +468,7 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka", *FILES},
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka", *FILES, *TEACHER},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from bertorch import encode
+from bertorch.data.teacher import TeacherRows, TextsDigest
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.inference import engine, vectors
@@ -46,6 +47,10 @@ def test_vectors(name, dtype, tolerance, folders, source):
     assert vectors.dtype == np.dtype(dtype)
     np.testing.assert_allclose(vectors, expected, atol=tolerance)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
+    digest = TextsDigest()
+    digest.update(TEXTS)
+    teacher = TeacherRows.open(str(tmp_path / "out.npy"))
+    assert (teacher.texts, teacher.label_names) == (digest.value, None)
 
 
 def test_another_librarys_folder_is_identified_by_all_of_its_files(folders, source, tmp_path):

@@ -27,6 +27,7 @@ from bertorch.training.start import started
 from bertorch.weights import WEIGHTS, load_weights
 from tests.conftest import NER, NLI, REVIEWS, TINY, run_processes
 from tests.short_runs import assert_equal
+from tests.teachers import class_teacher, random_rows
 
 SCRIPTS = {
     "classifier": (run_classifier, run_classifier.ClassifierConfig, REVIEWS / "train.txt", REVIEWS / "labels.txt"),
@@ -35,7 +36,7 @@ SCRIPTS = {
 }
 OF_SCRIPT = {
     "classifier": {"class_weights": "balanced"},
-    "sentencebert": {"is_nli": True, "pooling_mode": "mean", "concat_multiply": True},
+    "sentencebert": {"is_nli": True, "pooling_mode": "mean", "concat_multiply": True, "matryoshka": "64,8"},
     "ner": {"use_crf": True, "crf_learning_rate": 1e-2},
 }
 LINES = 21
@@ -120,6 +121,24 @@ def test_a_fold_is_a_run_on_the_other_folds_bit_for_bit(script, trained, tmp_pat
         for text in ((folder / "metrics.jsonl").read_text().splitlines() for folder in (fold, tmp_path / "plain"))
     )
     assert [line for line in ours if len(line) > 2] == [line for line in theirs if len(line) > 2] != []
+
+
+def test_the_rows_of_a_teacher_follow_the_examples_of_a_fold(tmp_path):
+    whole = tmp_path / "whole"
+    lines = Path(config_of("classifier", whole).train_data_file).read_text().splitlines()
+    names = (REVIEWS / "labels.txt").read_text().split()
+    rows = random_rows(len(lines), len(names))
+
+    def options(name: str, chosen: list[int]) -> dict[str, Any]:
+        (tmp_path / name).write_text("".join(f"{lines[index]}\n" for index in chosen))
+        texts = [lines[index].split("\t")[0] for index in chosen]
+        teacher = class_teacher(tmp_path / f"{name}.npy", rows[chosen], names, texts)
+        return {"train_data_file": tmp_path / name, "teacher": teacher, "teacher_weight": 1.0}
+
+    run("classifier", whole, **options("all", list(range(len(lines)))))
+    seen = sorted(set(range(len(lines))) - set(held_out(whole / "fold-2").tolist()))
+    run("classifier", tmp_path / "plain", folds=None, **options("seen", seen))
+    assert_equal(load_weights(str(whole / "fold-2")), load_weights(str(tmp_path / "plain")))
 
 
 @pytest.mark.parametrize("script", ["classifier", "sentencebert"])

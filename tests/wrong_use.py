@@ -26,6 +26,7 @@ from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY
 from tests.folders_of_evaluations import classified, write_evaluation
+from tests.teachers import random_rows, vector_teacher
 
 # What is not drawn, by option ("*" for any) and kind, since it is no mistake: predict reads streams.
 LEFT_OUT = {("input_file of predict", "pipe"), ("input_file of predict", "device")}
@@ -68,7 +69,8 @@ PROGRAMS = [
         *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
         *(("--problem_type", "score"), ("--problem_type", "ranking"), ("--class_weights", "balance")),
         *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
-        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99"), ("--folds", "2")),
+        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99"), ("--layers_from", "0,99")),
+        *(("--teacher", "vectors.npy"), ("--teacher", "reviews.txt"), ("--teacher_weight", "0.1"), ("--folds", "2")),
         **REVIEW_FILES,
     ),
     _script(
@@ -78,7 +80,7 @@ PROGRAMS = [
     ),
     _script(
         *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
-        *(("--matryoshka", "64;32"), ("--matryoshka", "64,64")),
+        *(("--matryoshka", "64;32"), ("--matryoshka", "64,64"), ("--teacher", "vectors.npy")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(
@@ -92,7 +94,7 @@ PROGRAMS = [
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
     _inference(
-        *("predict", PredictConfig, "classifier", ("--ranked",), ("--ranked", "--flush")),
+        *("predict", PredictConfig, "classifier", ("--ranked",), ("--ranked", "--flush"), ("--output_file", "out.npy")),
         input_file="sentences.txt", output_file="out.tsv",
     ),
     _inference(
@@ -129,6 +131,7 @@ FILES = {
     "corpus_file",
     "train_file",
     "dev_file",
+    "teacher",
 }
 OUTPUTS = {"saved_dir", "cache_dir", "tensorboard_dir", "output_file", "output_dir", "report_file", "output"}
 MODELS = {"model_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
@@ -154,6 +157,7 @@ def build_world(folder: Path) -> None:
     (folder / "tnews.json").write_text(json.dumps(tnews) + "\n")
     (folder / "bmes.txt").write_text("我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n")
     (folder / "table.csv").write_text("text,label\n好,1\n坏,0\n")
+    vector_teacher(folder / "vectors.npy", random_rows(3, 8))
     (folder / "model").symlink_to(TINY)
     for seed, name in enumerate(("report-a", "report-b")):
         write_evaluation(folder / name, classified(0.8, seed=seed, count=LINES))

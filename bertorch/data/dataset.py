@@ -170,12 +170,54 @@ def paired(columns: Columns) -> Columns:
 
 
 @dataclass(frozen=True)
-class Subset(Examples):
-    """Some examples of a dataset, without a copy of their tokens."""
+class Decorated(Examples):
+    """Other examples, which a subclass adds something to or leaves some out of."""
 
     whole: Examples
+
+    def _in_whole(self, indices: np.ndarray) -> np.ndarray:
+        return indices
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @property
+    @override
+    def lengths(self) -> np.ndarray:
+        return self.whole.lengths
+
+    @override
+    def label_count(self, indices: np.ndarray) -> int:
+        return self.whole.label_count(self._in_whole(indices))
+
+    @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.labels_of(self._in_whole(indices))
+
+    @override
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.cut(self._in_whole(indices))
+
+    @override
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.hashes(self._in_whole(indices))
+
+    @override
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        return self.whole.batch(self._in_whole(indices))
+
+
+@dataclass(frozen=True)
+class Subset(Decorated):
+    """Some examples of a dataset, without a copy of their tokens."""
+
     chosen: np.ndarray  # (N,) int64, their indices in the whole
 
+    @override
+    def _in_whole(self, indices: np.ndarray) -> np.ndarray:
+        return self.chosen[indices]
+
+    @override
     def __len__(self) -> int:
         return len(self.chosen)
 
@@ -183,26 +225,6 @@ class Subset(Examples):
     @override
     def lengths(self) -> np.ndarray:
         return self.whole.lengths[self.chosen]
-
-    @override
-    def label_count(self, indices: np.ndarray) -> int:
-        return self.whole.label_count(self.chosen[indices])
-
-    @override
-    def labels_of(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.labels_of(self.chosen[indices])
-
-    @override
-    def cut(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.cut(self.chosen[indices])
-
-    @override
-    def hashes(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.hashes(self.chosen[indices])
-
-    @override
-    def batch(self, indices: np.ndarray) -> PackedBatch:
-        return self.whole.batch(self.chosen[indices])
 
 
 def labels_each(examples: Examples, indices: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ Input = TypeVar("Input")
 # Parts of the loss by name, each summed over the labels of a batch; `loss` is the sum to minimise, with gradient.
 Losses = dict[str, Tensor]
 DIVERGENCE = "divergence"  # one of the parts
+Mixer = Callable[[Losses, Tensor, B], Losses]  # from the parts, the outputs and the batch to other parts
 
 
 class Savable(Protocol):
@@ -131,13 +132,16 @@ class Task(ABC, Generic[B]):
         """What loss and metric take, such as logits (N, C)."""
         return self.model(batch)
 
-    def losses(self, batch: B) -> Losses:
+    def losses(self, batch: B, mixers: Sequence["Mixer[B]"] = ()) -> Losses:
         """The parts of the loss of a training batch, each summed over its labels.
 
         A batch with each example twice also has the part `DIVERGENCE`, see `bertorch.tasks.losses.twin_divergence`.
+        The `mixers` change the parts that the task gives.
         """
         outputs = self.outputs(batch)
         losses = self.losses_of(outputs, batch)
+        for mix in mixers:
+            losses = mix(losses, outputs, batch)
         if batch.is_twice:
             losses[DIVERGENCE] = twin_divergence(
                 self.log_probabilities(outputs), batch.twins, self.label_weights(batch)
@@ -235,6 +239,10 @@ class Task(ABC, Generic[B]):
     def scorer(self) -> Inference[Any]:
         """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them."""
         raise self._unsuited("predict", "a text or embedding")
+
+    def logit_scorer(self) -> Inference[Any]:
+        """Logits (C,) of the labels, as the model gives them."""
+        raise self._unsuited("predict --logits", "a classification")
 
     def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""

@@ -72,7 +72,9 @@ class CoSENT(ScoredPairsLoss):
         counts = f"{sum(alike)} of {len(alike)} ({sum(alike) / len(alike):.1%})"
         logger.info("data: train: batches of the first epoch with one score only, which give no gradient: {}", counts)
         if all(alike):
-            logger.warning("data: train: no batch has two different scores, and nothing is learned; raise --batch_size")
+            logger.warning(
+                "data: train: no batch has two different scores, and nothing is learned from them; raise --batch_size"
+            )
 
     @override
     def __call__(self, embeddings: Tensor, batch: PackedBatch) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Self
 
+import numpy as np
 from loguru import logger
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -89,10 +90,10 @@ class InBatchNegatives(EmbeddingLoss):
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
         rows = config.batch_size * (distributed.world_size() if config.gather_negatives else 1)
-        pairs = [file for _, file in files_of(train) if isinstance(file, TextRows) and file.sentences.shape[1] == 2]
+        pairs = [file for _, file in files_of(train) if file.batch(np.arange(1)).size == 2]
         if any(min(len(file), rows) == 1 for file in pairs):
             more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
-            logger.warning("a batch of one row has no negatives, and nothing is learned; {}", more)
+            logger.warning("a batch of one row has no negatives, and its loss teaches nothing; {}", more)
 
     @override
     def __call__(self, embeddings: Tensor, batch: PackedBatch) -> Tensor:

@@ -5,7 +5,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -78,6 +78,11 @@ class MatryoshkaMetric(Metric[PackedBatch]):
     def reduce(self) -> None:
         for metric in self._by_width.values():
             metric.reduce()
+
+    @override
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        for width, metric in self._by_width.items():
+            metric.merge([part._by_width[width] for part in parts], indices)
 
     @property
     @override

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -58,6 +59,16 @@ class ScoringTask(Task[PackedBatch]):
     def scorer(self) -> Inference[Any]:
         columns = len(self.label_names) + self.has_cosine
         return Inference(_characters, self._examples, self._scores, (columns,))
+
+    @override
+    def logit_scorer(self) -> Inference[Any]:
+        if not self.label_names:
+            return super().logit_scorer()
+        return replace(self.scorer(), rows_of=self._logits, shape=(len(self.label_names),))
+
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        """(N, C) of a task with classes."""
+        return self.outputs(batch).float()
 
     def _examples(self, texts: Sequence[Text]) -> Dataset:
         columns = zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True)

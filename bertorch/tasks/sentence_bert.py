@@ -206,6 +206,10 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
         return torch.cat([probabilities, self.siamese.cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
 
     @override
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        return self.siamese.classify(self.outputs(batch)).float()  # (examples, C)
+
+    @override
     def errors_of(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
         return misclassified(metric, source, self.label_names)
 

@@ -19,12 +19,14 @@ from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import ScheduledStep, share
 from bertorch.data.several_files import schedule_of
+from bertorch.data.teacher import TeacherRows
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
 from bertorch.training.acceleration import accelerate, own_stream
 from bertorch.training.adversarial import FastGradientMethod
 from bertorch.training.data_report import log_data_report
+from bertorch.training.distillation import distillation
 from bertorch.training.ema import AverageWeights
 from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
@@ -43,8 +45,8 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     held by `bertorch.training.start`.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers` or
-            `--layer_decay` is not possible, a loss is not finite, or memory runs out.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers`,
+            `--layer_decay`, `--layers_from` or `--teacher` is not possible, a loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     if dev is not None and not len(dev):
@@ -131,11 +133,13 @@ def _run(
 
 
 def prepare_layers(config: TrainingConfig, task: Task[Any]) -> Mapping[nn.Parameter, float]:
-    """Recompute, freeze, and slow down the layers that the options name; returns factors on the learning rate.
+    """Keep, recompute, freeze, and slow down the layers that the options name; returns factors on the learning rate.
 
     Raises:
         UserError: the encoder has no such layers, or cannot recompute.
     """
+    if config.kept_layers is not None:
+        task.model.keep_layers(config.kept_layers)
     if config.gradient_checkpointing:
         task.model.recompute_activations()
     if config.freeze_layers is not None:
@@ -148,6 +152,8 @@ def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
     hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
     if config.max_grad_norm > 0:
         hooks.append(ClipGradients(config.max_grad_norm))
+    if (teacher := TeacherRows.of(config)) is not None:
+        hooks.append(distillation(config, task, teacher))
     if config.r_drop is not None:
         hooks.append(RDrop(config.r_drop))
     if config.adversarial_epsilon is not None:
