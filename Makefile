@@ -41,7 +41,7 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole commands against peers, a CRF against others, the token cache, inference, a busy machine
+benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole commands against peers, a CRF against others, the token cache, inference, search, a busy machine
 	$(BIN)/python -m benchmarks.classifier_step
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.end_to_end
@@ -50,6 +50,7 @@ benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole comman
 	$(BIN)/python -m benchmarks.crf
 	$(BIN)/python -m benchmarks.token_cache
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.tricks
 	$(BIN)/python -m benchmarks.busy
 

@@ -6,6 +6,7 @@ r"""Sentence-BERT: matching and natural language inference over the embeddings o
     torchrun --nproc_per_node=2 run_sentencebert.py …
 
 Lines are `a⇥b⇥0` or `a⇥b⇥1`; with `--is_nli` they are `premise⇥hypothesis⇥label` with the labels of the label file.
+Dev data may also be `query⇥passage` lines or a folder in BEIR's form, for retrieval.
 """
 
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def run(config: SentenceBertConfig) -> None:
     from bertorch.data.load import load_examples
     from bertorch.data.readers import read_label_names
     from bertorch.encoder.pretrained import load_tokenizer
+    from bertorch.tasks.retrieval import dev_reader
     from bertorch.tasks.sentence_bert import MATCHING_LABELS, SentenceBertTask, labelled_pairs
     from bertorch.training.folds import fit_folds
 
@@ -49,7 +51,7 @@ def run(config: SentenceBertConfig) -> None:
     label_names = MATCHING_LABELS if config.label_file is None else read_label_names(config.label_file)
     read = partial(labelled_pairs, label_names=label_names)
     tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
-    train, dev = load_examples(config, tokenizer, read, read)
+    train, dev = load_examples(config, tokenizer, read, dev_reader(config.dev_data_file, read))
     make_task = partial(
         SentenceBertTask.from_pretrained,
         name,

@@ -4,7 +4,8 @@ r"""SimCSE: sentence embeddings from plain sentences, each encoded twice under d
         --pretrained_model_name_or_path data/bert-tiny-zh --pooling_mode mean
     torchrun --nproc_per_node=2 run_simcse.py --gather_negatives …
 
-Training lines are `sentence`; dev lines are `a⇥b⇥score`.
+Training lines are `sentence`; dev lines are `a⇥b⇥score`, or dev data is
+`query⇥passage` lines or a folder in BEIR's form, for retrieval.
 """
 
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ def run(config: SimCSEConfig) -> None:
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.contrastive import ContrastiveTask
     from bertorch.tasks.in_batch_negatives import InBatchNegatives, sentences_twice
+    from bertorch.tasks.retrieval import dev_reader
     from bertorch.tasks.scored_pairs import scored_pairs
     from bertorch.training.loop import fit
 
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
-    train, dev = load_examples(config, tokenizer, sentences_twice, scored_pairs)
+    train, dev = load_examples(config, tokenizer, sentences_twice, dev_reader(config.dev_data_file, scored_pairs))
     loss = InBatchNegatives.of(config)
     loss.look_at(config, train)
     fit(config, ContrastiveTask.from_config(config, tokenizer, loss, dropout=config.dropout), train, dev)

@@ -146,12 +146,12 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     import torch
 
     from bertorch import distributed, log
-    from bertorch.inference.neighbours import Neighbours
+    from bertorch.tasks.search import Nearest
 
     encode = partial(model.embeddings, normalize=True, dimensions=config.dimensions)
     role, of_corpus = config.prompt, config.prompt if config.prompt in (None, "none") else "passage"
     queries = np.concatenate([rows for _, rows in encode(_sentences(config.input_file), prompt=role)])
-    nearest = Neighbours(torch.from_numpy(queries).to(distributed.device()), count)
+    nearest = Nearest(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
         for _, vectors in encode(_sentences(corpus), prompt=of_corpus):
             if distributed.is_main():
@@ -159,7 +159,7 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
             progress.update(len(vectors))
     if not distributed.is_main():
         return
-    indices, cosines = nearest.indices.tolist(), nearest.cosines.tolist()
+    indices, cosines = nearest.found.indices.tolist(), nearest.found.scores.tolist()
     wanted = {index for row in indices for index in row}
     texts = {index: text for index, text in enumerate(_sentences(corpus)) if index in wanted}
     with whole_output(STANDARD, overwrite=False) as file:

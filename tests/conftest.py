@@ -35,6 +35,7 @@ PARAPHRASES = ROOT / "data" / "paraphrases" / "train.txt"
 SCORES = ROOT / "data" / "scores"
 RANKING = ROOT / "data" / "ranking"
 STS = ROOT / "data" / "sts" / "dev.txt"
+RETRIEVAL = ROOT / "data" / "retrieval"  # a folder in BEIR's form, and pairs.txt
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -13,7 +13,7 @@ ACCURATE_TRAINING_LINE = re.compile(LOGURU + _STEP + r"accuracy: [01]\.\d{5}, " 
 ACCURACY_LINE = re.compile(LOGURU + r"eval loss: \d+\.\d{5}, accuracy: ([01]\.\d{5})")
 F1_LINE = re.compile(LOGURU + r"eval loss: \d+\.\d{5}, F1: ([01]\.\d{5})")
 SCORE_LINE = re.compile(LOGURU + r"eval loss: \d+\.\d{5}, spearman corr: (-?[01]\.\d{4}), pearson corr: -?[01]\.\d{4}")
-RANKING_LINE = re.compile(LOGURU + r"MRR@10: ([01]\.\d{5}), nDCG@10: [01]\.\d{5}")
+RETRIEVAL_LINE = RANKING_LINE = re.compile(LOGURU + r"MRR@10: ([01]\.\d{5}), nDCG@10: [01]\.\d{5}")
 CORRELATION_LINE = re.compile(LOGURU + r"spearman corr: (-?[01]\.\d{4}), pearson corr: -?[01]\.\d{4}")
 
 

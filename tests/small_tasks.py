@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.data.windowed_dataset import WindowedDataset
@@ -216,4 +217,19 @@ def tagged_data(examples: int, windows: int = 1) -> TaggedDataset:
     )
     return TaggedDataset(
         store, starts, first, inner.astype(np.int64) % len(TAGS), np.arange(0, examples * windows + 1, windows)
+    )
+
+
+def retrieval_data(texts: int = 30, queries: int = 6, seed: int = 0) -> RetrievalDataset:
+    """Queries among the texts, and passages: the other texts, some of them twice, and the first query itself."""
+    random = np.random.default_rng(seed)
+    passages = random.permutation(np.concatenate([np.arange(queries, texts), np.arange(queries, queries + 5), [0]]))
+    own = np.full(queries, -1)
+    own[0] = np.flatnonzero(passages == 0)[0]
+    relevant = np.stack([np.arange(queries).repeat(3), random.integers(0, len(passages), 3 * queries)], axis=1)
+    relevant = np.unique(relevant[relevant[:, 1] != own[0]], axis=0)
+    grades = 1.0 + random.integers(0, 3, len(relevant))
+    store, is_kept = random_store(texts, seed), np.ones(queries, np.bool_)
+    return RetrievalDataset(
+        store, np.arange(texts)[:, None], np.arange(queries), passages, own, relevant, grades, is_kept
     )

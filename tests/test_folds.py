@@ -25,7 +25,7 @@ from bertorch.training.folds_folder import fold_folders
 from bertorch.training.interruption import Interruption
 from bertorch.training.start import started
 from bertorch.weights import WEIGHTS, load_weights
-from tests.conftest import NER, NLI, REVIEWS, TINY, run_processes
+from tests.conftest import NER, NLI, RETRIEVAL, REVIEWS, TINY, run_processes
 from tests.short_runs import assert_equal
 from tests.teachers import class_teacher, random_rows
 
@@ -264,6 +264,10 @@ def test_embeddings_of_several_models_cannot_be_compared(trained, tmp_path):
     with pytest.raises(UserError, match="3 of --folds, whose embeddings cannot be compared with each other; .*fold-1"):
         encode.run(encode.EncodeConfig(**options))
     encode.run(encode.EncodeConfig(**options | {"model_dir": str(folder / "fold-1")}))
+    options = {"input_file": str(RETRIEVAL), "output_dir": str(tmp_path / "report")}
+    with pytest.raises(UserError, match="3 of --folds, whose embeddings cannot be compared with each other; .*fold-1"):
+        evaluate.run(evaluate.EvaluateConfig(model_dir=str(folder), **options))
+    evaluate.run(evaluate.EvaluateConfig(model_dir=str(folder / "fold-1"), **options))
 
 
 def stop_at(monkeypatch, number: int) -> None:

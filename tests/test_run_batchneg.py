@@ -122,7 +122,7 @@ def test_hard_negatives_on_two_processes(tmp_path):
         ({"train_data_file": SENTENCES}, "train.txt:1: expected at least 2 columns (anchor⇥positive), got 1"),
         ({"loss": "cosent"}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
         ({"matryoshka": "64,256"}, "--matryoshka: expected at most the 128 dimensions of an embedding, got 256"),
-        ({"dev_data_file": PARAPHRASES}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
+        ({"dev_data_file": SENTENCES}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 1"),
     ],
 )
 def test_mistakes_end_with_exit_code_2_and_no_traceback(settings, message, tmp_path):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.conftest import PARAPHRASES, SENTENCES, STS, launcher, run_script
+from tests.conftest import PARAPHRASES, REVIEWS, SENTENCES, STS, launcher, run_script
 from tests.log_lines import CORRELATION_LINE, TRAINING_LINE, assert_refused, command, last_result, matches
 
 
@@ -38,7 +38,10 @@ def test_two_processes_with_gathered_negatives_in_micro_batches(tmp_path):
     ("settings", "message"),
     [
         ({"train_data_file": PARAPHRASES}, "train.txt:1: expected 1 column (sentence), got 2"),
-        ({"dev_data_file": PARAPHRASES}, "train.txt:1: expected 3 columns (a⇥b⇥score), got 2"),
+        (
+            {"dev_data_file": REVIEWS},
+            "reviews: expected a file, or a folder with corpus.jsonl, queries.jsonl, qrels.tsv",
+        ),
     ],
 )
 def test_mistakes_end_with_exit_code_2_and_no_traceback(settings, message, tmp_path):

@@ -24,7 +24,7 @@ from bertorch.prepare.commands import COMMANDS
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
-from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY
+from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
 from tests.folders_of_evaluations import classified, write_evaluation
 from tests.teachers import random_rows, vector_teacher
 
@@ -98,9 +98,13 @@ PROGRAMS = [
         input_file="sentences.txt", output_file="out.tsv",
     ),
     _inference(
-        *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro")),
+        *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro"), ("--input_file", "corpus.jsonl")),
         ("--calibrate", "--tune_thresholds", "micro"),
         input_file="reviews.txt", output_dir="report",
+    ),
+    _inference(
+        *("evaluate", EvaluateConfig, "simcse", ("--input_file", "sts.txt"), ("--plot",)),
+        corpus_file="corpus.jsonl", queries_file="queries.jsonl", qrels_file="qrels.tsv", output_dir="report",
     ),
     _inference(
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
@@ -129,6 +133,8 @@ FILES = {
     "dev_data_file",
     "input_file",
     "corpus_file",
+    "queries_file",
+    "qrels_file",
     "train_file",
     "dev_file",
     "teacher",
@@ -150,6 +156,7 @@ def build_world(folder: Path) -> None:
         "sts.txt": STS,
         "ner.json": NER / "train.json",
         "ner.labels": NER / "labels.txt",
+        **{name: RETRIEVAL / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv")},
     }
     for name, sample in samples.items():
         (folder / name).write_text("".join(sample.read_text().splitlines(keepends=True)[:LINES]))

@@ -21,7 +21,7 @@ from bertorch import distributed
 from bertorch.atomic import to_disk, unfinished
 from bertorch.data.array_folder import DamagedError, array_names, map_arrays, save_arrays
 from bertorch.data.dataset import Examples
-from bertorch.data.fingerprint import file_digest, fingerprint
+from bertorch.data.fingerprint import content_digest, fingerprint
 from bertorch.data.scratch import scratch_in
 from bertorch.errors import UserError
 from bertorch.files import to_json
@@ -58,9 +58,9 @@ def _reading(read: "partial[D]", path: str) -> D:
 
 
 def _digest(path: str) -> str | None:
-    """A hash of the content; None if the path is no readable file."""
+    """A hash of the content; None if the path cannot be read."""
     with suppress(OSError):
-        return file_digest(path) if Path(path).is_file() else None
+        return content_digest(path)
     return None
 
 

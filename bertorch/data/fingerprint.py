@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 import bertorch
+from bertorch.data.retrieval import files_of
 from bertorch.data.tags import TagSet
 
 _blake2b = partial(hashlib.blake2b, digest_size=16)
@@ -22,6 +24,18 @@ def file_digest(path: str) -> str:
     """A hash of a file's content; an `OSError` if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, _blake2b).hexdigest()
+
+
+def content_digest(path: str) -> str | None:
+    """A hash of what a path of data holds, a file or a folder of `bertorch.data.retrieval`; None if it is neither."""
+    paths = files_of(path)
+    return files_digest(paths) if all(Path(each).is_file() for each in paths) else None
+
+
+def files_digest(paths: Sequence[str]) -> str:
+    """A hash of the content of files in their order; of one file that of `file_digest`."""
+    digests = list(map(file_digest, paths))
+    return digests[0] if len(digests) == 1 else _blake2b(" ".join(digests).encode()).hexdigest()
 
 
 def fingerprint(read: "partial[Any]", content: str, layout: Any) -> str:

@@ -50,6 +50,8 @@ def _is_label(value: Any) -> bool:
 
 
 TEXT = Value("a text that is not empty", '"…"', lambda value: _is_string(value) and bool(value.strip()))
+STRING = Value("a text", '"…"', _is_string)
+ID = Value("an id as a string or whole number", '"…"', _is_label)
 LABEL = Value("a label as a string or whole number", '"…"', _is_label)
 LABELS = Value(
     "a list of labels, strings or whole numbers",
@@ -139,6 +141,25 @@ def parse_input(line: str, num_texts: int) -> tuple[str, ...]:
     parsed = parse_object(line, sample, _JSON)
     keys = next((keys for keys in choices if parsed.keys() >= set(keys)), choices[0])
     return tuple(_values(line, parsed, dict.fromkeys(keys, TEXT), sample))
+
+
+def parse_document(line: str, *, has_title: bool) -> tuple[str, str]:
+    """The id and the text of a line of a corpus or of queries, in BEIR's form, as its own models take it.
+
+    With `has_title` a title, if there is one, stands before the text with a space between them.
+
+    Raises:
+        BadLineError: it is no JSON object of this form, or has no text; with the column, if there is one.
+    """
+    titled = {"title": STRING} if has_title else {}
+    sample = _sample([("_id", ID), *titled.items(), ("text", STRING)])
+    parsed = parse_object(line, sample, _JSON)
+    expected = {"_id": ID, "text": STRING} | (titled if parsed.get("title") is not None else {})
+    name, text, *title = _values(line, parsed, expected, sample)
+    text = " ".join([*title, text]).strip()
+    if not text:
+        raise BadLineError(f"expected a text that is not empty ({sample}), got none under the id {shorten(str(name))}")
+    return str(name), text
 
 
 def _values(line: str, parsed: dict[str, Any], expected: dict[str, Value], sample: str) -> list[Any]:

@@ -44,6 +44,15 @@ def numbered(columns: Columns) -> tuple[Iterator[str], np.ndarray]:
     return compress(chain(*different), is_first.data), rows
 
 
+def in_first_order(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The M different ones of N numbers as they first come, where they do, (M,) each, and each number's place, (N,)."""
+    different, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # (M,)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return different[order], first[order], places[inverse]
+
+
 def _blocks(size: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
 

@@ -105,9 +105,22 @@ def has_pairs(path: str) -> bool:
     first = first_object(path)
     if first is not None:
         return is_pair(first)
-    with open(path, "rb") as file:
-        tabs = Counter(line.count(b"\t") for line in file)
+    tabs = _tabs(path)
     return tabs[2] > tabs[1]
+
+
+def has_two_columns(path: str) -> bool:
+    """Whether a file has more lines with two columns than with three; not if its first line is a JSON object."""
+    if first_object(path) is not None:
+        return False
+    tabs = _tabs(path)
+    return tabs[1] > tabs[2]
+
+
+def _tabs(path: str) -> Counter[int]:
+    """How many lines have how many tabs."""
+    with open(path, "rb") as file:
+        return Counter(line.count(b"\t") for line in file)
 
 
 def read_scored_pairs(

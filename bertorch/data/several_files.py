@@ -109,7 +109,7 @@ class MixedSchedule(TrainingSchedule):
             number += 1
 
 
-def files_of(examples: Examples) -> Sequence[tuple[str, Examples]]:
+def named_files(examples: Examples) -> Sequence[tuple[str, Examples]]:
     """The files of training examples with their names; those of one file are `train`."""
     if isinstance(examples, SeveralFiles):
         return list(zip(examples.names, examples.files, strict=True))

@@ -180,6 +180,10 @@ class Task(ABC, Generic[B]):
     def metric(self, device: torch.device) -> Metric[B]:
         """A fresh metric, which takes `outputs` and the batches."""
 
+    def evaluation(self, examples: Examples, device: torch.device) -> tuple[Callable[[B], Tensor], Metric[B]]:
+        """What is computed of each batch of these examples in an evaluation, and a fresh metric that takes it."""
+        return self.outputs, self.metric(device)
+
     def label_counts(self, examples: Examples) -> LabelCounts | None:
         """How often each label occurs in the examples; None without labels."""
         return None
@@ -304,6 +308,10 @@ class Task(ABC, Generic[B]):
         Raises:
             UserError: the file cannot be read, or a line is malformed.
         """
+
+    def read_retrieval(self, files: Sequence[str], on_bad_line: str) -> tuple[Any, Examples]:
+        """A corpus, queries and which passages are relevant, see `bertorch.data.retrieval.read_retrieval_files`."""
+        raise self._unsuited("search", "an embedding")
 
     @abstractmethod
     def label_texts(self, source: Any) -> Mapping[str, Sequence[str]]:

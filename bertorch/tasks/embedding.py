@@ -1,7 +1,7 @@
-"""What the tasks of sentence embeddings share: their inputs and results in use, and their saved folders."""
+"""What the tasks of sentence embeddings share: their inputs and results in use, retrieval, their saved folders."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -14,9 +14,11 @@ from typing_extensions import override
 
 from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset, TextRows
+from bertorch.data.dataset import Dataset, Examples, TextRows
 from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts
+from bertorch.data.retrieval import RetrievalTexts, read_retrieval_files, retrieval_form
+from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.encoder.pretrained import empty_model
@@ -26,6 +28,8 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Savable
 from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths
 from bertorch.tasks.metrics import Metric, pair_cosines
+from bertorch.tasks.retrieval import not_found_first
+from bertorch.tasks.retrieval_metric import RetrievalMetric
 from bertorch.tasks.scoring import ScoringTask
 
 
@@ -69,7 +73,7 @@ class EmbeddingTask(ScoringTask):
 
     @abstractmethod
     def errors_of(self, metric: Any, source: LabelledTexts) -> Errors:
-        """As `errors`, from a metric of `metric_at`."""
+        """The wrong examples of labelled pairs, from a metric of `metric_at`."""
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -77,12 +81,26 @@ class EmbeddingTask(ScoringTask):
 
     @override
     def metric(self, device: torch.device) -> Metric[PackedBatch]:
-        widths = self.embedding_widths
-        return MatryoshkaMetric({each: self.metric_at(device) for each in widths}) if widths else self.metric_at(device)
+        return self._at_widths(lambda _: self.metric_at(device))
 
     @override
-    def errors(self, metric: Metric[PackedBatch], source: LabelledTexts) -> Errors:
-        return self.errors_of(metric.whole if isinstance(metric, MatryoshkaMetric) else metric, source)
+    def evaluation(
+        self, examples: Examples, device: torch.device
+    ) -> tuple[Callable[[PackedBatch], Tensor], Metric[PackedBatch]]:
+        if not isinstance(examples, RetrievalDataset):
+            return super().evaluation(examples, device)
+        return self.embedder_model, self._at_widths(lambda width: RetrievalMetric(device, examples, width))
+
+    def _at_widths(self, make: Callable[[int], Metric[PackedBatch]]) -> Metric[PackedBatch]:
+        """A metric of whole embeddings, or of each width at which they are trained; `make` takes a width."""
+        widths = self.embedding_widths
+        return MatryoshkaMetric({width: make(width) for width in widths}) if widths else make(self.embedding_size)
+
+    @override
+    def errors(self, metric: Any, source: Any) -> Errors:
+        """The pairs that `errors_of` finds, or the queries whose first passage is not relevant."""
+        whole: Any = metric.whole if isinstance(metric, MatryoshkaMetric) else metric
+        return not_found_first(whole, source) if isinstance(source, RetrievalTexts) else self.errors_of(whole, source)
 
     @override
     def settings(self) -> Mapping[str, Any]:
@@ -123,6 +141,23 @@ class EmbeddingTask(ScoringTask):
     def _tokenized(self, columns: Columns, labels: np.ndarray) -> Dataset:
         columns = self.prompts.of_pairs(columns)
         return Dataset.of_sentences(self.tokenizer, columns, labels, max_length=self.max_seq_length)
+
+    @override
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
+        form = retrieval_form(path)
+        if form is None:
+            return super().read_labelled(path, on_bad_line)
+        return self._searched(form.read(path, on_bad_line=on_bad_line))
+
+    @override
+    def read_retrieval(self, files: Sequence[str], on_bad_line: str) -> tuple[RetrievalTexts, Examples]:
+        corpus, queries, qrels = files
+        return self._searched(read_retrieval_files(corpus, queries, qrels, on_bad_line=on_bad_line))
+
+    def _searched(self, read: RetrievalTexts) -> tuple[RetrievalTexts, RetrievalDataset]:
+        self.embedder(normalize=True, role="query")  # raises: several models have no embeddings together
+        prompts, max_length = self.prompts, self.max_seq_length
+        return read, RetrievalDataset.of(self.tokenizer, read, prompts=prompts, max_length=max_length)
 
     def _embeddings(self, batch: PackedBatch, *, size: int, normalize: bool) -> Tensor:
         vectors = self.embedder_model(batch)[:, :size].float()  # (N, size)

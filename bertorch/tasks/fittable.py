@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from loguru import logger
 from typing_extensions import override
 
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Examples
 from bertorch.data.lines import cell
-from bertorch.data.readers import LabelledTexts
 from bertorch.tasks.fitting import FittedFile, Fitting
 from bertorch.tasks.scoring import ScoringTask
 
@@ -41,7 +41,7 @@ class FittableTask(ScoringTask):
         return (f"{self._fitted_note()}, fitted on {'a file' if name is None else quoted(name)}",)
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
         result = super().read_labelled(path, on_bad_line)
         self._file = FittedFile.of(path)
         for note in self.fitted_notes():

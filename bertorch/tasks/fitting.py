@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bertorch.data.fingerprint import file_digest
+from bertorch.data.fingerprint import files_digest
+from bertorch.data.retrieval import files_of
 from bertorch.data.schedule import epoch_order
 
 
@@ -29,15 +30,15 @@ FITTINGS: dict[str, Fitting] = {kind.option: kind for kind in (THRESHOLDS, TEMPE
 
 @dataclass(frozen=True)
 class FittedFile:
-    """The file that something was fitted on."""
+    """The file that something was fitted on, or is evaluated on."""
 
     digest: str
     name: str | None  # as the command had it; None in folders of earlier versions
 
     @classmethod
     def of(cls, path: str) -> Self:
-        """The file at a path; an `OSError` if it cannot be read."""
-        return cls(file_digest(path), path)
+        """The file, or the folder of retrieval, at a path; an `OSError` if it cannot be read."""
+        return cls(files_digest(files_of(path)), path)
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> Self:

@@ -16,7 +16,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples, PromptedRows, TextRows
 from bertorch.data.prompts import Prompts
 from bertorch.data.readers import read_pairs, read_sentences
-from bertorch.data.several_files import files_of
+from bertorch.data.several_files import named_files
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 from bertorch.tasks.losses import in_batch_negatives_loss
@@ -90,7 +90,7 @@ class InBatchNegatives(EmbeddingLoss):
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
         rows = config.batch_size * (distributed.world_size() if config.gather_negatives else 1)
-        pairs = [file for _, file in files_of(train) if file.batch(np.arange(1)).size == 2]
+        pairs = [file for _, file in named_files(train) if file.batch(np.arange(1)).size == 2]
         if any(min(len(file), rows) == 1 for file in pairs):
             more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
             logger.warning("a batch of one row has no negatives, and its loss teaches nothing; {}", more)

@@ -19,6 +19,11 @@ class LabelCounts(NamedTuple):
     unlabelled: int | None = None  # examples without any of them; None where each has one
 
 
+def has_labels(examples: Examples) -> bool:
+    """Whether examples have something beside their texts, which dev data of retrieval has not."""
+    return examples.labels_of(np.arange(1)).shape[1:] != (0,)
+
+
 def blocks_of(examples: Examples, size: int = BLOCK) -> Iterator[np.ndarray]:
     """The indices of all examples, `size` at a time; int64."""
     for start in range(0, len(examples), size):

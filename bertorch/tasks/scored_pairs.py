@@ -12,7 +12,7 @@ from bertorch.config import ContrastiveConfig
 from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import read_scored_pairs
-from bertorch.data.several_files import files_of
+from bertorch.data.several_files import named_files
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 
 
@@ -48,7 +48,7 @@ class ScoredPairsLoss(EmbeddingLoss):
 
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
-        for name, file in files_of(train):
+        for name, file in named_files(train):
             scores = file.labels_of(np.arange(len(file)))  # (N,)
             found = scores.min(), scores.max(), scores.mean()
             logger.info("data: {}: scores from {:g} to {:g}, mean {:.4g}", name, *found)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset
+from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.lines import HALF_PAIR, cell
 from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, stream_texts
 from bertorch.data.texts import Columns
@@ -106,7 +106,7 @@ class ScoringTask(Task[PackedBatch]):
         return Prediction(label, probabilities, cosine, labels=() if label is None else (label,))
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[LabelledTexts, Dataset]:
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
         read = self._read(path, on_bad_line)
         return read, self._tokenized(read.columns, read.labels)
 

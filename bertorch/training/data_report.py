@@ -9,9 +9,9 @@ from loguru import logger
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
 from bertorch.data.lines import first_few
-from bertorch.data.several_files import files_of
+from bertorch.data.several_files import named_files
 from bertorch.tasks.base import Task
-from bertorch.tasks.label_counts import LabelCounts, blocks_of
+from bertorch.tasks.label_counts import LabelCounts, blocks_of, has_labels
 
 SHOWN = 10  # labels, of more the most frequent ones
 
@@ -23,12 +23,13 @@ def log_data_report(
 
     `batches` are those of an epoch of each training file, where there are several.
     """
-    if len(files := files_of(train)) > 1:
+    if len(files := named_files(train)) > 1:
         for (path, file), count in zip(files, batches, strict=True):
             cut = _cut_line({"examples cut": file})
             logger.info("data: {}: {} examples, {} batches an epoch, {}", path, len(file), count, cut)
     parts = {"train": train} if dev is None else {"train": train, "dev": dev}
-    counted = {name: found for name, part in parts.items() if (found := task.label_counts(part)) is not None}
+    labelled = {name: part for name, part in parts.items() if has_labels(part)}
+    counted = {name: found for name, part in labelled.items() if (found := task.label_counts(part)) is not None}
     for name, found in counted.items():
         logger.info("data: {}: {}", name, _counts_line(found))
     logger.info("data: cut at --max_seq_length {}: {}", config.max_seq_length, _cut_line(parts))

@@ -43,13 +43,14 @@ def evaluate(
     """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
     `batch_size` is per process, and larger on a GPU; it does not change the result. `metric` is a fresh one; None: that
-    of the task. `watch` is shown what the metric is: the task's outputs, the batch, and the indices of its examples.
+    of the task for such examples. `watch` is shown what the metric is: outputs, batch, and indices of its examples.
 
     Raises:
         NotFiniteError: on all processes, if a number of the metric is not finite.
     """
     device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
-    metric = metric or task.metric(device)
+    compute, fresh = task.evaluation(examples, device)
+    metric = metric or fresh
     shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=batch_tokens(device))
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
@@ -65,7 +66,7 @@ def evaluate(
     ):
         for indices, batch in batches:
             on_device = batch.to(device)
-            outputs = task.outputs(on_device)
+            outputs = compute(on_device)
             metric.update(outputs, on_device, indices)
             watch(outputs, on_device, indices)
     metric.reduce()

@@ -1,13 +1,15 @@
 """The files of an evaluation, `report.json`, `errors.tsv` and `predictions.jsonl`, and what the log has of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from bertorch.data.fingerprint import file_digest
+from bertorch.data.fingerprint import files_digest
 from bertorch.data.lines import cell
 from bertorch.data.predictions import predictions_entry, write_predictions
+from bertorch.data.retrieval import files_of
 from bertorch.files import ERRORS, PREDICTIONS, REPORT, to_json, whole_output
 from bertorch.resampling import ExampleTable, bootstrap_intervals
 from bertorch.tasks.base import Errors
@@ -22,10 +24,10 @@ def write_evaluation(
     errors: Errors,
     table: ExampleTable | None,
     *,
-    data_file: str,
+    data_files: Sequence[str],
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write the files of an evaluation on `data_file` into a folder, and log the numbers; returns the whole report.
+    """Write the files of an evaluation on `data_files` into a folder, and log the numbers; returns the whole report.
 
     Raises:
         UserError: one of them exists without `overwrite`, or cannot be written.
@@ -34,7 +36,8 @@ def write_evaluation(
         file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if table is not None:
         write_predictions(str(folder / PREDICTIONS), table, overwrite=overwrite)
-        report = report | predictions_entry(table, file_digest(data_file), bootstrap_intervals(table))
+        digest = files_digest([file for path in data_files for file in files_of(path)])
+        report = report | predictions_entry(table, digest, bootstrap_intervals(table))
     with whole_output(str(folder / REPORT), overwrite=overwrite) as file:
         file.write(to_json(report, indent=2) + "\n")
     for note in report.get("notes", ()):

@@ -96,7 +96,7 @@ def _write(config: FoldsConfig, task: Task[Any], metric: Metric[Any], rows: OutO
         report | notes | metric.report(),
         task.errors(metric, source),
         metric.example_table(),
-        data_file=data,
+        data_files=[data],
         overwrite=True,
     )
     ensemble = joined([task], names[-1:])  # one member is enough to say how all are used

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertorch.config import TrainingConfig
-from bertorch.data.fingerprint import file_digest
+from bertorch.data.fingerprint import content_digest
 from bertorch.data.model_digests import ModelDigests
 from bertorch.tasks.base import Negatives
 
@@ -29,12 +29,11 @@ def describe_run(
         if declared.metadata["is_later"] and value == declared.default:
             continue
         if isinstance(value, tuple) and declared.metadata["is_input"]:
-            contents = [file_digest(each) if Path(each).is_file() else each for each in value]
-            described[f"content of --{declared.name}"] = contents
-        elif declared.metadata["is_input"] and value is not None and Path(value).is_file():
-            described[f"content of --{declared.name}"] = file_digest(value)
+            described[f"content of --{declared.name}"] = [content_digest(each) or each for each in value]
         elif declared.metadata["is_input"]:
-            described[f"--{declared.name}"] = value
+            digest = None if value is None else content_digest(value)
+            key = f"--{declared.name}" if digest is None else f"content of --{declared.name}"
+            described[key] = value if digest is None else digest
     described |= _models_content(config, digests)
     described["--precision"] = precision
     described["--batch_size times processes"] = config.batch_size * processes

@@ -8,9 +8,11 @@ from transformers import AutoTokenizer
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import PromptedRows, TextRows
 from bertorch.data.prompts import NO_PROMPTS, Prompts, prompts_for_training
+from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.errors import UserError
 from bertorch.tasks.cosine_mse import CosineMSE
 from bertorch.tasks.in_batch_negatives import InBatchNegatives, anchors_with_positives
+from bertorch.tasks.retrieval import dev_reader
 from bertorch.tasks.scored_pairs import scored_pairs
 from tests.conftest import TINY
 
@@ -98,14 +100,16 @@ def test_every_cache_key_has_the_prompts(tokenizer, tmp_path):
             (train, IN_BATCH.reader(prompts)),
             (dev, COSINE_MSE.reader(prompts)),
             (dev, partial(scored_pairs, prompts=prompts)),
+            (train, dev_reader(str(train), scored_pairs, prompts)),
         )
         for path, read in readers:
             bound = partial(read, tokenizer=tokenizer, **OPTIONS)
             for _ in range(2):
                 cached = open_dataset(bound, str(path), str(tmp_path / "cache"))
                 assert ids_of(cached, 0, 0) == ids_of(bound(str(path)), 0, 0)
-                assert cached.batch([0]).text_ids is None or cached.batch([0]).text_ids.tolist() == [[0, 1]]
-    assert len(list((tmp_path / "cache").iterdir())) == 12
+                texts = cached.batch([0]).text_ids
+                assert texts is None or texts.tolist() == [[0, 1]] or isinstance(cached, RetrievalDataset)
+    assert len(list((tmp_path / "cache").iterdir())) == 16
 
 
 def test_prompts_for_training(tokenizer):
