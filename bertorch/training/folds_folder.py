@@ -169,7 +169,7 @@ class FoldsFolder:
                 remove(old)
             remove_saved(self._path, self._files)
         self._files = set()
-        self._note(is_cleared=True)
+        self._note(is_cleared=True, stale=0)
 
     def _note(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
