@@ -11,7 +11,7 @@ README.md                    how to use the folds as one model
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Progress:
     """How far a run with folds is, as its record has it."""
 
     folds: int  # K
-    command: str  # that the run was started with
-    stale: int = 0  # folds that runs before it may have left
+    command: str  # that goes on with it
+    stale: Sequence[int] = ()  # folds of runs before it, which are to be removed
     is_cleared: bool = False  # whether what they left is removed
     trained: int = 0  # folds that are trained, the first ones
     is_complete: bool = False  # whether the results of all folds are there
@@ -92,7 +92,8 @@ class FoldsFolder:
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, beside the folds
         assert config.folds is not None
-        self._progress = Progress(config.folds, shlex.join(["python", *sys.argv]))
+        again = [argument for argument in sys.argv if argument != "--overwrite"]
+        self._progress = Progress(config.folds, shlex.join(["python", *again]))
 
     def open(self) -> tuple[int, bool]:
         """Check the folder before training; returns how many folds are trained, and whether all is done.
@@ -122,8 +123,7 @@ class FoldsFolder:
             how = "the run is complete, with" if before.is_complete else "goes on, trained are"
             logger.info("{}: {} {} of {} folds", config.saved_dir, how, before.trained, before.folds)
         else:
-            stale = self._progress.folds if config.overwrite else 0
-            self._note(stale=stale if before is None else max(stale, before.folds, before.stale))
+            self._note(stale=self._folds_there(before))
         if not self._progress.is_cleared:
             self._clear()
         return self._progress.trained, self._progress.is_complete
@@ -158,10 +158,17 @@ class FoldsFolder:
         options = describe_run(config, digests, precision=precision, processes=processes, negatives=Negatives.NONE)
         return options | {"content of the folds": self._assignment}, digests.weights
 
+    def _folds_there(self, before: Progress | None) -> list[int]:
+        """The folds of the run before this one, and with `--overwrite` what other runs left under the names of ours."""
+        ours = range(1, self._progress.folds + 1) if self._config.overwrite else ()
+        paths = {fold: self._path / fold_name(fold) for fold in ours}
+        others = {fold for fold, path in paths.items() if (path / RECORD).exists() or loaded_files(path)}
+        recorded = set() if before is None else {*range(1, before.folds + 1), *before.stale}
+        return sorted(others | {fold for fold in recorded if (self._path / fold_name(fold)).exists()})
+
     def _clear(self) -> None:
         """Remove what runs before this one have left; if it is killed meanwhile, it does so again."""
-        folds = [self._path / fold_name(fold) for fold in range(1, self._progress.stale + 1)]
-        folds = [fold for fold in folds if (fold / RECORD).exists() or loaded_files(fold)]
+        folds = [self._path / fold_name(fold) for fold in self._progress.stale]
         if folds:
             logger.warning("{}: removes {} folds of an earlier run", self._config.saved_dir, len(folds))
         with written_to(self._config.saved_dir):
@@ -169,7 +176,7 @@ class FoldsFolder:
                 remove(old)
             remove_saved(self._path, self._files)
         self._files = set()
-        self._note(is_cleared=True, stale=0)
+        self._note(is_cleared=True, stale=())
 
     def _note(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
