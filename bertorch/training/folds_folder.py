@@ -1,11 +1,13 @@
 """`--saved_dir` of a run with `--folds K`: K ordinary folders, and what they give together.
 
-saved_dir/
-run.json                     the record of an ordinary run, and under `folds` how far this one is
-fold-1/ … fold-K/            each the folder of an ordinary run, see bertorch.training.run_folder
-out_of_fold.tsv              what each model says of the examples that it has not seen
-report.json, errors.tsv, predictions.jsonl   all those examples as one evaluation, as bertorch.evaluate writes it
-README.md                    how to use the folds as one model
+    saved_dir/
+        run.json            the record of an ordinary run, and under `folds` how far this one is
+        fold-1/ … fold-K/   each the folder of an ordinary run, see bertorch.training.run_folder
+        out_of_fold.tsv     what each model says of the examples that it has not seen
+        report.json, …      all those examples as one evaluation, as bertorch.evaluate writes it
+        README.md           how to use the folds as one model
+
+The record is written before a fold is trained for the first time, after each fold, and when the results are there.
 """
 
 import secrets
@@ -62,12 +64,15 @@ def fold_folder(folder: str, fold: int) -> str:
 
 
 def fold_folders(folder: str) -> list[str]:
-    """The folders of the folds that a folder holds; none of an ordinary one.
+    """The folders of the folds that a folder holds; none of an ordinary one, or of another program.
 
     Raises:
-        UserError: the run with `--folds` is not complete, or its record is damaged.
+        UserError: the run with `--folds` is not complete.
     """
-    record = _read(Path(folder))
+    try:
+        record = _read(Path(folder))
+    except UserError:  # whoever only loads from a folder needs no record
+        return []
     progress = None if record is None else record[_KEY]
     if progress is None:
         return []
