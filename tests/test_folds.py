@@ -387,3 +387,10 @@ def test_two_processes_are_one(script, tmp_path):
 
 def run_script_of_two(script: str, folder: Path, settings: dict[str, Any]) -> None:
     run(script, folder, **settings)
+
+
+def test_a_record_of_another_program_is_not_asked(folders, tmp_path):
+    shutil.copytree(folders["classifier"], tmp_path / "copy")
+    (tmp_path / "copy" / "run.json").write_text("[]")
+    assert fold_folders(str(tmp_path / "copy")) == []
+    load(tmp_path / "copy")

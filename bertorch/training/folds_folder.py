@@ -1,17 +1,19 @@
 """`--saved_dir` of a run with `--folds K`: K ordinary folders, and what they give together.
 
-saved_dir/
-run.json                     the record of an ordinary run, and under `folds` how far this one is
-fold-1/ … fold-K/            each the folder of an ordinary run, see bertorch.training.run_folder
-out_of_fold.tsv              what each model says of the examples that it has not seen
-report.json, errors.tsv, predictions.jsonl   all those examples as one evaluation, as bertorch.evaluate writes it
-README.md                    how to use the folds as one model
+    saved_dir/
+        run.json            the record of an ordinary run, and under `folds` how far this one is
+        fold-1/ … fold-K/   each the folder of an ordinary run, see bertorch.training.run_folder
+        out_of_fold.tsv     what each model says of the examples that it has not seen
+        report.json, …      all those examples as one evaluation, as bertorch.evaluate writes it
+        README.md           how to use the folds as one model
+
+The record is written before a fold is trained for the first time, after each fold, and when the results are there.
 """
 
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,8 @@ class Progress:
     """How far a run with folds is, as its record has it."""
 
     folds: int  # K
-    command: str  # that the run was started with
-    stale: int = 0  # folds that runs before it may have left
+    command: str  # that goes on with it
+    stale: Sequence[int] = ()  # folds of runs before it, which are to be removed
     is_cleared: bool = False  # whether what they left is removed
     trained: int = 0  # folds that are trained, the first ones
     is_complete: bool = False  # whether the results of all folds are there
@@ -62,12 +64,15 @@ def fold_folder(folder: str, fold: int) -> str:
 
 
 def fold_folders(folder: str) -> list[str]:
-    """The folders of the folds that a folder holds; none of an ordinary one.
+    """The folders of the folds that a folder holds; none of an ordinary one, or of another program.
 
     Raises:
-        UserError: the run with `--folds` is not complete, or its record is damaged.
+        UserError: the run with `--folds` is not complete.
     """
-    record = _read(Path(folder))
+    try:
+        record = _read(Path(folder))
+    except UserError:  # whoever only loads from a folder needs no record
+        return []
     progress = None if record is None else record[_KEY]
     if progress is None:
         return []
@@ -92,7 +97,8 @@ class FoldsFolder:
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, beside the folds
         assert config.folds is not None
-        self._progress = Progress(config.folds, shlex.join(["python", *sys.argv]))
+        again = [argument for argument in sys.argv if argument != "--overwrite"]
+        self._progress = Progress(config.folds, shlex.join(["python", *again]))
 
     def open(self) -> tuple[int, bool]:
         """Check the folder before training; returns how many folds are trained, and whether all is done.
@@ -122,8 +128,7 @@ class FoldsFolder:
             how = "the run is complete, with" if before.is_complete else "goes on, trained are"
             logger.info("{}: {} {} of {} folds", config.saved_dir, how, before.trained, before.folds)
         else:
-            stale = self._progress.folds if config.overwrite else 0
-            self._note(stale=stale if before is None else max(stale, before.folds, before.stale))
+            self._note(stale=self._folds_there(before))
         if not self._progress.is_cleared:
             self._clear()
         return self._progress.trained, self._progress.is_complete
@@ -158,10 +163,17 @@ class FoldsFolder:
         options = describe_run(config, digests, precision=precision, processes=processes, negatives=Negatives.NONE)
         return options | {"content of the folds": self._assignment}, digests.weights
 
+    def _folds_there(self, before: Progress | None) -> list[int]:
+        """The folds of the run before this one, and with `--overwrite` what other runs left under the names of ours."""
+        ours = range(1, self._progress.folds + 1) if self._config.overwrite else ()
+        paths = {fold: self._path / fold_name(fold) for fold in ours}
+        others = {fold for fold, path in paths.items() if (path / RECORD).exists() or loaded_files(path)}
+        recorded = set() if before is None else {*range(1, before.folds + 1), *before.stale}
+        return sorted(others | {fold for fold in recorded if (self._path / fold_name(fold)).exists()})
+
     def _clear(self) -> None:
         """Remove what runs before this one have left; if it is killed meanwhile, it does so again."""
-        folds = [self._path / fold_name(fold) for fold in range(1, self._progress.stale + 1)]
-        folds = [fold for fold in folds if (fold / RECORD).exists() or loaded_files(fold)]
+        folds = [self._path / fold_name(fold) for fold in self._progress.stale]
         if folds:
             logger.warning("{}: removes {} folds of an earlier run", self._config.saved_dir, len(folds))
         with written_to(self._config.saved_dir):
@@ -169,7 +181,7 @@ class FoldsFolder:
                 remove(old)
             remove_saved(self._path, self._files)
         self._files = set()
-        self._note(is_cleared=True)
+        self._note(is_cleared=True, stale=())
 
     def _note(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
