@@ -111,7 +111,7 @@ def test_the_temperature_is_stored_and_used(name, folders, tmp_path, log_lines):
     assert any(line.startswith(warning) for line in log_lines)
 
 
-def test_predictions_are_written_with_it(folder, tmp_path):
+def test_predictions_are_written_with_it(folder, folders, tmp_path):
     run(folder, tmp_path / "report", calibrate=True)
     texts, _ = read(DATA["classifier"])
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in texts))
@@ -121,6 +121,12 @@ def test_predictions_are_written_with_it(folder, tmp_path):
     for line, each in zip(lines, load(folder).predict(texts), strict=True):
         assert line[0] == each.label
         assert [float(value) for value in line[1:]] == pytest.approx(list(each.probabilities.values()), abs=1e-5)
+    logits = []
+    for model in (str(folder), str(folders["classifier"])):  # a teacher's logits are those before it
+        output = str(tmp_path / f"{len(logits)}.npy")
+        predict.run(predict.PredictConfig(**options | {"model_dir": model, "output_file": output}, logits=True))
+        logits.append(np.load(output))
+    np.testing.assert_array_equal(*logits)
 
 
 def test_a_second_fit_starts_from_the_raw_logits(folder, tmp_path):

@@ -216,6 +216,9 @@ def test_the_folder_predicts_the_mean_of_its_models(script, trained):
             np.testing.assert_allclose(list(prediction.probabilities.values()), np.mean(of_members, axis=0), atol=1e-6)
             if script == "sentencebert":
                 assert prediction.cosine == pytest.approx(np.mean([m[index].cosine for m in members]), abs=1e-6)
+    logits = np.concatenate([rows for _, rows in model.engine.run(model.task.logit_scorer(), inputs)])
+    expected = [list(prediction.probabilities.values()) for prediction in predicted]
+    np.testing.assert_allclose(np.exp(logits), expected, atol=1e-6)
 
 
 def test_the_folder_tags_by_the_mean_of_emissions_and_scores(trained):
