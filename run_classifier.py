@@ -9,6 +9,8 @@ has one label a line. With `--problem_type multi_label` they are `text⇥label,l
 `ranking` the training lines are `query⇥positive⇥negative…`, the dev lines `query⇥candidate⇥relevance`.
 """
 
+from functools import partial
+
 from bertorch import cli
 from bertorch.config import ClassifierConfig
 
@@ -19,14 +21,13 @@ def run(config: ClassifierConfig) -> None:
     from bertorch.data.readers import read_label_names
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.registry import PROBLEMS
-    from bertorch.training.loop import fit
+    from bertorch.training.folds import fit_folds
 
     problem = PROBLEMS[config.problem_type]
     label_names = () if config.label_file is None else read_label_names(config.label_file)
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, *problem.readers(config, label_names))
-    task = problem.from_config(config, tokenizer, label_names, train)
-    fit(config, task, train, dev)
+    fit_folds(config, partial(problem.planned, config, tokenizer, label_names), train, dev, label_names)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from functools import partial
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import TrainingConfig, option
+from bertorch.config import FoldsConfig, option
 from bertorch.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class NERConfig(TrainingConfig):
+class NERConfig(FoldsConfig):
     """Options of `run_ner.py`."""
 
     label_file: str = option(is_input=True, help="one tag a line; its line number from 0 is its id")
@@ -31,6 +31,11 @@ class NERConfig(TrainingConfig):
         super().__post_init__()
         if self.constrain_crf and not self.use_crf:
             raise UserError("--constrain_crf needs --use_crf")
+        if self.folds is not None and self.constrain_crf and self.on_bad_line == "skip":
+            raise UserError(
+                "--folds, --constrain_crf and --on_bad_line skip: sentences whose tags break the scheme would be left "
+                "out, and out_of_fold.tsv has all sentences; choose two of them"
+            )
 
 
 def run(config: NERConfig) -> None:
@@ -40,7 +45,7 @@ def run(config: NERConfig) -> None:
     from bertorch.data.tags import TagSet
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.tagging import TaggingTask, tagged_sentences
-    from bertorch.training.loop import fit
+    from bertorch.training.folds import fit_folds
 
     name = config.pretrained_model_name_or_path
     if config.crf_learning_rate != NERConfig.crf_learning_rate and not config.use_crf:
@@ -49,7 +54,8 @@ def run(config: NERConfig) -> None:
     read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf)
     tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, read)
-    task = TaggingTask.from_pretrained(
+    make_task = partial(
+        TaggingTask.from_pretrained,
         name,
         tokenizer,
         tags,
@@ -58,7 +64,7 @@ def run(config: NERConfig) -> None:
         head_learning_rate=config.crf_learning_rate,
         max_seq_length=config.max_seq_length,
     )
-    fit(config, task, train, dev)
+    fit_folds(config, lambda _: make_task, train, dev, tags.tags)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ Dev data may also be `query⇥passage` lines or a folder in BEIR's form, for ret
 from dataclasses import dataclass
 from functools import partial
 
+from typing_extensions import override
+
 from bertorch import cli
-from bertorch.config import EmbeddingConfig, option
+from bertorch.config import EmbeddingConfig, FoldsConfig, option
 from bertorch.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceBertConfig(EmbeddingConfig):
+class SentenceBertConfig(EmbeddingConfig, FoldsConfig):
     """Options of `run_sentencebert.py`."""
 
     label_file: str | None = option(None, is_input=True, help="one label a line; without it the labels are 0 and 1")
@@ -30,6 +32,11 @@ class SentenceBertConfig(EmbeddingConfig):
         if self.is_nli and self.label_file is None:
             raise UserError("--is_nli needs --label_file with the names of its labels, one a line")
 
+    @property
+    @override
+    def num_texts(self) -> int:
+        return 2
+
 
 def run(config: SentenceBertConfig) -> None:
     """Read the data, build the task, train."""
@@ -38,14 +45,15 @@ def run(config: SentenceBertConfig) -> None:
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.retrieval import dev_reader
     from bertorch.tasks.sentence_bert import MATCHING_LABELS, SentenceBertTask, labelled_pairs
-    from bertorch.training.loop import fit
+    from bertorch.training.folds import fit_folds
 
     name = config.pretrained_model_name_or_path
     label_names = MATCHING_LABELS if config.label_file is None else read_label_names(config.label_file)
     read = partial(labelled_pairs, label_names=label_names)
     tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, dev_reader(config.dev_data_file, read))
-    task = SentenceBertTask.from_pretrained(
+    make_task = partial(
+        SentenceBertTask.from_pretrained,
         name,
         tokenizer,
         label_names,
@@ -53,8 +61,9 @@ def run(config: SentenceBertConfig) -> None:
         output_emb_size=config.output_emb_size,
         concat_multiply=config.concat_multiply,
         max_seq_length=config.max_seq_length,
+        matryoshka=config.matryoshka_widths,
     )
-    fit(config, task, train, dev)
+    fit_folds(config, lambda _: make_task, train, dev, label_names)
 
 
 if __name__ == "__main__":

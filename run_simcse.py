@@ -26,16 +26,17 @@ def run(config: SimCSEConfig) -> None:
     """Read the data, each sentence as its own positive, build the task, train."""
     from bertorch.data.load import load_examples
     from bertorch.encoder.pretrained import load_tokenizer
-    from bertorch.tasks.contrastive import ContrastiveTask, scored_pairs, sentences_twice, warn_without_negatives
+    from bertorch.tasks.contrastive import ContrastiveTask
+    from bertorch.tasks.in_batch_negatives import InBatchNegatives, sentences_twice
     from bertorch.tasks.retrieval import dev_reader
+    from bertorch.tasks.scored_pairs import scored_pairs
     from bertorch.training.loop import fit
 
     tokenizer = load_tokenizer(config.pretrained_model_name_or_path, max_seq_length=config.max_seq_length)
-    read_dev = dev_reader(config.dev_data_file, scored_pairs)
-    train, dev = load_examples(config, tokenizer, sentences_twice, read_dev)
-    warn_without_negatives(config, train)
-    task = ContrastiveTask.from_config(config, tokenizer, dropout=config.dropout)
-    fit(config, task, train, dev)
+    train, dev = load_examples(config, tokenizer, sentences_twice, dev_reader(config.dev_data_file, scored_pairs))
+    loss = InBatchNegatives.of(config)
+    loss.look_at(config, train)
+    fit(config, ContrastiveTask.from_config(config, tokenizer, loss, dropout=config.dropout), train, dev)
 
 
 if __name__ == "__main__":

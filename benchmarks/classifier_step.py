@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from benchmarks.measuring import DATA, compare_steps, step_parser
+from benchmarks.measuring import DATA, Contender, compare_steps, step_parser
 from bertorch import distributed, log
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
@@ -22,6 +22,7 @@ from bertorch.encoder.attention import BlockLayout
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.pretrained import load_pretrained, load_tokenizer
 from bertorch.precision import Precision
+from bertorch.tasks.base import Losses
 
 
 def main() -> None:
@@ -38,14 +39,14 @@ def main() -> None:
     packed = SequenceClassifier.from_pretrained(name, labels).to(device)
     padded = load_pretrained(AutoModelForSequenceClassification, name, num_labels=len(labels)).to(device)
     contenders = {
-        "padded": (padded, lambda batch: _loss(_padded_logits(padded, batch), batch)),
-        "packed": (packed, lambda batch: _loss(packed(batch), batch)),
+        "padded": Contender(padded, lambda batch: _losses(_padded_logits(padded, batch), batch)),
+        "packed": Contender(packed, lambda batch: _losses(packed(batch), batch)),
     }
     compare_steps(options, dataset, contenders, Precision.resolve(options.precision, device))
 
 
-def _loss(logits: Tensor, batch: PackedBatch) -> Tensor:
-    return F.cross_entropy(logits, batch.labels, reduction="sum")
+def _losses(logits: Tensor, batch: PackedBatch) -> Losses:
+    return {"loss": F.cross_entropy(logits, batch.labels, reduction="sum")}
 
 
 def _padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

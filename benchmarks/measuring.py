@@ -13,7 +13,7 @@ from functools import partial
 from importlib import metadata
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,28 +45,28 @@ def step_parser(description: str, train_data_file: Path, label_file: Path) -> ar
     return parser
 
 
+class Contender(NamedTuple):
+    """A way to take a step."""
+
+    model: nn.Module  # on its device; is trained
+    losses_of: Callable[[Any], Losses]  # of a batch, summed over its labels
+    hooks: Sequence[Hook] = (ClipGradients(1.0),)
+    rate_factors: Mapping[nn.Parameter, float] = {}  # on the learning rate
+
+
 def compare_steps(
-    options: argparse.Namespace,
-    dataset: Examples,
-    contenders: Mapping[str, tuple[nn.Module, Callable[[Any], Tensor]]],
-    precision: Precision,
-    hooks: Mapping[str, Sequence[Hook]] | None = None,
+    options: argparse.Namespace, dataset: Examples, contenders: Mapping[str, Contender], precision: Precision
 ) -> None:
     """Take the same optimisation steps with each contender, turn by turn; print medians and their ratios to the last.
 
     Args:
         options: of `step_parser`.
         dataset: the training examples.
-        contenders: name → model on its device, and the loss of a batch, summed over its labels.
+        contenders: by their names.
         precision: of forward and backward.
-        hooks: of the contenders that have others than clipping.
     """
     device = torch.device(precision.device_type)
-    clipping = [ClipGradients(1.0)]
-    steps = {
-        name: _stepper(model, loss_of, precision, (hooks or {}).get(name, clipping))
-        for name, (model, loss_of) in contenders.items()
-    }
+    steps = {name: _stepper(contender, precision) for name, contender in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     tokens = []
     schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
@@ -167,26 +167,14 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _stepper(
-    model: nn.Module, loss_of: Callable[[Any], Tensor], precision: Precision, hooks: Sequence[Hook]
-) -> Callable[[Any, int], Tensor]:
-    """A whole optimisation step (forward, backward, hooks, AdamW, schedule) as a function of a batch and its labels.
-
-    Args:
-        model: is trained.
-        loss_of: the loss of a batch, summed over its labels.
-        precision: of forward and backward.
-        hooks: of the step.
-    """
-    optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0)
+def _stepper(contender: Contender, precision: Precision) -> Callable[[Any, int], Tensor]:
+    """A whole optimisation step (forward, backward, hooks, AdamW, schedule) as a function of a batch and its labels."""
+    model = contender.model
+    optimizer = build_optimizer(model, learning_rate=5e-5, weight_decay=0.0, rate_factors=contender.rate_factors)
     scheduler = build_scheduler("constant", optimizer, warmup_proportion=0.0, total_steps=1)
     model.train()
-
-    def losses_of(batch: Any) -> Losses:
-        return {"loss": loss_of(batch)}
-
-    step = OptimizationStep(model, losses_of, optimizer, scheduler, precision, hooks=hooks)
-    return lambda batch, label_count: step([batch], label_count)
+    step = OptimizationStep(model, contender.losses_of, optimizer, scheduler, precision, hooks=contender.hooks)
+    return lambda batch, label_count: step([step.prepared(batch)], label_count)
 
 
 def write_json(result: dict[str, Any], path: str | None) -> None:

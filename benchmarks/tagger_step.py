@@ -9,9 +9,7 @@ Both take the same optimisation steps (forward, backward, clipping, AdamW, sched
 
 from functools import partial
 
-from torch import Tensor
-
-from benchmarks.measuring import DATA, compare_steps, step_parser
+from benchmarks.measuring import DATA, Contender, compare_steps, step_parser
 from bertorch import distributed, log
 from bertorch.data.readers import read_label_names
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
@@ -19,6 +17,7 @@ from bertorch.data.tagged_sentences import read_tagged_sentences
 from bertorch.data.tags import TagSet
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.precision import Precision
+from bertorch.tasks.base import Losses
 from bertorch.tasks.tag_heads import SpanModel
 from bertorch.tasks.tagging import HEADS
 
@@ -37,12 +36,12 @@ def main() -> None:
     contenders = {}
     for head in ("crf", "linear"):
         tagger = HEADS[head].from_pretrained(name, tags).to(device)
-        contenders[head] = (tagger, partial(_loss, tagger))
+        contenders[head] = Contender(tagger, partial(_losses, tagger))
     compare_steps(options, dataset, contenders, Precision.resolve(options.precision, device))
 
 
-def _loss(tagger: SpanModel, batch: TaggedBatch) -> Tensor:
-    return tagger.loss(tagger(batch), batch)
+def _losses(tagger: SpanModel, batch: TaggedBatch) -> Losses:
+    return {"loss": tagger.loss(tagger(batch), batch)}
 
 
 if __name__ == "__main__":

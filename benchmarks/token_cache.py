@@ -36,7 +36,7 @@ from bertorch import distributed
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
 from bertorch.encoder.pretrained import load_tokenizer
-from bertorch.tasks.contrastive import anchors_with_positives, sentences_twice
+from bertorch.tasks.in_batch_negatives import anchors_with_positives, sentences_twice
 from bertorch.tasks.sequence_task import labelled_texts
 
 

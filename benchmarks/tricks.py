@@ -1,4 +1,4 @@
-r"""Training steps of a classifier with adversarial training, with averaged weights, and without either.
+r"""What each option of "Getting more accuracy" costs: training steps of a classifier with it and without.
 
     python -m benchmarks.tricks
     python -m benchmarks.tricks --pretrained_model_name_or_path bert-base-chinese \
@@ -8,23 +8,26 @@ All take the same optimisation steps (forward, backward, clipping, AdamW, schedu
 one process.
 """
 
-from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from benchmarks.measuring import DATA, compare_steps, step_parser
+from benchmarks.measuring import DATA, Contender, compare_steps, step_parser
 from bertorch import distributed, log
 from bertorch.config import ClassifierConfig
-from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_label_names, read_labelled_texts
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.precision import Precision
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.training.loop import build_hooks
+from bertorch.training.loop import build_hooks, prepare_layers
 
-OPTIONS: tuple[dict[str, Any], ...] = ({"adversarial_epsilon": 1.0}, {"ema_decay": 0.999}, {})  # the plain step last
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"adversarial_epsilon": 1.0},
+    {"ema_decay": 0.999},
+    {"r_drop": 1.0},
+    {"layer_decay": 0.9},
+    {"freeze_layers": 3},
+    {},  # the plain step last
+)
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
     labels, tokenizer = read_label_names(options.label_file), load_tokenizer(options.pretrained_model_name_or_path)
     examples = read_labelled_texts(options.train_data_file, labels)
     dataset = Dataset.of_sequences(tokenizer, examples.columns, examples.labels, max_length=options.max_seq_length)
-    contenders, hooks = {}, {}
+    contenders = {}
     for chosen in OPTIONS:
         config = ClassifierConfig(
             train_data_file=options.train_data_file,
@@ -45,12 +48,9 @@ def main() -> None:
         task = ClassificationTask.from_config(config, tokenizer, labels, dataset)
         task.model.to(distributed.device())
         name = " ".join(f"--{option} {value}" for option, value in chosen.items()) or "without"
-        contenders[name], hooks[name] = (task.model, partial(_loss, task)), build_hooks(config, task)
-    compare_steps(options, dataset, contenders, Precision.resolve(options.precision, distributed.device()), hooks)
-
-
-def _loss(task: ClassificationTask, batch: PackedBatch) -> Tensor:
-    return task.losses(batch)["loss"]
+        factors = prepare_layers(config, task)
+        contenders[name] = Contender(task.model, task.losses, build_hooks(config, task), factors)
+    compare_steps(options, dataset, contenders, Precision.resolve(options.precision, distributed.device()))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,11 @@ def note_command() -> None:
     _commands[:] = [time.monotonic() - _process_age()]
 
 
+def note_run() -> None:
+    """Note that another run begins in this process; the time of the command until now is not its own."""
+    _commands[:] = [time.monotonic()]
+
+
 class Clock:
     """The seconds of a run by what they went to; what is not measured went to training.
 

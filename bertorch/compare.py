@@ -175,14 +175,12 @@ def _test(
     values: tuple[list[float], list[float]],
     config: CompareConfig,
 ) -> "SignificanceTest":
-    from bertorch.significance import mcnemar_test, permutation_test, randomisation_test
+    from bertorch.significance import paired_test, permutation_test
 
     if max(map(len, columns)) > 1:
         return permutation_test(*values, draws=config.draws, seed=config.seed)
     (ours,), (theirs,) = columns
-    if measure.kind == "mean" and ours[0].dtype == theirs[0].dtype == bool:
-        return mcnemar_test(ours[0], theirs[0])
-    return randomisation_test(measure, ours, theirs, draws=config.draws, seed=config.seed)
+    return paired_test(measure, ours, theirs, draws=config.draws, seed=config.seed)
 
 
 def _described(group: Group, drawn: "GroupDraws") -> dict[str, Any]:

@@ -3,9 +3,14 @@
 A script or command adds options by deriving a dataclass; `bertorch.cli` turns the fields into argparse options.
 """
 
+import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+from typing_extensions import override
 
 from bertorch.errors import UserError
 
@@ -21,6 +26,11 @@ PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
+EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
+MIXES = ("proportional", "equal")
+PROMPT_ROLES = ("query", "passage", "none")
+
+T = TypeVar("T")
 
 # Headings of `--help`, in its order.
 Group = Literal["options", "data", "optimisation", "evaluation and saving", "speed"]
@@ -161,6 +171,9 @@ class TrainingConfig(LaunchedConfig):
     freeze_layers: int | None = _optimisation(
         None, minimum=0, is_later=True, help="keep the embeddings and this many of the first layers as they are"
     )
+    layers_from: str | None = _optimisation(
+        None, is_later=True, help="start with these layers alone of the pretrained encoder, from 0, such as 0,2,4"
+    )
 
     eval_steps: int | None = _saving(
         None, minimum=1, help="steps between two evaluations; by default --save_steps; always after the last step"
@@ -217,6 +230,12 @@ class TrainingConfig(LaunchedConfig):
             raise UserError(f"--ema_decay: expected a decay between 0 and 1, such as 0.999, got {self.ema_decay:g}")
         if self.layer_decay is not None and self.layer_decay <= 0:
             raise UserError(f"--layer_decay: expected more than 0, such as 0.9, got {self.layer_decay:g}")
+        if self.layers_from is not None and self.init_from_ckpt is not None:
+            raise UserError(
+                "--layers_from takes layers of --pretrained_model_name_or_path, which --init_from_ckpt would replace; "
+                "choose one of them, or name the folder of that checkpoint as --pretrained_model_name_or_path"
+            )
+        self.kept_layers  # noqa: B018 - raises
         for is_set, use in (
             (self.save_best_model, "--save_best_model compares dev metrics"),
             (self.patience is not None, "--patience counts evaluations"),
@@ -224,6 +243,26 @@ class TrainingConfig(LaunchedConfig):
         ):
             if is_set and not self.has_dev_examples:
                 raise UserError(f"{use} and needs --dev_data_file or --dev_ratio; got neither")
+
+    @property
+    def train_data_files(self) -> tuple[str, ...]:
+        """The files of training examples; a batch has those of one."""
+        return (self.train_data_file,)
+
+    @property
+    def mix_of_files(self) -> str:
+        """How the batches of several files are mixed."""
+        return MIXES[0]
+
+    @property
+    def kept_layers(self) -> tuple[int, ...] | None:
+        """The numbers in `--layers_from`; a `UserError` if they are none, or do not rise."""
+        if self.layers_from is None:
+            return None
+        layers = _listed("layers_from", self.layers_from, int, "0,2,4")
+        if layers[0] < 0 or list(layers) != sorted(set(layers)):
+            raise UserError(f"--layers_from: expected numbers of layers that rise from 0 on, got {self.layers_from}")
+        return layers
 
     @property
     def has_dev_examples(self) -> bool:
@@ -234,6 +273,81 @@ class TrainingConfig(LaunchedConfig):
     def evaluation_steps(self) -> int:
         """Steps between evaluations."""
         return self.save_steps if self.eval_steps is None else self.eval_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsConfig(TrainingConfig):
+    """The options of every script whose examples can be predicted one by one."""
+
+    folds: int | None = _data(
+        None,
+        minimum=2,
+        maximum=1000,
+        is_later=True,
+        help="train this many models in --saved_dir/fold-1…, each without a part of the training examples, which it "
+        "then predicts: out_of_fold.tsv",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds is None:
+            return
+        for is_set, other in ((self.dev_data_file is not None, "data_file"), (self.dev_ratio is not None, "ratio")):
+            if is_set:
+                raise UserError(
+                    f"--folds and --dev_{other}: each model of --folds is evaluated on the part that it has not seen; "
+                    "choose one of them"
+                )
+        if len(self.train_data_files) > 1:
+            raise UserError("--folds splits the examples of one file, got --more_train_data_files; choose one of them")
+
+    @property
+    @override
+    def has_dev_examples(self) -> bool:
+        return self.folds is not None or super().has_dev_examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(TrainingConfig):
+    """The options of every script that can learn from what a larger model gives for its training examples."""
+
+    teacher: str | None = _optimisation(
+        None,
+        is_input=True,
+        is_later=True,
+        help="a .npy file of predict --logits, for classes, or of encode, for vectors: what to imitate, for each line "
+        "of --train_data_file",
+    )
+    teacher_weight: float = _optimisation(
+        0.5,
+        minimum=0.0,
+        maximum=1.0,
+        is_later=True,
+        help="of the distance from the --teacher; the loss of the labels or pairs weighs the rest",
+    )
+    teacher_temperature: float = _optimisation(
+        2.0, is_later=True, help="by which the logits of --teacher and model are divided before they are compared"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None and self.on_bad_line == "skip":
+            raise UserError("--teacher has a row for each line, and --on_bad_line skip leaves lines out; fix the lines")
+        if self.teacher is not None and len(self.train_data_files) > 1:
+            raise UserError(
+                "--teacher has the rows of one file, --train_data_file, got --more_train_data_files too; join the "
+                "files to one, or leave one of the options out"
+            )
+        if self.teacher_temperature <= 0:
+            raise UserError(f"--teacher_temperature: expected more than 0, got {self.teacher_temperature:g}")
+        for name in ("teacher_weight", "teacher_temperature"):
+            if self.teacher is None and getattr(self, name) != getattr(TeacherConfig, name):
+                raise UserError(f"--{name} is for --teacher, got no --teacher")
+
+    @property
+    def num_texts(self) -> int | None:
+        """How many columns of a training line are texts, from the first on; None: all, and the lines are no JSON."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +366,7 @@ class InferenceConfig(LaunchedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(TrainingConfig):
+class ClassifierConfig(TeacherConfig, FoldsConfig):
     """The options of `run_classifier.py`."""
 
     label_file: str | None = option(
@@ -321,11 +435,22 @@ class ClassifierConfig(TrainingConfig):
                 "--dev_ratio splits training examples, which have another form than dev lines with --problem_type "
                 "ranking; name a file of query⇥candidate⇥relevance with --dev_data_file"
             )
+        if self.folds is not None and self.problem_type != "single_label":
+            raise UserError(
+                "--folds writes probabilities of classes that exclude each other, which --problem_type "
+                f"{self.problem_type} does not have; leave it out"
+            )
         _check_class_losses(self)
         if self.r_drop is not None and self.problem_type != "single_label":
             raise UserError(
                 "--r_drop compares what is predicted of classes that exclude each other, which --problem_type "
                 f"{self.problem_type} does not have"
+            )
+
+        if self.teacher is not None and self.problem_type != "single_label":
+            raise UserError(
+                "--teacher is compared in what it says of classes that exclude each other, which --problem_type "
+                f"{self.problem_type} does not have; leave it out"
             )
 
     @property
@@ -334,8 +459,8 @@ class ClassifierConfig(TrainingConfig):
         return self.problem_type in ("single_label", "multi_label")
 
     @property
+    @override
     def num_texts(self) -> int:
-        """Texts of an input."""
         return 2 if self.is_text_pair or self.problem_type == "ranking" else 1
 
 
@@ -364,7 +489,7 @@ def _check_class_losses(config: ClassifierConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingConfig(TrainingConfig):
+class EmbeddingConfig(TeacherConfig):
     """The options of every script that trains sentence embeddings."""
 
     pooling_mode: str = option(
@@ -375,6 +500,62 @@ class EmbeddingConfig(TrainingConfig):
     output_emb_size: int | None = option(
         None, minimum=1, help="dimensions of a linear layer after pooling; without it the encoder's width"
     )
+    more_train_data_files: tuple[str, ...] = _data(
+        (), is_input=True, is_later=True, help="more training examples; a batch has those of one file"
+    )
+    mix: str = _data(
+        MIXES[0],
+        choices=MIXES,
+        is_later=True,
+        help="proportional: an epoch has each example of all files once; equal: as many batches of each file as the "
+        "one with the most has",
+    )
+    matryoshka: str | None = _optimisation(
+        None,
+        is_later=True,
+        help="mean of the loss over these first dimensions of the embeddings, such as 768,512,256,128,64, and all",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths, size = self.matryoshka_widths, self.output_emb_size
+        if len(set(widths)) < len(widths) or any(width < 1 for width in widths):
+            raise UserError(f"--matryoshka: expected different numbers from 1 on, got {self.matryoshka}")
+        if size is not None and max(widths, default=0) > size:
+            raise UserError(f"--matryoshka: expected at most the {size} of --output_emb_size, got {max(widths)}")
+        if not self.more_train_data_files and self.mix != MIXES[0]:
+            raise UserError(f"--mix {self.mix} is for several files, got no --more_train_data_files")
+        if twice := [name for name, count in Counter(self.train_data_files).items() if count > 1]:
+            raise UserError(f"--more_train_data_files: expected each training file once, got {twice[0]} again")
+        if self.more_train_data_files and self.dev_ratio is not None:
+            raise UserError(
+                "--dev_ratio draws dev examples from one file, got --more_train_data_files; name a dev file with "
+                "--dev_data_file"
+            )
+
+    @property
+    def matryoshka_widths(self) -> tuple[int, ...]:
+        """The dimensions that `--matryoshka` names; none without it."""
+        return () if self.matryoshka is None else _listed("matryoshka", self.matryoshka, int, "768,512,256,128,64")
+
+    @property
+    @override
+    def train_data_files(self) -> tuple[str, ...]:
+        return (self.train_data_file, *self.more_train_data_files)
+
+    @property
+    @override
+    def mix_of_files(self) -> str:
+        return self.mix
+
+
+def _listed(name: str, text: str, kind: Callable[[str], T], sample: str) -> tuple[T, ...]:
+    """The values in a list with commas, of the option with this name."""
+    try:
+        return tuple(map(kind, text.split(",")))
+    except ValueError as error:
+        expected = f"expected numbers with commas between them, such as {sample}"
+        raise UserError(f"--{name}: {expected}, got {text!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,8 +577,79 @@ class ContrastiveConfig(EmbeddingConfig):
                 "--r_drop compares probabilities of classes, which sentence embeddings do not have; two dropouts of a "
                 "sentence are what run_simcse.py learns from"
             )
-        if self.dev_ratio is not None:
+        if self.teacher_temperature != TeacherConfig.teacher_temperature:
+            raise UserError(
+                "--teacher_temperature is for the logits of classes; vectors are compared without; leave it out"
+            )
+        if self.dev_ratio is not None and not self.has_scores:
             raise UserError(
                 "--dev_ratio splits training examples, which have no score to evaluate on; name a file of scored pairs "
                 "with --dev_data_file"
             )
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the training examples have scores."""
+        return False
+
+
+# The options of each loss that others do not have.
+_LOSS_OPTIONS = {
+    "in_batch_negatives": ("margin", "scale", "mean_loss", "keep_duplicates"),
+    "cosent": ("scale",),
+    "cosine_mse": ("score_range",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNegConfig(ContrastiveConfig):
+    """The options of `run_batchneg.py`."""
+
+    loss: str = option(
+        EMBEDDING_LOSSES[0],
+        choices=EMBEDDING_LOSSES,
+        is_later=True,
+        help="in_batch_negatives: lines are anchor⇥positive; cosent: a⇥b⇥score, the order of the cosines is learned; "
+        "cosine_mse: a⇥b⇥score, the cosine itself is",
+    )
+    mean_loss: bool = option(False, help="the mean of the losses of rows (a finds its b) and columns (b finds its a)")
+    score_range: str = option(
+        "0,1",
+        is_later=True,
+        help="cosine_mse: lowest and highest score of the training file, such as 0,5; they are scaled to 0 to 1",
+    )
+    query_prompt: str | None = _data(
+        None, is_later=True, help="stands before each query, the first text of a line, such as 'query: '"
+    )
+    passage_prompt: str | None = _data(
+        None, is_later=True, help="stands before each passage, any other text of a line, such as 'passage: '"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in dict.fromkeys(name for names in _LOSS_OPTIONS.values() for name in names):
+            is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
+            if not is_default and name not in _LOSS_OPTIONS[self.loss]:
+                suited = " or ".join(loss for loss, names in _LOSS_OPTIONS.items() if name in names)
+                raise UserError(f"--{name} is for --loss {suited}, got {self.loss}; leave it out")
+        low, high = self.score_bounds
+        if not low < high:
+            raise UserError(f"--score_range: expected a lower and a higher score, got {self.score_range}")
+
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return self.loss != EMBEDDING_LOSSES[0]
+
+    @property
+    @override
+    def num_texts(self) -> int | None:
+        return 2 if self.has_scores else None
+
+    @property
+    def score_bounds(self) -> tuple[float, float]:
+        """Lowest and highest score; a `UserError` if they are not two finite numbers."""
+        bounds = _listed("score_range", self.score_range, float, "0,5")
+        if len(bounds) != 2 or not all(map(math.isfinite, bounds)):
+            raise UserError(f"--score_range: expected two numbers, such as 0,5, got {self.score_range}")
+        return bounds[0], bounds[1]

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bertorch.crf_recursions import Scores, SequenceLayout, best_path, log_partition, path_log_probs, path_score
+from bertorch.crf_recursions import (
+    Scores,
+    SequenceLayout,
+    best_path,
+    log_partition,
+    marginals,
+    path_log_probs,
+    path_score,
+)
 from bertorch.precision import at_least_fp32
 
 FORBIDDEN = -1e4  # exp of it is zero also in fp64, but sums of it are finite, so that nothing becomes nan
@@ -104,6 +112,12 @@ class CRF(nn.Module):
         """
         layout = SequenceLayout.of(cu_seqlens, len(emissions), max_seqlen)
         return path_log_probs(self._scores(emissions, constrained=self.constrain_training), tags, layout)
+
+    @torch.no_grad()
+    def marginals(self, emissions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """(T, C) probability of each tag at each token, whatever the other tags are, without a gradient."""
+        layout = SequenceLayout.of(cu_seqlens, len(emissions), max_seqlen)
+        return marginals(self._scores(emissions, constrained=self.constrain_training), layout)
 
     @torch.no_grad()
     def viterbi(self, emissions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:

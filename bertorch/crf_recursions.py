@@ -71,6 +71,12 @@ def path_log_probs(scores: Scores, tags: Tensor, layout: SequenceLayout) -> tupl
     return marginals, conditionals.masked_fill(layout.is_first, 0)
 
 
+def marginals(scores: Scores, layout: SequenceLayout) -> Tensor:
+    """(T, C) P(y_t), of each tag at each token; not differentiable."""
+    _, alpha, beta, _ = _forward_backward(scores, layout)
+    return (alpha + beta).softmax(dim=1)
+
+
 def _at(values: Tensor, tags: Tensor) -> Tensor:
     """(T, C) → (T,) value of each token's tag."""
     return values.gather(1, tags[:, None]).squeeze(1)

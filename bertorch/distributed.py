@@ -135,6 +135,8 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 def gather_rows(tensor: Tensor) -> tuple[Tensor, slice]:
     """Concatenate tensors (rows, …), any number of rows each, in the order of the ranks.
 
+    A tensor without rows takes the shape that the others' rows have, of as many dimensions.
+
     Gradients flow back to the process that a row came from, summed over all processes. So every process must run the
     backward pass through the result, also one without local rows.
 
@@ -143,9 +145,11 @@ def gather_rows(tensor: Tensor) -> tuple[Tensor, slice]:
     """
     if world_size() == 1:
         return tensor, slice(0, len(tensor))
-    sizes = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)  # (W,)
-    sizes[rank()] = len(tensor)
-    counts = all_reduce_sum(sizes).tolist()
+    shapes = torch.zeros(world_size(), tensor.dim(), dtype=torch.int64, device=tensor.device)  # (W, dimensions)
+    shapes[rank()] = torch.tensor(tensor.shape)
+    shapes = all_reduce_sum(shapes)
+    counts, fullest = shapes[:, 0].tolist(), shapes[shapes[:, 0].argmax()].tolist()
+    tensor = tensor.reshape(len(tensor), *fullest[1:])
     first = sum(counts[: rank()])
     local_rows = slice(first, first + len(tensor))
     return _GatherRows.apply(tensor, local_rows, sum(counts)), local_rows

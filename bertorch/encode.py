@@ -1,6 +1,7 @@
 r"""Encode sentences with a trained model of sentence embeddings, and find the nearest of another file.
 
     python -m bertorch.encode --model_dir checkpoint --input_file in.txt --output_file out.npy --normalize
+    python -m bertorch.encode --model_dir checkpoint --input_file in.txt --output_file out.npy --dimensions 64
     python -m bertorch.encode --model_dir checkpoint --input_file in.txt --nearest 5 --corpus_file corpus.txt
     torchrun --nproc_per_node=2 -m bertorch.encode …
 
@@ -12,12 +13,15 @@ command again resumes an interrupted one, and leaves a finished one as it is. `-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loguru import logger
+
 from bertorch import cli
-from bertorch.config import InferenceConfig, option
+from bertorch.config import PROMPT_ROLES, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
@@ -37,8 +41,17 @@ class EncodeConfig(InferenceConfig):
     output_file: str | None = option(None, help="a .npy file, a row for each sentence")
     dtype: str = option("float32", choices=("float32", "float16"), help="of the numbers in --output_file")
     normalize: bool = option(False, help="embeddings of length 1, whose product is the cosine")
+    dimensions: int | None = option(
+        None, minimum=1, help="only the first dimensions, of length 1; for models trained with --matryoshka"
+    )
     nearest: int | None = option(None, minimum=1, help="print this many neighbours of each sentence by cosine")
     corpus_file: str | None = option(None, help="where --nearest looks for them, a sentence a line")
+    prompt: str | None = option(
+        None,
+        choices=PROMPT_ROLES,
+        help="what the sentences of --input_file are, for a model with prompts; those of --corpus_file are passages, "
+        "or with none have no prompt either",
+    )
 
     def __post_init__(self) -> None:
         if (self.nearest is None) != (self.corpus_file is None):
@@ -56,8 +69,12 @@ def run(config: EncodeConfig) -> None:
     from bertorch.inference.load import load_shared
 
     model = load_shared(config)
-    if not model.size:
-        model.encode([])  # raises: the model has no embeddings
+    # Raises, if the model has no embeddings or fewer dimensions, or cannot apply the prompt.
+    model.task.embedder(normalize=config.normalize, dimensions=config.dimensions, role=config.prompt)
+    widths = model.task.embedding_widths or (model.size,)
+    if config.dimensions is not None and config.dimensions not in widths:
+        trained = f"the model was trained at {', '.join(map(str, widths))} dimensions"
+        logger.warning("--dimensions {}: {}; see --matryoshka of the scripts", config.dimensions, trained)
     if config.output_file is not None:
         _encode(model, config, config.output_file)
     if config.nearest is not None and config.corpus_file is not None:
@@ -79,30 +96,36 @@ def _encode(model: "Model", config: EncodeConfig, path: str) -> None:
 
 
 def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
-    from bertorch.data.model_digests import ModelDigests
-    from bertorch.inference.vectors import VectorFile, record_path, write_vectors
+    from bertorch.data.model_digests import DIGESTS, ModelDigests
+    from bertorch.data.teacher import TEXTS, TextsDigest, record_path
+    from bertorch.inference.vectors import VectorFile, write_vectors
 
     def prepare() -> VectorFile:
         digests = ModelDigests(record_path(path))
-        made_of = _made_of(model, config, digests)
-        return VectorFile(path, made_of, overwrite=config.overwrite, digests=digests.weights)
+        texts = TextsDigest()
+        texts.update(_sentences(config.input_file))
+        made_of = _made_of(model, config, digests, rows=texts.count)
+        record = {DIGESTS: digests.weights, TEXTS: texts.value}
+        return VectorFile(path, made_of, overwrite=config.overwrite, record=record)
 
     def blocks(done: int) -> "Iterator[np.ndarray]":
-        windows = model.embeddings(_sentences(config.input_file, done), normalize=config.normalize)
-        return (vectors for _, vectors in windows)
+        sentences = _sentences(config.input_file, done)
+        encode = partial(model.embeddings, normalize=config.normalize, dimensions=config.dimensions)
+        return (vectors for _, vectors in encode(sentences, prompt=config.prompt))
 
     write_vectors(prepare, blocks)
 
 
-def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests") -> dict[str, object]:
+def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, rows: int) -> dict[str, object]:
     """What the vectors depend on."""
     from bertorch.data.fingerprint import file_digest
 
     return {
-        "rows": sum(1 for _ in _sentences(config.input_file)),
-        "size": model.size,
+        "rows": rows,
+        "size": config.dimensions or model.size,
         "dtype": config.dtype,
-        "--normalize": config.normalize,
+        "--normalize": config.normalize or config.dimensions is not None,
+        **({} if config.prompt is None else {"--prompt": config.prompt}),
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
@@ -117,10 +140,12 @@ def _search(model: "Model", config: EncodeConfig, count: int, corpus: str) -> No
     from bertorch import distributed, log
     from bertorch.tasks.search import Nearest
 
-    queries = np.concatenate([rows for _, rows in model.embeddings(_sentences(config.input_file), normalize=True)])
+    encode = partial(model.embeddings, normalize=True, dimensions=config.dimensions)
+    role, of_corpus = config.prompt, config.prompt if config.prompt in (None, "none") else "passage"
+    queries = np.concatenate([rows for _, rows in encode(_sentences(config.input_file), prompt=role)])
     nearest = Nearest(torch.from_numpy(queries).to(distributed.device()), count)
     with log.input_bar() as progress:
-        for _, vectors in model.embeddings(_sentences(corpus), normalize=True):
+        for _, vectors in encode(_sentences(corpus), prompt=of_corpus):
             if distributed.is_main():
                 nearest.update(torch.from_numpy(vectors))
             progress.update(len(vectors))

@@ -26,11 +26,12 @@ relevant. `predictions.jsonl` has what was predicted for each example, from whic
 models differ. The main numbers have a 95 % interval, from a bootstrap over the examples.
 
 With several labels a text, `--tune_thresholds macro` (or `micro`) finds the threshold of each label that gives the best
-F1 on the input, stores them in the model's folder, where `predict` uses them, and reports what such thresholds give on
-examples that they were not tuned on. Nothing else changes the model's folder.
+F1 on the input. With one of several labels a text or pair, `--calibrate` finds the temperature that gives the
+probabilities of the least negative log-likelihood; no label changes. Both are stored in the model's folder, where
+`predict` uses them, and the report has what they give on examples that they were not fitted on. Nothing else changes
+the model's folder.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,20 +40,16 @@ from loguru import logger
 
 from bertorch import cli
 from bertorch.config import AVERAGES, ON_BAD_LINE, InferenceConfig, option
-from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, draw_reliability, require_matplotlib
-from bertorch.files import PREDICTIONS, REPORT, refuse_existing, to_json, whole_output
+from bertorch.files import ERRORS, PREDICTIONS, REPORT, refuse_existing
 
 if TYPE_CHECKING:
     from bertorch.resampling import ExampleTable
-    from bertorch.tasks.base import Errors, Task
+    from bertorch.tasks.base import Errors
 
 MOST_DRAWN = 100  # labels in the picture
-MOST_LINES = 20  # of a table in the log; of a longer one the most frequent labels and the worst, half of them each
-ERRORS, PICTURE, RELIABILITY = "errors.tsv", "confusion.png", "reliability.png"
-_NO_CONFUSIONS = "--plot draws the confusion matrix of classes, which retrieval has not"
-NOT_LOGGED = ("confusions", "data_digest", "intervals", "measures")
+PICTURE, RELIABILITY = "confusion.png", "reliability.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +76,13 @@ class EvaluateConfig(InferenceConfig):
         choices=AVERAGES,
         help="with several labels a text: store the thresholds of the best F1, macro or micro, in --model_dir",
     )
+    calibrate: bool = option(
+        False, help="with one label a text or pair: store the temperature that calibrates probabilities in --model_dir"
+    )
 
     def __post_init__(self) -> None:
+        if self.tune_thresholds is not None and self.calibrate:
+            raise UserError("--tune_thresholds and --calibrate are for different models; leave one out")
         retrieval = {name: getattr(self, name) for name in ("corpus_file", "queries_file", "qrels_file")}
         missing = [f"--{name}" for name, value in retrieval.items() if value is None]
         if self.input_file is None and len(missing) == len(retrieval):
@@ -93,40 +95,46 @@ class EvaluateConfig(InferenceConfig):
             )
         if self.input_file is None and missing:
             raise UserError(f"--corpus_file, --queries_file and --qrels_file belong together; add {', '.join(missing)}")
-        if self.plot and self.input_file is None:
-            raise UserError(f"{_NO_CONFUSIONS}; leave it out")
+        if self.input_file is None:
+            self.require_no_labels()
+
+    def require_no_labels(self) -> None:
+        """Raise a `UserError` at an option that dev data of retrieval, which has no labels, does not go with."""
+        if self.plot:
+            raise UserError("--plot draws the confusion matrix of classes, which retrieval has not; leave it out")
+        if self.fitting is not None:
+            raise UserError(f"--{self.fitting} is fitted to labels, which retrieval has not; leave it out")
+
+    @property
+    def fitting(self) -> str | None:
+        """The option that fits something to the evaluation, for the model's folder."""
+        if self.calibrate:
+            return "calibrate"
+        return None if self.tune_thresholds is None else "tune_thresholds"
 
     @property
     def data_files(self) -> list[str]:
-        """The files to evaluate on: one, or corpus, queries and qrels; a folder counts as its files."""
+        """The files, or the folder, to evaluate on: one, or corpus, queries and qrels."""
         files = [self.input_file, self.corpus_file, self.queries_file, self.qrels_file]
         return [file for file in files if file is not None]
 
 
 def run(config: EvaluateConfig) -> None:
-    """Predict, compare, write."""
-    with _writing_to_model(config):
+    """Predict, compare, write; with a fitting no run writes to the model's folder meanwhile."""
+    if config.fitting is None or not Path(config.model_dir).is_dir():  # the latter is an error of loading
         _evaluate(config)
+        return
+    from bertorch.inference.fitted_folder import writing_to
 
-
-def _writing_to_model(config: EvaluateConfig) -> AbstractContextManager[None]:
-    """While thresholds are tuned, no run replaces the weights that they are for."""
-    folder = Path(config.model_dir)
-    if config.tune_thresholds is None or not folder.is_dir():  # the latter is an error of loading
-        return nullcontext()
-    from bertorch.training.checkpoints import STATE
-    from bertorch.training.run_folder import LOCK
-    from bertorch.writer_lock import only_writer
-
-    owner = folder.resolve().parent if (folder / STATE).exists() else folder  # of a checkpoint: the run's
-    return only_writer(owner / LOCK, f"--model_dir {config.model_dir}")
+    with writing_to(config.model_dir):
+        _evaluate(config)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
     from bertorch import distributed
+    from bertorch.inference.fitted_folder import keep_fitted, require_fitting
     from bertorch.inference.load import load_shared
     from bertorch.tasks.label_counts import has_labels
-    from bertorch.tasks.metadata import update_settings
     from bertorch.training.eval_loop import evaluate
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
@@ -138,49 +146,35 @@ def _evaluate(config: EvaluateConfig) -> None:
     task = model.task
     if config.plot and not task.has_confusions:
         raise UserError("--plot draws the confusion matrix of classes, and this model has none; leave it out")
-    if config.tune_thresholds is not None:
-        _require_thresholds(config, task)
+    if config.fitting is not None:
+        require_fitting(task, config.fitting, config.model_dir)
     if config.input_file is None:
         source, examples = task.read_retrieval(config.data_files, config.on_bad_line)
     else:
         source, examples = task.read_labelled(config.input_file, config.on_bad_line)
-    if config.plot and not has_labels(examples):
-        raise UserError(f"{_NO_CONFUSIONS}; leave it out")
+    if not has_labels(examples):
+        config.require_no_labels()
+    metric = None if config.fitting is None else task.metric_to_fit(model.engine.device)
     with explain_out_of_memory(str(model.engine.device), IN_EVALUATION):
-        metric = evaluate(task, examples, config.batch_size, model.engine.precision)
+        metric = evaluate(task, examples, config.batch_size, model.engine.precision, metric=metric)
+    # On all processes, so that none waits for one with an error.
+    fitted = {} if config.fitting is None else task.fit(metric, getattr(config, config.fitting))
     if distributed.is_main():
         report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": ", ".join(config.data_files)}
         if notes := list(task.notes()):
             report["notes"] = notes
-        report |= metric.report()
-        errors = task.errors(metric, source)
-        if config.tune_thresholds is not None:
-            report["tuned"] = task.tune_thresholds(metric, config.tune_thresholds)
-        _write(report, errors, config, metric.example_table())
-    if config.tune_thresholds is not None:
-        distributed.on_main(lambda: update_settings(config.model_dir, task.settings()))
-        logger.info("{}: has the thresholds of the best {} F1", config.model_dir, config.tune_thresholds)
+        report |= metric.report() | fitted
+        _write(report, task.errors(metric, source), config, metric.example_table())
+    if config.fitting is not None:
+        keep_fitted(task, config.model_dir)
     distributed.barrier()
-
-
-def _require_thresholds(config: EvaluateConfig, task: "Task[Any]") -> None:
-    from bertorch.inference.load import is_own
-
-    if not task.has_thresholds:
-        raise UserError(
-            "--tune_thresholds is for models that give a text several labels, and this one, of the task "
-            f"{task.name}, has no thresholds; leave it out"
-        )
-    if not is_own(config.model_dir):
-        raise UserError(
-            f"--tune_thresholds stores the thresholds in --model_dir {config.model_dir}, which bertorch did not save; "
-            "leave it out"
-        )
 
 
 def _write(
     report: dict[str, Any], errors: "Errors", config: EvaluateConfig, table: "ExampleTable | None" = None
 ) -> None:
+    from bertorch.training.evaluation_files import most_frequent, write_evaluation
+
     folder = Path(config.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -191,76 +185,15 @@ def _write(
             (folder / name).unlink(missing_ok=True)
         if table is None:
             (folder / PREDICTIONS).unlink(missing_ok=True)
-    with whole_output(str(folder / ERRORS), overwrite=config.overwrite) as file:
-        file.writelines("\t".join(map(cell, row)) + "\n" for row in [errors.header, *errors.rows])
     if config.plot:
-        drawn = list(_frequent(report["labels"], MOST_DRAWN))
+        drawn = list(most_frequent(report["labels"], MOST_DRAWN))
         if len(drawn) < len(report["labels"]):
             logger.info("{}: the {} most frequent of {} labels", PICTURE, len(drawn), len(report["labels"]))
         matrix = [[report["confusions"].get(row, {}).get(column, 0) for column in drawn] for row in drawn]
         draw_confusion(matrix, drawn, str(folder / PICTURE))
     if config.plot and "calibration_bins" in report:
         draw_reliability(report["calibration_bins"], report["expected_calibration_error"], str(folder / RELIABILITY))
-    if table is not None:
-        report = report | _write_predictions(table, config)
-    with whole_output(str(folder / REPORT), overwrite=config.overwrite) as file:
-        file.write(to_json(report, indent=2) + "\n")
-    for note in report.get("notes", ()):
-        logger.warning("{}", note)
-    for line in _lines({name: value for name, value in report.items() if name not in NOT_LOGGED}):
-        logger.info("{}", line)
-    for name, (low, high) in report.get("intervals", {}).items():
-        logger.info("{}: {:.5f}, 95 % interval {:.5f} to {:.5f}", name, report["measures"][name]["value"], low, high)
-    logger.info("{}, {}: {}", folder / REPORT, ERRORS, len(errors.rows))
-
-
-def _write_predictions(table: "ExampleTable", config: EvaluateConfig) -> dict[str, Any]:
-    """Write what was predicted; returns what the report has of it."""
-    from bertorch.data.fingerprint import files_digest
-    from bertorch.data.predictions import predictions_entry, write_predictions
-    from bertorch.data.retrieval import files_of
-    from bertorch.resampling import bootstrap_intervals
-
-    write_predictions(str(Path(config.output_dir) / PREDICTIONS), table, overwrite=config.overwrite)
-    files = config.data_files if config.input_file is None else files_of(config.input_file)
-    return predictions_entry(table, files_digest(files), bootstrap_intervals(table))
-
-
-def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
-    """The numbers of a report, one per line, and each row of a table in one line; of long tables a part."""
-    lines = []
-    for name, value in report.items():
-        if isinstance(value, float):
-            lines.append(f"{prefix}{name}: {value:.5f}")
-        elif isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
-            for part, rows in _parts(value).items():
-                lines += _lines(rows, f"{prefix}{name}{part}, ")
-        elif isinstance(value, dict):
-            row = (f"{key} {each:.5f}" if isinstance(each, float) else f"{key} {each}" for key, each in value.items())
-            lines.append(f"{prefix}{name}: {', '.join(row)}")
-    return lines
-
-
-def _parts(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the log has of a table, by a word that says which part it is."""
-    if len(table) <= MOST_LINES:
-        return {"": table}
-    if not all("f1" in row and "support" in row for row in table.values()):
-        return {}
-    worst = sorted(
-        (name for name in table if table[name]["support"]),
-        key=lambda name: (table[name]["f1"], -table[name]["support"]),
-    )
-    return {
-        ", most frequent": _frequent(table, MOST_LINES // 2),
-        ", worst": {name: table[name] for name in worst[: MOST_LINES // 2]},
-    }
-
-
-def _frequent(table: dict[str, Any], most: int) -> dict[str, Any]:
-    """The labels with the most examples, in the order of the table."""
-    names = set(sorted(table, key=lambda name: -table[name]["support"])[:most])
-    return {name: row for name, row in table.items() if name in names}
+    write_evaluation(folder, report, errors, table, data_files=config.data_files, overwrite=config.overwrite)
 
 
 if __name__ == "__main__":

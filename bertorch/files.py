@@ -26,6 +26,7 @@ _OTHER_KINDS = {
 _SHOWN_CHARACTERS = 300
 STANDARD = "-"  # names standard input or output instead of a file
 REPORT, PREDICTIONS = "report.json", "predictions.jsonl"  # what bertorch.evaluate writes and bertorch.compare reads
+ERRORS = "errors.tsv"  # also of bertorch.evaluate
 # Valid in JSON, but UTF-8 has no lone surrogates, and other programs take the others for the end of a line.
 _TO_ESCAPE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 

@@ -95,7 +95,8 @@ def run(config: MineConfig) -> None:
             f"--rank_from {config.rank_from}: expected at most {texts.corpus_size}, the passages that there are"
         )
     model, reranker = load_shared(config), None
-    model.task.embedder(normalize=True)  # raises: the model has no embeddings
+    for role in ("query", "passage"):
+        model.task.embedder(normalize=True, role=role)  # raises: no embeddings, or a prompt that cannot be applied
     if config.reranker_dir is not None:
         size = config.batch_size
         reranker = load(config.reranker_dir, precision=config.precision, batch_size=size, shared=True)

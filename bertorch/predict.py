@@ -17,6 +17,9 @@ A line of input gives a line of output, in the order of the input:
 
 Texts and pairs may also be JSON lines, {"text": …} or {"text_a": …, "text_b": …}: the first line decides.
 
+With `--logits`, models with labels give logits in the place of probabilities, and an `--output_file` that ends in .npy
+is an array of them, (lines, labels), with a record beside it: what `--teacher` of a training run takes.
+
 The first line of tab-separated output names the columns. For a tagger `{"text": "我们"}` is a text and
 `{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens. A
 malformed line ends the command; a file is then not written at all. `--flush` answers each line before it reads the
@@ -35,6 +38,7 @@ from bertorch.files import is_stream, refuse_existing, whole_output
 
 if TYPE_CHECKING:
     from bertorch.inference.model import Model
+    from bertorch.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +46,16 @@ class PredictConfig(InferenceConfig):
     """Options of `bertorch.predict`."""
 
     input_file: str = option(help="an input a line; - is standard input")
-    output_file: str = option(help="a result a line; - is standard output")
+    output_file: str = option(
+        help="a result a line; - is standard output; with --logits also an .npy file, for --teacher"
+    )
     flush: bool = option(False, help="answer each line before the next is read, as through a pipe; slower")
     no_header: bool = option(False, help="leave out the line that names the columns")
     ranked: bool = option(
         False, help="of a reranker: each query's candidates, best first, with score and rank; reads the whole input"
     )
     tags: bool = option(False, help="of a tagger, also the tokens and the tag of each")
+    logits: bool = option(False, help="logits in the place of probabilities; also as an array, see --output_file")
     split: str = option(
         "characters",
         choices=SPLITS,
@@ -58,6 +65,21 @@ class PredictConfig(InferenceConfig):
     def __post_init__(self) -> None:
         if self.ranked and self.flush:
             raise UserError("--ranked needs the whole input, and --flush answers line by line; choose one of them")
+        if self.ranked and self.logits:
+            raise UserError(
+                "--ranked is for models with one score, and --logits for those with labels; choose one of them"
+            )
+        if self.is_array and not self.logits:
+            raise UserError(
+                f"--output_file {self.output_file}: an array is for --logits; add it, or choose another name"
+            )
+        if self.is_array and (self.flush or self.no_header):
+            raise UserError(f"--output_file {self.output_file}: --flush and --no_header are for lines; leave them out")
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the output is an array."""
+        return self.output_file.endswith(".npy")
 
 
 def run(config: PredictConfig) -> None:
@@ -71,6 +93,9 @@ def run(config: PredictConfig) -> None:
     if not is_stream(config.output_file):
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
     model = load_shared(config)
+    if config.is_array:
+        _write_array(config, model)
+        return
     task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
     header = task.ranked_header() if config.ranked else task.prediction_header()
     writes = distributed.is_main()
@@ -79,20 +104,49 @@ def run(config: PredictConfig) -> None:
     with target as file, log.input_bar() as progress:
         if file is not None and header is not None and not config.no_header:
             _write(file, [header], flush=config.flush)
-        for sources, results in _windows(model, inputs, one_by_one=config.flush):
+        for sources, results in _windows(model, inputs, logits=config.logits, one_by_one=config.flush):
             if file is not None and config.ranked:
                 for all_of, some in zip(ranked, (sources, results), strict=True):
                     all_of.extend(some)
             elif file is not None:
-                lines = (task.prediction_line(*each, tags=config.tags) for each in zip(sources, results, strict=True))
+                lines = (_line(task, *each, config) for each in zip(sources, results, strict=True))
                 _write(file, lines, flush=config.flush)
             progress.update(len(sources))
         if file is not None and config.ranked:
             _write(file, task.ranked_lines(*ranked), flush=False)
 
 
-def _windows(model: "Model", inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[tuple[list[Any], Any]]:
-    inference = model.task.predictor()
+def _write_array(config: PredictConfig, model: "Model") -> None:
+    import numpy as np
+
+    from bertorch import distributed, log
+    from bertorch.data.scratch import GrowingArray
+    from bertorch.data.teacher import TextsDigest, write_logits
+
+    inputs = model.task.stream_inputs(config.input_file, split=config.split)
+    rows, texts = GrowingArray(np.float32, (len(model.labels),)), TextsDigest()
+    with log.input_bar() as progress:
+        for sources, logits in _windows(model, inputs, logits=True, one_by_one=False):
+            if distributed.is_main():
+                rows.append(logits)
+                for source in sources:
+                    texts.update([source] if isinstance(source, str) else source)
+            progress.update(len(sources))
+    distributed.on_main(lambda: write_logits(config.output_file, rows.finish(), model.labels, texts))
+
+
+def _line(task: "Task[Any]", source: Any, row: Any, config: PredictConfig) -> str:
+    line = task.prediction_line(source, row, tags=config.tags)
+    if not config.logits:
+        return line
+    label, *_ = line.split("\t")  # logits have the order of the probabilities
+    return "\t".join([label, *(f"{value:.6f}" for value in row.tolist())])
+
+
+def _windows(
+    model: "Model", inputs: Iterable[Any], *, logits: bool, one_by_one: bool
+) -> Iterator[tuple[list[Any], Any]]:
+    inference = model.task.logit_scorer() if logits else model.task.predictor()
     for some in ([each] for each in inputs) if one_by_one else (inputs,):
         yield from model.engine.run(inference, some)
 

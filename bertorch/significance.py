@@ -82,6 +82,20 @@ def randomisation_test(
     return SignificanceTest(_share(as_large, total, is_exact=is_exact), f"randomisation test, {exchanges}")
 
 
+def paired_test(
+    measure: Measure,
+    columns: Sequence[np.ndarray],
+    others: Sequence[np.ndarray],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> SignificanceTest:
+    """Whether a measure differs between two models: exact where it counts right examples, else by random exchanges."""
+    if measure.kind == "mean" and columns[0].dtype == others[0].dtype == bool:
+        return mcnemar_test(columns[0], others[0])
+    return randomisation_test(measure, columns, others, draws=draws, seed=seed)
+
+
 def permutation_test(
     values: Sequence[float], others: Sequence[float], *, draws: int = DRAWS, seed: int = 0
 ) -> SignificanceTest:

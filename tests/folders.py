@@ -86,6 +86,30 @@ RUNS = {
             "save_steps": 20,
         },
     ),
+    "cosent": (
+        "run_batchneg.py",
+        (STS.with_name("train.txt"), STS, None),
+        {
+            "loss": "cosent",
+            "matryoshka": "64,32",
+            "pooling_mode": "mean",
+            "learning_rate": 3e-4,
+            "epochs": 4,
+            "batch_size": 16,
+        },
+    ),
+    "prompts": (  # and two files: pairs, and groups with hard negatives
+        "run_batchneg.py",
+        (PARAPHRASES, STS, 64),
+        {
+            "query_prompt": "查询：",
+            "passage_prompt": "文章：\n",
+            "more_train_data_files": RANKING / "train.txt",
+            "pooling_mode": "mean",
+            "batch_size": 16,
+            "learning_rate": 3e-4,
+        },
+    ),
     "ner": (
         "run_ner.py",
         (NER / "train.json", NER / "dev.json", 128),

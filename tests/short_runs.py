@@ -18,10 +18,11 @@ from tests.conftest import run_processes
 Weights = dict[str, torch.Tensor]
 
 
-def config(folder: Path, **settings: Any) -> TrainingConfig:
+def config(folder: Path, kind: type[TrainingConfig] = TrainingConfig, **settings: Any) -> TrainingConfig:
+    """The options of a run; `kind` is the class of a script."""
     defaults = {"batch_size": 8, "epochs": 2, "save_steps": 3, "save_interval": 0.0, "logging_steps": 2}
     defaults |= {"learning_rate": 1e-3, "train_data_file": "-", "dev_data_file": "-", "saved_dir": str(folder)}
-    return TrainingConfig(**(defaults | settings))
+    return kind(**(defaults | settings))
 
 
 def fit(config: TrainingConfig, task: Task, train: Any, dev: Any = None) -> None:

@@ -1,6 +1,6 @@
 """Small tasks of every kind, with random data for them: what tests of training build their runs from."""
 
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.class_losses import ClassLoss
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
-from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.cosent import CoSENT
+from bertorch.tasks.embedding_loss import EmbeddingLoss
+from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from bertorch.tasks.multi_label import MultiLabelTask
 from bertorch.tasks.ranking import RankingTask
 from bertorch.tasks.score import ScoreTask
@@ -28,7 +30,7 @@ from tests.conftest import TINY
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
-CONTRASTIVE_LOSS = partial(in_batch_negatives_loss, margin=0.2, scale=20.0, symmetric=True)
+CONTRASTIVE = {"margin": 0.2, "scale": 20.0, "symmetric": True}
 
 
 def classification_task(architecture: str = "bert", **settings: object) -> ClassificationTask:
@@ -69,30 +71,42 @@ def weighted_task(**settings: object) -> ClassificationTask:
     return ClassificationTask(model, ["a", "b", "c"], class_loss=loss)
 
 
-def siamese_task(pooling_mode: str = "linear", **settings: object) -> SentenceBertTask:
+def siamese_task(
+    pooling_mode: str = "linear", *, matryoshka: Sequence[int] = (), **settings: object
+) -> SentenceBertTask:
     encoder = SentenceEncoder(small_encoder("bert", **settings), pooling_mode)
     torch.manual_seed(1)
-    return SentenceBertTask(SiameseClassifier(encoder, 3, concat_multiply=True), ["a", "b", "c"])
+    model = SiameseClassifier(encoder, 3, concat_multiply=True)
+    return SentenceBertTask(model, ["a", "b", "c"], matryoshka=matryoshka)
 
 
 def contrastive_task(
     *,
     gather: bool = False,
     keep_duplicates: bool = False,
+    **settings: object,
+) -> ContrastiveTask:
+    """In-batch negatives; the settings are those of `embedding_task`."""
+    loss = InBatchNegatives(gather_negatives=gather, keep_duplicates=keep_duplicates, **CONTRASTIVE)
+    return embedding_task(loss, **settings)
+
+
+def embedding_task(
+    loss: EmbeddingLoss,
+    *,
     micro_batch_size: int | None = None,
     pooling_mode: str = "mean",
+    matryoshka: Sequence[int] = (),
     **settings: object,
 ) -> ContrastiveTask:
     model = SentenceEncoder(small_encoder("bert", **settings), pooling_mode, output_emb_size=8)
     torch.manual_seed(3)
     torch.nn.init.normal_(model.emb_reduce_linear.weight)
-    return ContrastiveTask(
-        model,
-        loss=CONTRASTIVE_LOSS,
-        gather_negatives=gather,
-        keep_duplicates=keep_duplicates,
-        micro_batch_size=micro_batch_size,
-    )
+    return ContrastiveTask(model, loss=loss, micro_batch_size=micro_batch_size, matryoshka=matryoshka)
+
+
+def cosent_task(scale: float = 20.0, **settings: object) -> ContrastiveTask:
+    return embedding_task(CoSENT(scale=scale), **settings)
 
 
 def tagging_task(*, use_crf: bool, **settings: object) -> TaggingTask:
@@ -171,6 +185,12 @@ def pair_data(pairs: int = 17, texts: int = 20) -> Dataset:
     """Pairs of three classes, in which some texts occur several times."""
     sentences = np.random.default_rng(0).integers(0, texts, (pairs, 2))
     return Dataset(random_store(texts), sentences, labels=sentences.sum(axis=1) % 3)
+
+
+def scored_pair_data(pairs: int, texts: int = 20, scores: int = 4) -> Dataset:
+    """Pairs with one of a few scores, in which some texts occur several times."""
+    sentences = np.random.default_rng(0).integers(0, texts, (pairs, 2))
+    return Dataset(random_store(texts), sentences, labels=(sentences.sum(axis=1) % scores) / 2)
 
 
 def contrastive_data(rows: int, width: int = 2, texts: int | None = None) -> TextRows:

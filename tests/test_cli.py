@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from bertorch import cli
-from bertorch.config import ClassifierConfig, option
+from bertorch.config import BatchNegConfig, ClassifierConfig, option
 from bertorch.errors import UserError
 from bertorch.evaluate import EvaluateConfig
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
@@ -55,12 +54,15 @@ SHARED = {
     "r_drop": None,
     "layer_decay": None,
     "freeze_layers": None,
+    "layers_from": None,
     "eval_steps": None,
     "max_steps": None,
     "patience": None,
     "tensorboard_dir": None,
     "threads": None,
 }
+FILES = {"more_train_data_files": (), "mix": "proportional"}
+TEACHER = {"teacher": None, "teacher_weight": 0.5, "teacher_temperature": 2.0}
 CONTRASTIVE = {
     "margin": 0.2,
     "scale": 20,
@@ -70,6 +72,9 @@ CONTRASTIVE = {
     "gather_negatives": False,
     "keep_duplicates": False,
     "micro_batch_size": None,
+    "matryoshka": None,
+    **FILES,
+    **TEACHER,
 }
 OWN = {
     ClassifierConfig: {
@@ -84,6 +89,8 @@ OWN = {
         "label_smoothing": 0.0,
         "focal_gamma": 0.0,
         "logit_adjustment": 0.0,
+        "folds": None,
+        **TEACHER,
     },
     SentenceBertConfig: {
         "label_file": None,
@@ -91,9 +98,21 @@ OWN = {
         "pooling_mode": "linear",
         "concat_multiply": False,
         "output_emb_size": None,
+        # beyond the published options
+        "folds": None,
+        "matryoshka": None,
+        **FILES,
+        **TEACHER,
     },
     SimCSEConfig: {"epochs": 1, "dropout": 0.1, **CONTRASTIVE},
-    BatchNegConfig: {"mean_loss": False, **CONTRASTIVE},
+    BatchNegConfig: {
+        "mean_loss": False,
+        "loss": "in_batch_negatives",
+        "score_range": "0,1",
+        **CONTRASTIVE,
+        "query_prompt": None,
+        "passage_prompt": None,
+    },
     NERConfig: {
         "label_file": "labels.txt",
         "tag": "bios",
@@ -101,6 +120,7 @@ OWN = {
         "crf_learning_rate": 5e-5,
         # beyond the published options
         "constrain_crf": False,
+        "folds": None,
     },
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
@@ -117,8 +137,18 @@ VALUES = {
     "pooling_mode": "mean", "output_emb_size": 16, "micro_batch_size": 3, "tag": "bio", "crf_learning_rate": 0.001,
     "save_interval": 1.5, "keep_checkpoints": 2, "adversarial_epsilon": 0.5, "ema_decay": 0.99,
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
-    "r_drop": 4.0, "layer_decay": 0.8,
+    "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
+    "more_train_data_files": ("m", "n"), "mix": "equal", "query_prompt": "q: ", "passage_prompt": "p: ",
+    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0,
 }  # fmt: skip
+
+
+# What each contradicts: --resume; --dev_data_file twice; --adversarial_epsilon; --label_smoothing twice; --mean_loss;
+# --init_from_ckpt.
+CONTRADICTING = (
+    "overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range",
+    "layers_from",
+)  # fmt: skip
 
 
 def required(script) -> list[str]:
@@ -135,15 +165,21 @@ def test_every_option_takes_a_value(script):
     expected = {}
     arguments = []
     for name, default in (SHARED | OWN[script]).items():
-        # They contradict --resume, --dev_data_file, --adversarial_epsilon and --label_smoothing; the last is not for
-        # embeddings.
-        if name in ("overwrite", "dev_ratio", "freeze_layers", "focal_gamma", "logit_adjustment") or (
-            name == "r_drop" and script in (SimCSEConfig, BatchNegConfig)
+        # --teacher has the rows of one file, without skipped lines.
+        if (
+            name in CONTRADICTING
+            or (name == "r_drop" and script in (SimCSEConfig, BatchNegConfig))
+            or (
+                name in TEACHER
+                if "more_train_data_files" in OWN[script]
+                else name == "on_bad_line" and "teacher" in OWN[script]
+            )
         ):
             expected[name] = default
             continue
         expected[name] = True if isinstance(default, bool) else VALUES[name]
-        arguments += [f"--{name}"] if isinstance(default, bool) else [f"--{name}", str(VALUES[name])]
+        value = () if isinstance(default, bool) else VALUES[name] if isinstance(default, tuple) else (VALUES[name],)
+        arguments += [f"--{name}", *map(str, value)]
     assert vars(cli.parse(script, arguments)) == expected
 
 
@@ -163,6 +199,23 @@ def test_bounds_of_the_options_of_embeddings(option, value, message, capsys):
     assert f"argument --{option}: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("64,big", "--matryoshka: expected numbers with commas between them, such as 768,512,256,128,64, got '64,big'"),
+        ("64,32,64", "--matryoshka: expected different numbers from 1 on, got 64,32,64"),
+        ("64,0", "--matryoshka: expected different numbers from 1 on, got 64,0"),
+        ("64,16", "--matryoshka: expected at most the 32 of --output_emb_size, got 64"),
+    ],
+)
+@pytest.mark.parametrize("script", [SentenceBertConfig, SimCSEConfig, BatchNegConfig])
+def test_widths_that_make_no_sense(script, value, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(script, [*REQUIRED[:2], "--output_emb_size", "32", "--matryoshka", value])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
 def test_several_labels_a_text():
     config = cli.parse(ClassifierConfig, [*MULTI_LABEL, "--multi_label_loss", "zlpr", "--label_separator", "|"])
     assert (config.multi_label_loss, config.label_separator) == ("zlpr", "|")
@@ -176,6 +229,13 @@ def test_r_drop_is_not_for_embeddings(script, capsys):
     assert (
         "--r_drop compares probabilities of classes, which sentence embeddings do not have" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("script", [SimCSEConfig, BatchNegConfig])
+def test_vectors_of_a_teacher_have_no_temperature(script, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*REQUIRED[:2], "--teacher", "t.npy", "--teacher_temperature", "1"])
+    assert "--teacher_temperature is for the logits of classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
@@ -257,8 +317,48 @@ def test_the_six_schedulers(scheduler):
             [*REQUIRED, "--adversarial_epsilon", "1", "--freeze_layers", "0"],
             "--adversarial_epsilon moves word embeddings along their gradient, and --freeze_layers freezes them",
         ),
+        (
+            [*REQUIRED, "--layers_from", "0,1", "--init_from_ckpt", "w.bin"],
+            "--layers_from takes layers of --pretrained_model_name_or_path, which --init_from_ckpt would replace",
+        ),
+        *(
+            (
+                [*REQUIRED, "--layers_from", layers.strip("'")],
+                f"--layers_from: expected numbers {expected}, got {layers}",
+            )
+            for expected, layers in (
+                *(("of layers that rise from 0 on", layers) for layers in ("2,1", "1,1", "-1")),
+                *(("with commas between them, such as 0,2,4", f"'{layers}'") for layers in ("0;2", "0,", "first")),
+            )
+        ),
+        (
+            [*REQUIRED, "--teacher", "t.npy", "--on_bad_line", "skip"],
+            "--teacher has a row for each line, and --on_bad_line skip leaves lines out; fix the lines",
+        ),
+        ([*REQUIRED, "--teacher_weight", "0.7"], "--teacher_weight is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher_temperature", "4"], "--teacher_temperature is for --teacher, got no --teacher"),
+        ([*REQUIRED, "--teacher", "t", "--teacher_weight", "1.5"], "--teacher_weight: expected at most 1.0, got 1.5"),
+        (
+            [*REQUIRED, "--teacher", "t", "--teacher_temperature", "0"],
+            "--teacher_temperature: expected more than 0, got 0",
+        ),
+        (
+            [*MULTI_LABEL, "--teacher", "t.npy"],
+            "--teacher is compared in what it says of classes that exclude each other, which --problem_type multi",
+        ),
         ([*REQUIRED, "--ema_decay", "1"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 1"),
         ([*REQUIRED, "--ema_decay", "0"], "--ema_decay: expected a decay between 0 and 1, such as 0.999, got 0"),
+        ([*REQUIRED, "--folds", "1"], "--folds: expected at least 2, got 1"),
+        ([*REQUIRED, "--folds", "2", "--dev_data_file", "d"], "--folds and --dev_data_file: each model of --folds is"),
+        ([*REQUIRED, "--folds", "2", "--dev_ratio", "0.1"], "--folds and --dev_ratio: each model of --folds is"),
+        (
+            [*REQUIRED, "--folds", "2", "--problem_type", "multi_label"],
+            "--folds writes probabilities of classes that exclude each other, which --problem_type multi_label does",
+        ),
+        (
+            [*REQUIRED[:2], "--folds", "2", "--problem_type", "score"],
+            "--folds writes probabilities of classes that exclude each other, which --problem_type score does not have",
+        ),
         ([*REQUIRED, "--dev_ratio", "1"], "--dev_ratio: expected a share between 0 and 1, such as 0.1, got 1"),
         ([*REQUIRED, "--dev_ratio", "nan"], "--dev_ratio: expected a finite number, got nan"),
         ([*REQUIRED, "--dev_ratio", "0.1", "--dev_data_file", "d"], "--dev_ratio and --dev_data_file both name"),
@@ -288,6 +388,18 @@ def test_a_share_of_the_training_examples_is_enough_to_evaluate(script):
     assert (config.dev_ratio, config.has_dev_examples, config.evaluation_steps) == (0.1, True, 5)
 
 
+@pytest.mark.parametrize("script", [ClassifierConfig, SentenceBertConfig, NERConfig])
+def test_folds_are_enough_to_evaluate(script):
+    config = cli.parse(script, [*required(script), "--folds", "5", "--patience", "2", "--save_best_model"])
+    assert (config.folds, config.has_dev_examples) == (5, True)
+
+
+def test_constrained_folds_need_all_sentences(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(NERConfig, [*REQUIRED, "--folds", "2", "--use_crf", "--constrain_crf", "--on_bad_line", "skip"])
+    assert "--folds, --constrain_crf and --on_bad_line skip" in capsys.readouterr().err
+
+
 def test_a_ranking_is_of_pairs_whether_it_says_so_or_not():
     for extra in ([], ["--is_text_pair"]):
         config = cli.parse(ClassifierConfig, [*REQUIRED[:2], "--problem_type", "ranking", *extra])
@@ -299,6 +411,44 @@ def test_training_examples_without_a_score_do_not_evaluate(script, capsys):
     with pytest.raises(SystemExit):
         cli.parse(script, [*REQUIRED[:2], "--dev_ratio", "0.1"])
     assert "--dev_ratio splits training examples, which have no score to evaluate on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mix", "equal"], "--mix equal is for several files, got no --more_train_data_files"),
+        (["--more_train_data_files", "a", "b", "a"], "expected each training file once, got a again"),
+        (["--more_train_data_files", "train.txt"], "expected each training file once, got train.txt again"),
+        (
+            ["--more_train_data_files", "a", "--dev_ratio", "0.1"],
+            "--dev_ratio draws dev examples from one file, got --more_train_data_files",
+        ),
+        (
+            ["--more_train_data_files", "a", "--teacher", "t.npy"],
+            "--teacher has the rows of one file, --train_data_file, got --more_train_data_files too",
+        ),
+        (
+            ["--more_train_data_files", "a", "--folds", "2"],
+            "--folds splits the examples of one file, got --more_train_data_files",
+        ),
+    ],
+)
+def test_mistakes_in_several_files(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(SentenceBertConfig, [*REQUIRED[:2], *arguments])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("script", "option_name"),
+    [(SimCSEConfig, "query_prompt"), (SentenceBertConfig, "passage_prompt"), (NERConfig, "more_train_data_files")],
+)
+def test_what_a_script_does_not_have(script, option_name, capsys):
+    """Both sides of simcse and sentencebert are alike; no batch of a tagger has negatives."""
+    with pytest.raises(SystemExit):
+        cli.parse(script, [*required(script), f"--{option_name}", "a"])
+    assert f"unrecognized arguments: --{option_name}" in capsys.readouterr().err
 
 
 def help_of(script, capsys) -> str:
@@ -318,9 +468,9 @@ def test_help_shows_options_defaults_and_the_docstring(capsys):
 PUBLISHED = set(list(SHARED)[:18])
 PUBLISHED_OWN = {
     ClassifierConfig: {"label_file", "is_text_pair", "problem_type", "multi_label_loss", "label_separator"},
-    SentenceBertConfig: set(OWN[SentenceBertConfig]),
+    SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka", *FILES, *TEACHER},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
-    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss"},
+    BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
     NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},
 }
 

@@ -128,6 +128,7 @@ def test_probabilities_are_those_of_all_paths(constraints, slack, dtype):
     ]
     expected = torch.tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(marginals(crf, emissions, *where), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(crf.marginals(emissions, *where), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("constrain_training", [False, True])

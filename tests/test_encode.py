@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from bertorch import encode
+from bertorch.data.teacher import TeacherRows, TextsDigest
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.inference import engine, vectors
@@ -46,6 +47,10 @@ def test_vectors(name, dtype, tolerance, folders, source):
     assert vectors.dtype == np.dtype(dtype)
     np.testing.assert_allclose(vectors, expected, atol=tolerance)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy", "out.npy.json"]
+    digest = TextsDigest()
+    digest.update(TEXTS)
+    teacher = TeacherRows.open(str(tmp_path / "out.npy"))
+    assert (teacher.texts, teacher.label_names) == (digest.value, None)
 
 
 def test_another_librarys_folder_is_identified_by_all_of_its_files(folders, source, tmp_path):
@@ -257,6 +262,32 @@ def test_neighbours(folders, source, tmp_path, capsys):
     np.testing.assert_allclose([float(row[2]) for row in rows], cosines[:, :3].ravel(), atol=1e-5)
     assert all(row[4] == TEXTS[60 - int(row[3])] for row in rows)
     assert sum(TEXTS[int(row[0]) - 1] == row[4] for row in rows if row[1] == "1") > 55
+
+
+def test_the_first_dimensions(folders, source, tmp_path, log_lines, capsys):
+    settings = {"output_file": str(tmp_path / "out.npy"), "dimensions": 64}
+    run(folders["cosent"], source, **settings)
+    cut = expected_of(folders["cosent"])[:, :64]
+    cut /= np.linalg.norm(cut, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), cut, atol=1e-5)
+    run(folders["cosent"], source, normalize=True, **settings)  # the same vectors
+    with pytest.raises(UserError, match="holds vectors of another run, which differs in size"):
+        run(folders["cosent"], source, **(settings | {"dimensions": 32}))
+    with pytest.raises(UserError, match="dimensions: expected 1 to the 128 of an embedding, got 129"):
+        run(folders["cosent"], source, **(settings | {"dimensions": 129}))
+
+    run(folders["cosent"], source, dimensions=64, nearest=2, corpus_file=str(source))
+    cosines = np.sort(cut @ cut.T, axis=1)[:, ::-1]
+    found = [float(line.split("\t")[2]) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose(found, cosines[:, :2].ravel(), atol=1e-5)
+    assert not any("--dimensions" in line for line in log_lines)
+
+
+@pytest.mark.parametrize(("name", "trained"), [("cosent", "128, 64, 32"), ("simcse", "128")])
+def test_dimensions_that_were_not_trained(name, trained, folders, source, log_lines):
+    run(folders[name], source, output_file=str(source.parent / "out.npy"), dimensions=100)
+    assert np.load(source.parent / "out.npy").shape == (60, 100)
+    assert f"--dimensions 100: the model was trained at {trained} dimensions; see --matryoshka" in "".join(log_lines)
 
 
 def test_two_processes(folders, source, tmp_path):

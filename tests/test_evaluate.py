@@ -59,6 +59,18 @@ def test_a_classifier(folders, tmp_path, log_lines):
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
 
 
+def test_every_width_of_an_embedding(folders, tmp_path, log_lines):
+    report, _ = run(folders["cosent"], STS, tmp_path / "report")
+    first, second, scores = zip(*(line.split("\t") for line in STS.read_text().splitlines()), strict=True)
+    assert list(report["dimensions"]) == ["128", "64", "32"]
+    for width, numbers in report["dimensions"].items():
+        u, v = (load(folders["cosent"]).encode(texts, dimensions=int(width)) for texts in (first, second))
+        expected = stats.spearmanr((u * v).sum(axis=1), np.array(scores, float)).statistic
+        assert numbers["spearman"] == pytest.approx(expected, abs=1e-4)
+    assert report["dimensions"]["128"] == {name: report[name] for name in ("spearman", "pearson")}
+    assert any(re.fullmatch(r"dimensions, 32: spearman 0.\d{5}, pearson 0.\d{5}", line) for line in log_lines)
+
+
 def test_a_file_of_json_has_the_report_of_columns(folders, tmp_path):
     lines = [line.split("\t") for line in (REVIEWS / "dev.txt").read_text().splitlines()[:40]]
     (tmp_path / "dev.tsv").write_text("\n".join("\t".join(line) for line in lines))

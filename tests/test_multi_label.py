@@ -127,7 +127,7 @@ def test_tuned_thresholds_are_stored_and_used(average, folder, tmp_path, log_lin
     assert again["thresholds"] == {"tuned_for": average, "tuned_on_these_examples": True}
     assert again[f"{average}_f1"] >= untuned[f"{average}_f1"]
     assert again["without_thresholds"]["micro_f1"] == untuned["micro_f1"]
-    warning = f"{tmp_path}/same.txt: the thresholds were tuned on it, so their figures are too good; do not report them"
+    warning = f"{tmp_path}/same.txt: fitting the thresholds on it made its F1 look too good; do not report it: --tune_t"
     assert any(line.startswith(warning) for line in log_lines)
     other, _ = run(folder, tmp_path / "other", TOPICS / "train.txt")
     assert other["thresholds"] == {"tuned_for": average, "tuned_on_these_examples": False}

@@ -13,8 +13,10 @@ import time
 
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
 
 from bertorch import load, predict
+from bertorch.data.teacher import TeacherRows, TextsDigest
 from bertorch.errors import UserError
 from bertorch.inference import engine
 from tests.conftest import MATCHING, NER, REVIEWS, launcher, run_processes, run_script
@@ -53,6 +55,60 @@ def test_pairs(name, columns, folders, tmp_path, monkeypatch):
     if columns == 1:
         expected = [each.cosine for each in load(folders[name]).predict([tuple(pair.split("\t")) for pair in PAIRS])]
         np.testing.assert_allclose(np.array(lines, dtype=float), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [("classifier", REVIEW_TEXTS), ("pair classifier", PAIRS), ("nli", PAIRS), ("several labels", REVIEW_TEXTS[:20])],
+)
+def test_logits(name, inputs, folders, tmp_path, monkeypatch):
+    """Their softmax, or sigmoid, is what is predicted without them; an array holds the same, and the texts' hash."""
+    lines = run(folders[name], inputs, tmp_path, monkeypatch)
+    with_logits = run(folders[name], inputs, tmp_path, monkeypatch, logits=True, overwrite=True)
+    assert with_logits[0] == lines[0]
+    rows = [[line.split("\t") for line in each[1:]] for each in (lines, with_logits)]
+    assert [row[0] for row in rows[0]] == [row[0] for row in rows[1]]
+    expected, logits = (np.array([row[1:] for row in each], dtype=float) for each in rows)  # (N, C) each
+    got = expit(logits) if name == "several labels" else softmax(logits, axis=1)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+    predict.run(predict.PredictConfig(
+        model_dir=str(folders[name]), input_file=str(tmp_path / "in.txt"), output_file=str(tmp_path / "a" / "out.npy"),
+        logits=True,
+    ))  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["out.npy", "out.npy.json"]
+    teacher = TeacherRows.open(str(tmp_path / "a" / "out.npy"))
+    assert teacher.rows.dtype == np.float32
+    np.testing.assert_allclose(teacher.rows, logits, atol=2e-6)
+    teacher.require_labels(load(folders[name]).labels)
+    digest = TextsDigest()
+    for line in inputs:
+        digest.update(line.split("\t"))
+    assert teacher.texts == digest.value
+
+
+@pytest.mark.parametrize("name", ["score", "simcse", "ner"])
+def test_models_without_classes_have_no_logits(name, folders, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="expected a classification model to predict --logits with, got one of run_"):
+        run(folders[name], PAIRS, tmp_path, monkeypatch, logits=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_file": "out.npy"}, "--output_file out.npy: an array is for --logits; add it, or choose another name"),
+        (
+            {"output_file": "out.npy", "logits": True, "flush": True},
+            "--flush and --no_header are for lines; leave them",
+        ),
+        (
+            {"output_file": "out.tsv", "logits": True, "ranked": True},
+            "--ranked is for models with one score, and --log",
+        ),
+    ],
+)
+def test_options_that_do_not_go_with_logits(settings, message):
+    with pytest.raises(UserError, match=message):
+        predict.PredictConfig(model_dir="folder", input_file="in.txt", **settings)
 
 
 def test_entities_of_plain_text_and_of_tokens(folders, tmp_path, monkeypatch):

@@ -11,9 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What needs a model hub, a dataset, several machines, or another environment.
-ELSEWHERE = ("bert-base-chinese", "…", "pip install", "make ")
-
+# What needs a model hub, a dataset, several machines, another environment, or many runs before it.
+ELSEWHERE = ("bert-base-chinese", "…", "pip install", "make ", "runs/", "TNEWS/")
 
 # A line break ends a command, but not before the inner lines of a loop and its end.
 COMMAND_END = r"(?<!\\)\n(?! |done)"

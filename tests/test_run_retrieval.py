@@ -71,23 +71,35 @@ def test_models_are_compared_query_by_query(folders, tmp_path, log_lines):
         compare.compare(compare.CompareConfig(folders=(names[0], str(tmp_path / "pairs"))))
 
 
-def test_the_report_is_that_of_sentence_transformers(folders, tmp_path):
-    """Whose gain is whether a passage is relevant: hence the pairs, whose grades are all 1."""
+@pytest.mark.parametrize("name", ["simcse", "prompts", "cosent"])
+def test_the_report_is_that_of_sentence_transformers(name, folders, tmp_path):
+    """Whose gain is whether a passage is relevant: hence the pairs, whose grades are all 1.
+
+    With prompts queries stand after one and passages after the other; `--matryoshka` gives a table of widths.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     path = RETRIEVAL / "pairs.txt"
-    evaluate.run(options(folders["simcse"], tmp_path / "pairs", input_file=str(path)))
+    evaluate.run(options(folders[name], tmp_path / "pairs", input_file=str(path)))
     rows = [line.split("\t") for line in path.read_text().splitlines()]
     relevant = {query: {passage for each, passage in rows if each == query} for query, _ in rows}
     texts = ({query: query for query, _ in rows}, {passage: passage for _, passage in rows})
     cuts = {"accuracy_at_k": [1, 5, 10], "precision_recall_at_k": [1, 5, 10], "mrr_at_k": [10], "ndcg_at_k": [10]}
-    theirs = InformationRetrievalEvaluator(*texts, relevant, map_at_k=[100], show_progress_bar=False, **cuts)(
-        SentenceTransformer(str(folders["simcse"]), device="cpu")
-    )
-    ours = report_of(tmp_path / "pairs")
-    for name in ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "accuracy@5", "recall@1", "recall@10"):
-        assert ours[name] == pytest.approx(theirs[f"cosine_{name}"], abs=1e-9), name
+    peer = SentenceTransformer(str(folders[name]), device="cpu")
+
+    def theirs(width: int | None = None) -> dict[str, float]:
+        return InformationRetrievalEvaluator(
+            *(*texts, relevant), map_at_k=[100], show_progress_bar=False, truncate_dim=width, **cuts
+        )(peer)
+
+    ours, expected = report_of(tmp_path / "pairs"), theirs()
+    for measure in ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "accuracy@5", "recall@1", "recall@10"):
+        assert ours[measure] == pytest.approx(expected[f"cosine_{measure}"], abs=1e-9), measure
+    assert list(ours.get("dimensions", {})) == (["128", "64", "32"] if name == "cosent" else [])
+    for width, numbers in ours.get("dimensions", {}).items():
+        expected = theirs(int(width))
+        assert numbers == {measure: pytest.approx(expected[f"cosine_{measure}"], abs=1e-9) for measure in numbers}
 
 
 def test_two_processes_report_what_one_does(folders, tmp_path):
@@ -103,6 +115,9 @@ def test_a_model_of_sentencebert_draws_no_confusions_of_retrieval(folders, tmp_p
         UserError, match="--plot draws the confusion matrix of classes, which retrieval has not; leave it out"
     ):
         evaluate.run(options(folders["matching"], tmp_path, input_file=str(RETRIEVAL), plot=True))
+    with pytest.raises(UserError, match="--calibrate is fitted to labels, which retrieval has not; leave it out"):
+        evaluate.run(options(folders["matching"], tmp_path, input_file=str(RETRIEVAL), calibrate=True))
+    assert "temperature" not in (folders["matching"] / "config.json").read_text()
 
 
 @pytest.mark.parametrize(("given", "message"), [
@@ -111,6 +126,7 @@ def test_a_model_of_sentencebert_draws_no_confusions_of_retrieval(folders, tmp_p
     ({"queries_file": "q", "qrels_file": "r"}, "belong together; add --corpus_file"),
     ({"input_file": "i", "qrels_file": "r"}, "both name what to evaluate on; choose one"),
     ({**THREE, "plot": None}, "--plot draws the confusion matrix of classes, which retrieval has not; leave it out"),
+    ({**THREE, "calibrate": None}, "--calibrate is fitted to labels, which retrieval has not; leave it out"),
 ])  # fmt: skip
 def test_what_to_evaluate_on_is_said_once(given, message, capsys):
     line = ["--model_dir", "m", "--output_dir", "o"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
@@ -22,12 +22,12 @@ from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_batchneg import BatchNegConfig
 from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
 from tests.folders_of_evaluations import classified, write_evaluation
+from tests.teachers import random_rows, vector_teacher
 
 # What is not drawn, by option ("*" for any) and kind, since it is no mistake: predict reads streams.
 LEFT_OUT = {("input_file of predict", "pipe"), ("input_file of predict", "device")}
@@ -70,19 +70,24 @@ PROGRAMS = [
         *("classifier", ClassifierConfig, ("--is_text_pair",), ("--multi_label_loss", "zlpr")),
         *(("--problem_type", "score"), ("--problem_type", "ranking"), ("--class_weights", "balance")),
         *(("--label_smoothing", "0.1", "--focal_gamma", "2"), ("--class_weights", "reviews.txt")),
-        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99")),
+        *(("--problem_type", "ranking", "--dev_ratio", "0.1"), ("--freeze_layers", "99"), ("--layers_from", "0,99")),
+        *(("--teacher", "vectors.npy"), ("--teacher", "reviews.txt"), ("--teacher_weight", "0.1"), ("--folds", "2")),
         **REVIEW_FILES,
     ),
     _script(
         *("sentencebert", SentenceBertConfig, ("--is_nli",), ("--label_file", "reviews.labels")),
+        ("--matryoshka", "4096"),
         train_data_file="matching.txt", dev_data_file="matching.txt",
     ),
     _script(
         *("simcse", SimCSEConfig, ("--dev_data_file", "sentences.txt"), ("--r_drop", "1")),
+        *(("--matryoshka", "64;32"), ("--matryoshka", "64,64"), ("--teacher", "vectors.npy")),
         train_data_file="sentences.txt", dev_data_file="sts.txt",
     ),
     _script(
         *("batchneg", BatchNegConfig, ("--dev_ratio", "0.1"), ("--train_data_file", "sentences.txt")),
+        *(("--loss", "cosent"), ("--score_range", "0,5"), ("--loss", "cosine_mse", "--train_data_file", "sts.txt")),
+        *(("--mix", "equal"), ("--more_train_data_files", "paraphrases.txt"), ("--query_prompt", "长" * 40)),
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
@@ -90,11 +95,12 @@ PROGRAMS = [
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
     _inference(
-        *("predict", PredictConfig, "classifier", ("--ranked",), ("--ranked", "--flush")),
+        *("predict", PredictConfig, "classifier", ("--ranked",), ("--ranked", "--flush"), ("--output_file", "out.npy")),
         input_file="sentences.txt", output_file="out.tsv",
     ),
     _inference(
         *("evaluate", EvaluateConfig, "classifier", ("--tune_thresholds", "macro"), ("--input_file", "corpus.jsonl")),
+        ("--calibrate", "--tune_thresholds", "micro"),
         input_file="reviews.txt", output_dir="report",
     ),
     _inference(
@@ -103,6 +109,7 @@ PROGRAMS = [
     ),
     _inference(
         *("encode", EncodeConfig, "simcse", ("--nearest", "2"), ("--output_file", "out.txt"), ("--input_file", "-")),
+        ("--dimensions", "4096"),
         input_file="sentences.txt", output_file="out.npy",
     ),
     _inference(
@@ -126,8 +133,18 @@ PROGRAMS = [
     _prepare("split", input_file="reviews.txt", output_dir="parts"),
     _prepare("dedupe", train_file="reviews.txt", dev_file="reviews.dev.txt", report_file="out.json"),
 ]  # fmt: skip
-FILES = {"train_data_file", "dev_data_file", "input_file", "corpus_file", "queries_file", "qrels_file"}
-FILES |= {"train_file", "dev_file"}
+FILES = {
+    "train_data_file",
+    "more_train_data_files",
+    "dev_data_file",
+    "input_file",
+    "corpus_file",
+    "queries_file",
+    "qrels_file",
+    "train_file",
+    "dev_file",
+    "teacher",
+}
 OUTPUTS = {"saved_dir", "cache_dir", "tensorboard_dir", "output_file", "output_dir", "report_file", "output"}
 MODELS = {"model_dir", "reranker_dir", "pretrained_model_name_or_path", "init_from_ckpt"}
 
@@ -153,6 +170,7 @@ def build_world(folder: Path) -> None:
     (folder / "tnews.json").write_text(json.dumps(tnews) + "\n")
     (folder / "bmes.txt").write_text("我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n")
     (folder / "table.csv").write_text("text,label\n好,1\n坏,0\n")
+    vector_teacher(folder / "vectors.npy", random_rows(3, 8))
     (folder / "model").symlink_to(TINY)
     for seed, name in enumerate(("report-a", "report-b")):
         write_evaluation(folder / name, classified(0.8, seed=seed, count=LINES))

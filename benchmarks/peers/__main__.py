@@ -12,12 +12,13 @@ r"""Whole training runs: this project against what people would use instead, on 
 | classifier | transformers Trainer; the same with torch_compile where a GPU is |
 | sentencebert | sentence-transformers, SoftmaxLoss |
 | batchneg | sentence-transformers, MultipleNegativesRankingLoss |
+| cosent | sentence-transformers, CoSENTLoss, on scored pairs |
 | ranking | sentence-transformers' CrossEncoderTrainer, ListNetLoss with all weight on the positive: our loss |
 
 Each contender trains through its own public entry, `fit` here and `Trainer.train()` there, with its own data loading,
 padding and shuffling, and the same clipping, AdamW and linear schedule. All see the same examples, drawn from the
 training file: as many as the run has steps for, each once unless the file has fewer. The contenders take turns, a run
-each, in one process; what a run leaves in memory, and what it compiled, is gone before the next.
+each with the same seed, in one process; what a run leaves in memory, and what it compiled, is gone before the next.
 
 What is told is the median over the runs of each:
 - steps a second, of the steps after the first `--warmup`, timed as one piece until the device is done;
@@ -31,7 +32,7 @@ What is told is the median over the runs of each:
 - the mean of the training loss over the run;
 - with a dev file, the classifiers' examples a second in `evaluate` here and `Trainer.evaluate()` there, in the second
   of two evaluations after training, and the accuracy; the rerankers' pairs a second in `evaluate` here and
-  `CrossEncoder.predict` there, and MRR@10.
+  `CrossEncoder.predict` there, and MRR@10; of cosent the pairs a second in `evaluate` and `encode`, and Spearman.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained_model_name_or_path", help="by default the embedded checkpoint")
     parser.add_argument("--train_data_file", help="by default the task's embedded sample")
     parser.add_argument(
-        "--dev_data_file", help="of a classifier or reranker; no evaluation of --train_data_file without it"
+        "--dev_data_file", help="of a classifier, reranker or cosent; no evaluation of --train_data_file without it"
     )
     parser.add_argument("--label_file", help="of --train_data_file; by default the labels are 0 and 1")
     parser.add_argument("--batch_size", type=int, default=32)
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU")
     parser.add_argument("--warmup", type=positive, help="steps of a run that are not timed: 3, on a GPU 40")
     parser.add_argument("--steps", type=positive, help="steps of a run that are, after them: 20, on a GPU 200")
-    parser.add_argument("--rounds", type=positive, default=3, help="runs of each contender")
+    parser.add_argument("--rounds", type=positive, default=3, help="runs of each contender, with seeds from 0 on")
     parser.add_argument("--json", help="also write the result to this file")
     return parser
 

@@ -4,7 +4,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ COLUMNS = {
     "evaluated_per_second": ("eval ex./s", 1.0),
     "accuracy": ("accuracy", 1.0),
     "mrr": ("MRR@10", 1.0),
+    "spearman": ("Spearman", 1.0),
     "loss": ("loss", 1.0),
 }
 RATIOS = ("steps_per_second", "evaluated_per_second")  # of bertorch to each peer
@@ -127,11 +128,11 @@ def _take_turns(job: Job, plan: _Plan) -> dict[str, list[dict[str, float]]]:
     if device.type == "cuda":
         contenders |= ours.VARIANTS_ON_GPU | PEERS_ON_GPU.get(job.task, {})
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(plan.rounds):
+    for seed in range(plan.rounds):
         for name, train in contenders.items():
             with fresh_start(device) as folder:
                 watch = Stopwatch(plan.warmup, plan.steps, device)
-                evaluation = train(job, watch, folder)
+                evaluation = train(replace(job, seed=seed), watch, folder)
             watch.require_all(name)
             measured = {"seconds_per_step": watch.seconds_per_step, "seconds_to_first_step": watch.first_step}
             measured["loss"] = watch.loss

@@ -22,13 +22,18 @@ SAMPLES: dict[str, dict[str, str | None]] = {
         "train_data_file": str(DATA / "paraphrases" / "train.txt"),
         "dev_data_file": str(DATA / "sts" / "dev.txt"),
     },
+    "cosent": {
+        "train_data_file": str(DATA / "sts" / "train.txt"),
+        "dev_data_file": str(DATA / "sts" / "dev.txt"),
+    },
     "ranking": {
         "train_data_file": str(DATA / "ranking" / "train.txt"),
         "dev_data_file": str(DATA / "ranking" / "dev.txt"),
     },
 }
 TASKS = tuple(SAMPLES)
-EVALUATED = {"classifier": "accuracy", "ranking": "mrr"}  # tasks that are evaluated after training, and by what
+# Tasks that are evaluated after training, and by what.
+EVALUATED = {"classifier": "accuracy", "cosent": "spearman", "ranking": "mrr"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Job:
         batch_size: examples of a step, groups of a ranking.
         max_length: tokens kept of a text.
         precision: `fp32` or `bf16`.
+        seed: of order and dropout.
     """
 
     task: str
@@ -54,11 +60,12 @@ class Job:
     batch_size: int
     max_length: int
     precision: str
+    seed: int = 0
 
 
 def labels_of(task: str, label_file: str | None) -> tuple[str, ...]:
     """The classes of a task, `0` and `1` without a label file."""
-    if task in ("batchneg", "ranking"):
+    if task in ("batchneg", "cosent", "ranking"):
         return ()
     return ("0", "1") if label_file is None else tuple(read_label_names(label_file))
 

@@ -21,9 +21,11 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.tasks.contrastive import ContrastiveTask, anchors_with_positives
-from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.cosent import CoSENT
+from bertorch.tasks.in_batch_negatives import InBatchNegatives, anchors_with_positives
 from bertorch.tasks.ranking import RankingTask
+from bertorch.tasks.scored_pairs import scored_pairs
 from bertorch.tasks.sentence_bert import SentenceBertTask, SiameseClassifier, labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts
 from bertorch.training.eval_loop import evaluate
@@ -42,6 +44,7 @@ def train(job: Job, watch: Stopwatch, folder: Path, **options: Any) -> Evaluatio
         batch_size=job.batch_size,
         epochs=1,
         precision=job.precision,
+        seed=job.seed,
         save_steps=len(examples),  # once, after the last step
         keep_checkpoints=0,
         **options,
@@ -106,21 +109,26 @@ def _sentence_bert(job: Job) -> Task[Any]:
 def _contrastive(job: Job) -> Task[Any]:
     return ContrastiveTask(
         SentenceEncoder.from_pretrained(job.model, "mean"),
-        loss=partial(in_batch_negatives_loss, margin=0.0, scale=20.0),
-        keep_duplicates=True,
+        loss=InBatchNegatives(margin=0.0, scale=20.0, keep_duplicates=True),
     )
+
+
+def _cosent(job: Job) -> Task[Any]:
+    return ContrastiveTask(SentenceEncoder.from_pretrained(job.model, "mean"), loss=CoSENT(scale=20.0))
 
 
 _TASKS: dict[str, Callable[[Job], Task[Any]]] = {
     "classifier": _classifier,
     "sentencebert": _sentence_bert,
     "batchneg": _contrastive,
+    "cosent": _cosent,
     "ranking": _ranking,
 }
 _READERS: dict[str, Callable[..., TextRows]] = {
     "classifier": partial(labelled_texts, num_texts=1),
     "sentencebert": labelled_pairs,
     "batchneg": anchors_with_positives,
+    "cosent": scored_pairs,
     "ranking": partial(labelled_texts, label_names=(), num_texts=2, form="groups"),
 }
 _DEV_READERS = _READERS | {"ranking": partial(labelled_texts, label_names=(), num_texts=2, form="ranking")}

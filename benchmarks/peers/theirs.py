@@ -16,7 +16,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.cross_encoder.losses import ListNetLoss
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss, SoftmaxLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -30,7 +30,8 @@ from transformers import (
 from benchmarks.peers.job import Job
 from benchmarks.peers.watching import Evaluation, Stopwatch
 from bertorch.data.labelled_lines import read_labelled
-from bertorch.data.readers import read_labelled_texts, read_pairs
+from bertorch.data.readers import read_labelled_texts, read_pairs, read_scored_pairs
+from bertorch.tasks.metrics import correlations
 from bertorch.tasks.ranking_metric import Candidates, ranking_measures
 
 
@@ -78,6 +79,22 @@ def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     _train_embeddings(job, watch, folder, columns, MultipleNegativesRankingLoss)
 
 
+def train_cosent(job: Job, watch: Stopwatch, folder: Path) -> Evaluation | None:
+    """sentence-transformers with CoSENTLoss, scale 20."""
+    train = read_scored_pairs(job.train_data_file)
+    columns = {"sentence1": list(train.columns[0]), "sentence2": list(train.columns[1]), "score": train.labels.tolist()}
+    model = _train_embeddings(job, watch, folder, columns, CoSENTLoss)
+    if job.dev_data_file is None:
+        return None
+    dev = read_scored_pairs(job.dev_data_file)
+
+    def evaluate() -> float:
+        first, second = (model.encode(list(texts), batch_size=job.batch_size) for texts in dev.columns)
+        return correlations(model.similarity_pairwise(first, second).numpy(), dev.labels)["spearman"]
+
+    return Evaluation.of(evaluate, len(dev.labels), model.device)
+
+
 def train_list_net(job: Job, watch: Stopwatch, folder: Path, *, pairs_at_once: int | None) -> Evaluation | None:
     """sentence-transformers' CrossEncoder with ListNetLoss, which is our cross-entropy for labels (100, 0, …, 0).
 
@@ -113,7 +130,7 @@ def train_list_net(job: Job, watch: Stopwatch, folder: Path, *, pairs_at_once: i
 
 def _train_embeddings(
     job: Job, watch: Stopwatch, folder: Path, columns: dict[str, list[Any]], loss_of: Callable[[Any], Any]
-) -> None:
+) -> SentenceTransformer:
     import datasets  # noqa: PLC0415 - Trainer itself does without
 
     # A folder that is no sentence encoder yet gets mean pooling.
@@ -128,6 +145,7 @@ def _train_embeddings(
     )
     trainer.remove_callback(PrinterCallback)
     watch.loss = trainer.train().training_loss
+    return model
 
 
 class _StepWatcher(TrainerCallback):  # type: ignore[misc] # transformers is not followed
@@ -149,6 +167,7 @@ def _arguments(kind: Any, job: Job, folder: Path, **others: Any) -> Any:
         per_device_eval_batch_size=job.batch_size,
         num_train_epochs=1,
         bf16=job.precision == "bf16",
+        seed=job.seed,
         logging_steps=20,
         save_strategy="no",
         report_to="none",
@@ -172,6 +191,7 @@ PEERS: dict[str, dict[str, Run]] = {
     "classifier": {"transformers Trainer": partial(train_classifier, torch_compile=False)},
     "sentencebert": {"sentence-transformers SoftmaxLoss": train_softmax_loss},
     "batchneg": {"sentence-transformers MultipleNegativesRankingLoss": train_ranking_loss},
+    "cosent": {"sentence-transformers CoSENTLoss": train_cosent},
     "ranking": {
         "CrossEncoderTrainer ListNetLoss": partial(train_list_net, pairs_at_once=None),
         "CrossEncoderTrainer ListNetLoss, whole batch": partial(train_list_net, pairs_at_once=-1),

@@ -143,26 +143,10 @@ class Comparison:
             arguments = [sys.executable, "run_classifier.py", *self._files("train_data_file", "dev_data_file")]
             arguments += ["--pretrained_model_name_or_path", options.model, "--saved_dir", str(folder / "model")]
             arguments += ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
-            arguments += [
-                "--max_seq_length",
-                str(options.max_seq_length),
-                "--seed",
-                str(seed),
-                "--save_steps",
-                "1000000",
-            ]
-            run_command(
-                [
-                    *arguments,
-                    "--save_steps",
-                    "1000000",
-                    "--keep_checkpoints",
-                    "0",
-                    "--overwrite",
-                    *self.case.shared,
-                    *self.case.ours[name],
-                ]
-            )
+            arguments += ["--max_seq_length", str(options.max_seq_length), "--seed", str(seed)]
+            arguments += ["--learning_rate", str(options.learning_rate), "--save_steps", "1000000"]
+            arguments += ["--keep_checkpoints", "0", "--overwrite", *self.case.shared, *self.case.ours[name]]
+            run_command(arguments)
             evaluate = [sys.executable, "-m", "bertorch.evaluate", "--model_dir", str(folder / "model")]
             run_command([*evaluate, "--input_file", str(self._data / "dev.txt"), "--output_dir", str(report.parent)])
         numbers: dict[str, float] = json.loads(report.read_text())
@@ -175,6 +159,7 @@ class Comparison:
             arguments += [*self._files("train_file", "dev_file"), *self.case.peers[module]]
             arguments += ["--max_seq_length", str(options.max_seq_length), "--num_train_epochs", str(options.epochs)]
             arguments += ["--per_device_train_batch_size", str(options.batch_size), "--seed", str(seed)]
+            arguments += ["--learning_rate", str(options.learning_rate)]
             run_command([*arguments, "--save_strategy", "no", "--eval_strategy", "epoch", "--output_dir", str(folder)])
         metrics = json.loads((folder / TIMES).read_text())["metrics"]
         return {name.removeprefix("eval_"): value for name, value in metrics.items()}
@@ -211,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=positive, default=1)
     parser.add_argument("--batch_size", type=positive, default=32)
+    parser.add_argument("--learning_rate", type=float, default=5e-5)
     parser.add_argument("--max_seq_length", type=positive, default=128)
     parser.add_argument("--examples", type=positive, help="training examples at most; of classes those of the largest")
     return parser

@@ -24,6 +24,8 @@ class PackedBatch:
     max_seqlen: int  # a bound on the longest sentence
     labels: Tensor  # a row an example: classes (examples,) int64, or scores (examples,) float64
     text_ids: Tensor | None = None  # (examples, S) int64, equal for equal texts, where the loss must know them
+    # (examples, R, K) fp32, what a teacher gives for each example: K logits (R is 1), or a vector for each of R texts
+    teacher: Tensor | None = None
     # (inputs,) int64, consecutive sentences that are the windows of one input; None: each sentence is one
     window_counts: Tensor | None = None
     has_filler: bool = False  # whether tokens that belong to no sentence follow the last one, see `filled`
@@ -79,6 +81,7 @@ class PackedBatch:
             cu_seqlens=offsets_twice(self.cu_seqlens),
             labels=torch.cat([self.labels, self.labels]),
             text_ids=None if self.text_ids is None else torch.cat([self.text_ids, self.text_ids]),
+            teacher=None if self.teacher is None else torch.cat([self.teacher, self.teacher]),
             window_counts=None if self.window_counts is None else self.window_counts.repeat(2),
             offsets=self.offsets and (*self.offsets, *(self.offsets[-1] + end for end in self.offsets[1:])),
             is_twice=True,

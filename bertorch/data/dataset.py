@@ -1,6 +1,6 @@
 """Tokenised examples, from which packed batches are gathered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.data.numbering import numbered
+from bertorch.data.prompts import Prompts
 from bertorch.data.schedule import epoch_order
 from bertorch.data.texts import Columns, Interleaved
 from bertorch.data.tokens import TokenStore, joined_hashes, tokenize
@@ -94,6 +95,28 @@ class TextRows(Examples):
 
 
 @dataclass(frozen=True)
+class PromptedRows(TextRows):
+    """Rows whose texts stand after prompts: with another prompt a text is another sentence, but the same text."""
+
+    text_numbers: np.ndarray  # (M,) int64, of each sentence in the store, equal for equal texts without their prompts
+
+    @staticmethod
+    def with_prompts(
+        tokenizer: PreTrainedTokenizerBase, columns: Columns, prompts: Prompts, *, max_length: int
+    ) -> "PromptedRows":
+        """As `TextRows.tokenized`, of queries and any number of columns of passages."""
+        rows = TextRows.tokenized(tokenizer, prompts.of_pairs(columns), max_length=max_length)
+        text_numbers = np.zeros(len(rows.store), np.int64)
+        text_numbers[rows.sentences] = numbered(columns)[1]
+        return PromptedRows(rows.store, rows.sentences, text_numbers)
+
+    @override
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        texts = self.text_numbers[self.sentences[indices]]  # (examples, S)
+        return replace(super().batch(indices), text_ids=torch.from_numpy(texts))
+
+
+@dataclass(frozen=True)
 class Dataset(TextRows):
     """Examples of S sentences each with a label."""
 
@@ -147,12 +170,54 @@ def paired(columns: Columns) -> Columns:
 
 
 @dataclass(frozen=True)
-class Subset(Examples):
-    """Some examples of a dataset, without a copy of their tokens."""
+class Decorated(Examples):
+    """Other examples, which a subclass adds something to or leaves some out of."""
 
     whole: Examples
+
+    def _in_whole(self, indices: np.ndarray) -> np.ndarray:
+        return indices
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @property
+    @override
+    def lengths(self) -> np.ndarray:
+        return self.whole.lengths
+
+    @override
+    def label_count(self, indices: np.ndarray) -> int:
+        return self.whole.label_count(self._in_whole(indices))
+
+    @override
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.labels_of(self._in_whole(indices))
+
+    @override
+    def cut(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.cut(self._in_whole(indices))
+
+    @override
+    def hashes(self, indices: np.ndarray) -> np.ndarray:
+        return self.whole.hashes(self._in_whole(indices))
+
+    @override
+    def batch(self, indices: np.ndarray) -> PackedBatch:
+        return self.whole.batch(self._in_whole(indices))
+
+
+@dataclass(frozen=True)
+class Subset(Decorated):
+    """Some examples of a dataset, without a copy of their tokens."""
+
     chosen: np.ndarray  # (N,) int64, their indices in the whole
 
+    @override
+    def _in_whole(self, indices: np.ndarray) -> np.ndarray:
+        return self.chosen[indices]
+
+    @override
     def __len__(self) -> int:
         return len(self.chosen)
 
@@ -161,25 +226,12 @@ class Subset(Examples):
     def lengths(self) -> np.ndarray:
         return self.whole.lengths[self.chosen]
 
-    @override
-    def label_count(self, indices: np.ndarray) -> int:
-        return self.whole.label_count(self.chosen[indices])
 
-    @override
-    def labels_of(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.labels_of(self.chosen[indices])
-
-    @override
-    def cut(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.cut(self.chosen[indices])
-
-    @override
-    def hashes(self, indices: np.ndarray) -> np.ndarray:
-        return self.whole.hashes(self.chosen[indices])
-
-    @override
-    def batch(self, indices: np.ndarray) -> PackedBatch:
-        return self.whole.batch(self.chosen[indices])
+def labels_each(examples: Examples, indices: np.ndarray) -> np.ndarray:
+    """How many labels each of these examples has, (examples,) int64."""
+    if examples.label_count(indices) == len(indices):  # none has none
+        return np.ones(len(indices), np.int64)
+    return np.array([examples.label_count(indices[at : at + 1]) for at in range(len(indices))], np.int64)
 
 
 def split_off(examples: Examples, ratio: float, *, seed: int) -> tuple[Subset, Subset]:

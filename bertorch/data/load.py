@@ -8,6 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from bertorch.config import TrainingConfig
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import Examples, split_off
+from bertorch.data.several_files import SeveralFiles
+from bertorch.data.teacher import TeacherRows
 
 
 def load_examples(
@@ -18,6 +20,8 @@ def load_examples(
 ) -> tuple[Examples, Examples | None]:
     """Training and dev examples; the latter from `--dev_data_file` or split off by `--dev_ratio`, None without either.
 
+    Training examples have the rows of `--teacher`, if there is one.
+
     Args:
         train, dev: reading functions, of a task's file: path → examples, with everything else that the result depends
             on bound as keywords (`tokenizer`, `max_length` and `on_bad_line` are added here). They are the cache's
@@ -27,7 +31,11 @@ def load_examples(
         UserError: a file, an option or the folder is at fault.
     """
     shared = {"tokenizer": tokenizer, "max_length": config.max_seq_length, "on_bad_line": config.on_bad_line}
-    examples = open_dataset(partial(train, **shared), config.train_data_file, config.cache_dir)
+    teacher = TeacherRows.of(config)  # its errors come before the long work
+    files = [open_dataset(partial(train, **shared), path, config.cache_dir) for path in config.train_data_files]
+    examples = files[0] if len(files) == 1 else SeveralFiles(config.train_data_files, files, config.mix_of_files)
+    if teacher is not None:
+        examples = teacher.beside(examples, config.train_data_file)
     if config.dev_ratio is not None:
         return split_off(examples, config.dev_ratio, seed=config.seed)
     if config.dev_data_file is None:

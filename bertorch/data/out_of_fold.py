@@ -22,6 +22,7 @@ from bertorch.data.lines import BadLineError, cell, first_few, read_rows, shorte
 from bertorch.errors import UserError
 from bertorch.files import whole_output
 
+OUT_OF_FOLD = "out_of_fold.tsv"
 TEXTS: tuple[tuple[str, ...], ...] = (("text",), ("a", "b"), ("token",))  # names of the last columns
 _FIRST = ["number", "label", "fold"]
 _PROBABILITY = "p:"  # so that no label is taken for another column

@@ -12,7 +12,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,10 +123,15 @@ def _tabs(path: str) -> Counter[int]:
         return Counter(line.count(b"\t") for line in file)
 
 
-def read_scored_pairs(path: str, *, on_bad_line: str = "stop") -> LabelledTexts:
-    """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated."""
+def read_scored_pairs(
+    path: str, *, on_bad_line: str = "stop", bounds: tuple[float, float] | None = None
+) -> LabelledTexts:
+    """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated.
+
+    With `bounds` one below the first or above the second is an error of its line, which names `--score_range`.
+    """
     form = LINE_FORMS["score", 2]
-    pairs = read_with_targets(path, form, scores_of(form), on_bad_line=on_bad_line)
+    pairs = read_with_targets(path, form, scores_of(form, bounds), on_bad_line=on_bad_line)
     require_different_scores(pairs.labels, path)
     return pairs
 
@@ -138,9 +142,19 @@ def require_different_scores(scores: np.ndarray, path: str) -> None:
         raise UserError(f"{path}: expected scores that differ, to correlate with, got only {scores[0]:g}")
 
 
-def scores_of(form: LineForm) -> Target:
-    """Numbers, in fp64."""
-    return Target(np.float64, partial(finite_number, form=form.columns), float)
+def scores_of(form: LineForm, bounds: tuple[float, float] | None = None) -> Target:
+    """Numbers, in fp64, within the `bounds` of `--score_range` if there are some."""
+    low, high = bounds or (-math.inf, math.inf)
+
+    def within(score: float) -> float:
+        if not low <= score <= high:
+            raise BadLineError(f"expected a score from {low:g} to {high:g} (--score_range), got {score:g}")
+        return score
+
+    def of_column(column: str) -> float:
+        return within(finite_number(column, form=form.columns))
+
+    return Target(np.float64, of_column, lambda value: within(float(value)))
 
 
 def finite_number(column: str, *, form: str) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.dataset import TextRows
+from bertorch.data.prompts import Prompts
 from bertorch.data.retrieval import RetrievalTexts
 from bertorch.data.texts import columns_of
 
@@ -27,21 +28,22 @@ class RetrievalDataset(TextRows):
 
     @classmethod
     def of(
-        cls, tokenizer: PreTrainedTokenizerBase, texts: RetrievalTexts, *, max_length: int, prompt: str = ""
+        cls, tokenizer: PreTrainedTokenizerBase, texts: RetrievalTexts, *, prompts: Prompts, max_length: int
     ) -> "RetrievalDataset":
-        """Tokenise the texts, each after the `prompt`.
+        """Tokenise the texts, each after the prompt of its role.
 
         Raises:
-            UserError: the disk is full.
+            UserError: a prompt cannot be applied, or the disk is full.
         """
-        all_texts = columns_of([prompt + text] for text in chain(texts.queries, texts.passages))
+        queries, passages = prompts.prepended(texts.queries, "query"), prompts.prepended(texts.passages, "passage")
+        all_texts = columns_of([text] for text in chain(queries, passages))
         rows = cls.tokenized(tokenizer, all_texts, max_length=max_length)
-        queries, passages = np.split(rows.sentences[:, 0], [len(texts.queries)])
+        query_rows, passage_rows = np.split(rows.sentences[:, 0], [len(texts.queries)])
         return cls(
             rows.store,
             np.arange(len(rows.store))[:, None],
-            queries,
-            passages,
+            query_rows,
+            passage_rows,
             texts.own,
             texts.relevant,
             texts.grades,

@@ -39,7 +39,12 @@ class TrainingSchedule:
     @property
     def steps_per_epoch(self) -> int:
         """Optimisation steps of an epoch; the last one may have fewer examples."""
-        return -(-self.size // (self.batch_size * self.accumulation))
+        return -(-sum(self.batches_by_file) // self.accumulation)
+
+    @property
+    def batches_by_file(self) -> tuple[int, ...]:
+        """Batches of an epoch, of each file that the examples come from."""
+        return (-(-self.size // self.batch_size),)
 
     def all_steps(self, last: int, *, after: int = 0) -> Iterator[ScheduledStep]:
         """The steps of a run with the numbers `after + 1` to `last`."""
@@ -52,10 +57,14 @@ class TrainingSchedule:
 
     def steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         """For each optimisation step of the epoch its batches, of at most `batch_size` indices each."""
-        order = epoch_order(self.size, seed=self.seed, epoch=epoch)
-        batches = np.split(order, range(self.batch_size, self.size, self.batch_size))
+        batches = self.batches(epoch)
         for start in range(0, len(batches), self.accumulation):
             yield batches[start : start + self.accumulation]
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of the epoch in order."""
+        order = epoch_order(self.size, seed=self.seed, epoch=epoch)
+        return np.split(order, range(self.batch_size, self.size, self.batch_size))
 
 
 def evaluation_batches(

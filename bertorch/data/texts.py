@@ -90,6 +90,22 @@ class Interleaved(Collection[str]):
         return any(text in column for column in self._columns)
 
 
+class Prefixed(Collection[str]):
+    """The texts of a column, each after the same prefix."""
+
+    def __init__(self, prefix: str, column: Collection[str]) -> None:
+        self._prefix, self._column = prefix, column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._prefix + text for text in self._column)
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and text.startswith(self._prefix) and text[len(self._prefix) :] in self._column
+
+
 class _Column:
     """Texts to which more are appended."""
 

@@ -1,10 +1,12 @@
 """What every model that is trained here has in common."""
 
+from collections.abc import Sequence
+
 from torch import nn
 from transformers import PretrainedConfig
 
 from bertorch.encoder.encoder import Encoder
-from bertorch.encoder.layers import LayerDepths
+from bertorch.encoder.layers import LayerDepths, keep_layers
 from bertorch.encoder.trials import trial_batch
 from bertorch.errors import UserError
 
@@ -40,6 +42,11 @@ class EncoderModel(nn.Module):
         """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
         for encoder in self.encoders:
             encoder.model.compile(dynamic=True)
+
+    def keep_layers(self, kept: Sequence[int]) -> None:
+        """Leave the encoders these of their layers; see `bertorch.encoder.layers.keep_layers`."""
+        for encoder in self.encoders:
+            keep_layers(encoder, kept)
 
     def freeze_layers(self, count: int) -> None:
         """Keep the embeddings and the first `count` layers of the encoders as they are, but for their dropout.

@@ -6,11 +6,12 @@ a trial run shows that they run one after the other, and what runs before and af
 
 from collections.abc import Mapping, Sequence
 
+from loguru import logger
 from torch import nn
 from transformers import PreTrainedModel
 
 from bertorch.encoder.encoder import Encoder
-from bertorch.encoder.trials import eval_mode, trial_batch
+from bertorch.encoder.trials import eval_mode, matches, trial_batch
 from bertorch.errors import UserError
 
 
@@ -46,20 +47,25 @@ class LayerDepths:
             for parameter in module.parameters(recurse=False):
                 self.of[parameter] = min(depth, self.of.get(parameter, depth))
 
-    def _layer_of(self) -> dict[nn.Module, int]:
-        """The modules with weights of their own in the outermost lists of L modules, with the number of their layer.
-
-        Some models, such as XLM, keep the parts of a layer in lists of their own.
-        """
-        found: dict[nn.Module, int] = {}
+    def lists(self) -> list[nn.ModuleList]:
+        """The outermost lists of L modules; some models, such as XLM, keep the parts of a layer in several."""
+        found: list[nn.ModuleList] = []
         inner: set[nn.Module] = set()
         for module in self._model.modules():  # outer ones before inner ones
-            if not isinstance(module, nn.ModuleList) or len(module) != self.layers or module in inner:
-                continue
-            for number, layer in enumerate(module, start=1):
-                inner.update(layer.modules())
-                found |= {part: number for part in layer.modules() if any(True for _ in part.parameters(recurse=False))}
+            if isinstance(module, nn.ModuleList) and len(module) == self.layers and module not in inner:
+                inner.update(part for layer in module for part in layer.modules())
+                found.append(module)
         return found
+
+    def _layer_of(self) -> dict[nn.Module, int]:
+        """The modules with weights of their own in the layers, with the number of their layer."""
+        return {
+            part: number
+            for modules in self.lists()
+            for number, layer in enumerate(modules, start=1)
+            for part in layer.modules()
+            if any(True for _ in part.parameters(recurse=False))
+        }
 
     def _calls(self, encoder: Encoder) -> list[nn.Module]:
         """The modules that a trial run calls, in this order."""
@@ -92,8 +98,56 @@ class LayerDepths:
         return depths
 
     def _unsuited(self, why: str) -> UserError:
-        return UserError(
-            f"{self._option}: expected an encoder with layers of their own weights, one on top of the other, got "
-            f"{type(self._model).__name__}: {why}; leave the option out, or choose another "
-            "--pretrained_model_name_or_path"
+        return unsuited(self._model, self._option, why)
+
+
+def unsuited(model: nn.Module, option: str, why: str) -> UserError:
+    """The error that refuses an option that needs layers for an encoder."""
+    return UserError(
+        f"{option}: expected an encoder with layers of their own weights, one on top of the other, got "
+        f"{type(model).__name__}: {why}; leave the option out, or choose another --pretrained_model_name_or_path"
+    )
+
+
+def keep_layers(encoder: Encoder, kept: Sequence[int]) -> None:
+    """Leave an encoder these of its layers, numbers from 0 that rise, and its config what describes them.
+
+    Fields of the config with an entry a layer, such as `layer_types`, are cut alike. That the config then describes
+    the encoder is not read from a list of architectures: a trial compares it with one that is built from the config,
+    as it will be saved, and has the same weights.
+
+    Raises:
+        UserError: it has no such layers, or its config cannot say which they are.
+    """
+    option = f"--layers_from {','.join(map(str, kept))}"
+    model, depths = encoder.model, LayerDepths(encoder, option)
+    if max(kept) >= depths.layers:
+        raise UserError(
+            f"{option}: expected numbers from 0 to {depths.layers - 1}, the layers of {type(model).__name__}, got "
+            f"{max(kept)}"
         )
+    for modules in depths.lists():
+        for number in sorted(set(range(depths.layers)) - set(kept), reverse=True):
+            del modules[number]
+    config = model.config.get_text_config()
+    for name, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == depths.layers:
+            setattr(config, name, [value[number] for number in kept])
+    config.num_hidden_layers = len(kept)
+    if not _is_described(encoder):
+        raise unsuited(model, option, "without the others they do not give what its config then describes")
+
+
+def _is_described(encoder: Encoder) -> bool:
+    """Whether an encoder that is built from the config gives the same with the same weights."""
+    model = encoder.model
+    batch = trial_batch(model.config) if encoder.packed else encoder.long_trial()
+    with eval_mode(encoder):
+        try:
+            rebuilt = type(model)(type(model.config).from_dict(model.config.to_dict())).to(model.dtype)
+            rebuilt.load_state_dict(model.state_dict(), strict=False)
+            expected = Encoder(rebuilt.eval())(batch)  # (T, H)
+        except Exception as error:  # noqa: BLE001 - a config that does not suit may fail anywhere
+            logger.debug("trial run: {}: {}", type(error).__name__, error)
+            return False
+        return matches(expected, lambda: encoder(batch))

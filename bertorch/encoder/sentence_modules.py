@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import load_state_dict
 from typing_extensions import override
 
+from bertorch.data.prompts import Prompts
 from bertorch.errors import UserError
 from bertorch.files import read_record, reason
 from bertorch.precision import at_least_fp32
@@ -54,6 +55,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     | _IN_PLACE,
     "Normalize": _IN_PLACE,
 }
+# What a prompt for passages is called: the first that is there, as in `SentenceTransformer.encode_document`.
+_PASSAGES = ("document", "passage", "corpus")
 # Arguments within `model_args`, `tokenizer_args`, … that change no embedding beyond rounding.
 _HARMLESS_ARGUMENTS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
 
@@ -74,7 +77,7 @@ class SentenceModules:
     truncate_dim: int | None  # dimensions kept of what the layers give; None keeps all
     max_seq_length: int | None  # tokens of a text; None where tokenizer and encoder set the limit
     lowercase: bool  # whether texts are lowercased before the tokenizer's own normalisation
-    prompt: str  # stands before every text; "" for none
+    prompts: Prompts
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Make the folder's tokenizer lowercase if the folder says so; a `UserError` if it is written in Python."""
@@ -96,18 +99,19 @@ def read_modules(folder: str) -> SentenceModules | None:
     """
     if not (Path(folder) / "modules.json").exists():
         return None
-    prompt, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
+    prompts, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
     (_, transformer), (_, pooling), *layers = _listed(Path(folder))
     files = sorted(transformer.glob("sentence_*_config.json"))  # bert, roberta or another, by release
     settings = _settings("Transformer", files[0]) if files else {}
+    modes, prompts = _pooling(pooling, prompts)
     return SentenceModules(
         transformer_folder=str(transformer),
-        pooling_modes=_pooling_modes(pooling, prompt),
+        pooling_modes=modes,
         layers=nn.Sequential(*(_layer(kind, path) for kind, path in layers)),
         truncate_dim=truncate_dim,
         max_seq_length=settings.get("max_seq_length"),
         lowercase=bool(settings.get("do_lower_case")),
-        prompt=prompt,
+        prompts=prompts,
     )
 
 
@@ -140,8 +144,8 @@ def _settings(kind: str, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _model_settings(path: Path) -> tuple[str, int | None]:
-    """The prompt before every text, and the dimensions kept of an embedding (None: all)."""
+def _model_settings(path: Path) -> tuple[Prompts, int | None]:
+    """The prompts, and the dimensions kept of an embedding (None: all)."""
     settings = _read(path, dict) or {}
     kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
@@ -151,21 +155,27 @@ def _model_settings(path: Path) -> tuple[str, int | None]:
     if name not in prompts:
         known = ", ".join(filter(None, prompts))
         raise UserError(f"{path}: default_prompt_name: expected one of {known}, got {name!r}")
-    return prompts[name] or "", settings.get("truncate_dim") or None
+    passage = next((prompts[each] for each in _PASSAGES if each in (settings.get("prompts") or {})), "")
+    return Prompts(prompts["query"] or "", passage or "", prompts[name] or ""), settings.get("truncate_dim") or None
 
 
-def _pooling_modes(folder: Path, prompt: str) -> tuple[str, ...]:
+def _pooling(folder: Path, prompts: Prompts) -> tuple[tuple[str, ...], Prompts]:
+    """Its modes, and those prompts that can be applied."""
     path = folder / "config.json"
     settings = _settings("Pooling", path)
-    if prompt and not settings.get("include_prompt", True):
-        raise UserError(f"{path}: expected include_prompt: true with the default prompt {prompt!r}, got false")
+    if not settings.get("include_prompt", True):
+        if prompts.default:
+            raise UserError(
+                f"{path}: expected include_prompt: true with the default prompt {prompts.default!r}, got false"
+            )
+        prompts = Prompts(None if prompts.query else "", None if prompts.passage else "")
     switched_on = [mode for switch, mode in _POOLING_SWITCHES.items() if settings.get(switch)]
     modes = settings.get("pooling_mode") or switched_on or "mean"
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     known = set(_POOLING_SWITCHES.values())
     if not settings or not known.issuperset(modes):
         raise UserError(f"{path}: pooling_mode: expected some of {', '.join(sorted(known))}, got {modes!r}")
-    return modes
+    return modes, prompts
 
 
 def _layer(kind: str, folder: Path) -> nn.Module:

@@ -12,10 +12,15 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
+import bertorch
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.encoder.pooling import PretrainedPooler
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.trials import eval_mode
 from bertorch.weights import SAFE_WEIGHTS, save_file
+
+SETTINGS = "config_sentence_transformers.json"
+_MARK = "bertorch"  # among the versions in it
 
 
 class SentenceTransformerFiles:
@@ -25,8 +30,8 @@ class SentenceTransformerFiles:
     than a dense layer with tanh or without activation; for such a pooler a warning is logged and nothing written.
     """
 
-    def __init__(self, embedder: SentenceEncoder, max_seq_length: int) -> None:
-        self._embedder = embedder
+    def __init__(self, embedder: SentenceEncoder, max_seq_length: int, prompts: Prompts = NO_PROMPTS) -> None:
+        self._embedder, self._prompts = embedder, prompts
         self._max_seq_length = max_seq_length
         dense: list[tuple[nn.Linear, nn.Module]] | None = []  # with their activations, None if not possible
         if embedder.pooling_mode == "linear":
@@ -66,6 +71,21 @@ class SentenceTransformerFiles:
         ]
         _write(folder / "modules.json", listed)
         _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
+        if self._prompts.by_role:
+            prompts = {"query": self._prompts.query, "document": self._prompts.passage}
+            settings = {"__version__": {_MARK: bertorch.__version__}, "prompts": prompts, "default_prompt_name": None}
+            _write(folder / SETTINGS, settings)
+
+
+def is_of_sentence_transformers(folder: Path) -> bool:
+    """Whether that package saved a folder: it writes a file of settings, which we do with prompts, and then mark."""
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return _MARK not in settings["__version__"]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
 
 
 def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:

@@ -1,7 +1,6 @@
 """From a saved folder to the task as it was trained, and to a model for inference."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,17 @@ import torch
 from bertorch import distributed
 from bertorch.config import PRECISIONS, InferenceConfig
 from bertorch.encoder.cpu import use_onednn
-from bertorch.encoder.pretrained import load_config, load_tokenizer
+from bertorch.encoder.sentence_transformers import is_of_sentence_transformers
 from bertorch.errors import UserError
 from bertorch.files import reason
 from bertorch.inference.engine import Engine
 from bertorch.inference.model import Model
 from bertorch.precision import Precision
-from bertorch.tasks.base import LoadedFolder, Task
-from bertorch.tasks.metadata import KEY, ModelMetadata
-from bertorch.tasks.registry import TASKS, foreign_task, task_of
-from bertorch.weights import load_weights
-
-_OPTION = "the model's folder"
+from bertorch.tasks.base import Task
+from bertorch.tasks.ensembles import joined
+from bertorch.tasks.metadata import KEY
+from bertorch.tasks.registry import TASKS, foreign_task, own_task
+from bertorch.training.folds_folder import fold_folders
 
 
 def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Task[Any]:
@@ -29,7 +27,8 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
 
     Args:
         folder: `--saved_dir` of a run, a checkpoint in it, a plain folder of `AutoModelForSequenceClassification` or
-            `AutoModelForTokenClassification`, or one of sentence-transformers.
+            `AutoModelForTokenClassification`, or one of sentence-transformers. That of a run with `--folds` is all of
+            its models, see `bertorch.tasks.ensembles`.
         max_seq_length: tokens of an input; None for as many as in training.
 
     Raises:
@@ -38,8 +37,10 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
     name = str(folder)
     if not Path(name).is_dir():
         raise UserError(f"{name}: expected the folder that a run saved, got no folder")
+    if folds := fold_folders(name):
+        return joined([load_trained(fold, max_seq_length=max_seq_length) for fold in folds], folds)
     owned = is_own(name)
-    task = _own_task(name, max_seq_length) if owned else foreign_task(name, max_seq_length)
+    task = own_task(name, max_seq_length) if owned else foreign_task(name, max_seq_length)
     for encoder in task.model.encoders:
         if not owned and max_seq_length is None and encoder.max_length is not None:  # others may not say how many
             task.max_seq_length = min(task.max_seq_length, encoder.max_length)
@@ -55,7 +56,7 @@ def is_own(folder: str) -> bool:
     the architecture of its task, and without the file that sentence-transformers writes beside it.
     """
     path = Path(folder)
-    if not (path / "config.json").exists() or (path / "config_sentence_transformers.json").exists():
+    if not (path / "config.json").exists() or is_of_sentence_transformers(path):
         return False
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -67,14 +68,6 @@ def is_own(folder: str) -> bool:
     if not isinstance(task, str) or task not in endings:
         return metadata is not None and not architecture.endswith(tuple(endings.values()))
     return architecture.endswith(endings[task])
-
-
-def _own_task(folder: str, max_seq_length: int | None) -> Task[Any]:
-    config, weights = load_config(folder, _OPTION), load_weights(folder)
-    metadata = ModelMetadata.read(config, folder, weights)
-    if max_seq_length is not None:
-        metadata = replace(metadata, max_seq_length=max_seq_length)
-    return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
 
 
 def load(

@@ -17,9 +17,10 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.data.mining_texts import MiningTexts
+from bertorch.data.teacher import record_path
 from bertorch.files import read_record
 from bertorch.inference.model import Model
-from bertorch.inference.vectors import VectorFile, record_path, write_vectors
+from bertorch.inference.vectors import VectorFile, write_vectors
 from bertorch.tasks.search import search
 
 FOUND_AT_ONCE = 2**22  # results of a block of queries, with those that are left out
@@ -110,7 +111,7 @@ class Mining:
             differences = [] if recorded is None else [key for key in keys if recorded.get(key) != made_of.get(key)]
             if differences:
                 logger.info("{}: of another run, which differs in {}; made anew", path, ", ".join(differences))
-            return VectorFile(path, made_of, overwrite=bool(differences), digests={})
+            return VectorFile(path, made_of, overwrite=bool(differences), record={})
 
         write_vectors(prepare, blocks)
 
@@ -121,12 +122,12 @@ class Mining:
     def _passage_vectors(self, done: int) -> Iterator[np.ndarray]:
         texts = self.texts
         passages = (texts.texts[number] for number in range(done, texts.passage_count))
-        return (vectors for _, vectors in self.model.embeddings(passages, normalize=True))
+        return (vectors for _, vectors in self.model.embeddings(passages, normalize=True, prompt="passage"))
 
     def _query_vectors(self, done: int) -> Iterator[np.ndarray]:
         texts = self.texts
         queries = (texts.texts[number] for number in texts.queries[done:].tolist())
-        return (vectors for _, vectors in self.model.embeddings(queries, normalize=True))
+        return (vectors for _, vectors in self.model.embeddings(queries, normalize=True, prompt="query"))
 
     def _found(self, done: int) -> Iterator[np.ndarray]:
         """(queries, 2·depth) float64; the search is the first process's, on its device."""

@@ -65,14 +65,25 @@ class Model:
         scores = {pair: float(row[0]) for pair, row in zip(distinct, rows, strict=True)}
         return ranked([scores[pair] for pair in pairs])[:top_k]
 
-    def encode(self, texts: Iterable[str], *, normalize: bool = False) -> np.ndarray:
+    def encode(
+        self, texts: Iterable[str], *, normalize: bool = False, dimensions: int | None = None, prompt: str | None = None
+    ) -> np.ndarray:
         """Sentence embeddings (N, E) float32 of N texts, of length 1 if `normalize` is set.
 
+        Args:
+            texts: N of them.
+            normalize: whether to.
+            dimensions: only the first ones (N, dimensions), always of length 1: for models of `--matryoshka`.
+            prompt: which of the model's prompts goes before the texts: that of a `query` or a `passage`, or `none`. A
+                model that was trained with prompts must be told. None for the default prompt of a folder of
+                sentence-transformers, if it has one.
+
         Raises:
-            UserError: the model has none.
+            UserError: the model has no embeddings, or fewer dimensions, or the prompt is not said or cannot be applied.
         """
-        vectors = [rows for _, rows in self.embeddings(texts, normalize=normalize)]
-        return np.concatenate(vectors) if vectors else np.zeros((0, self.size), dtype=np.float32)
+        found = self.embeddings(texts, normalize=normalize, dimensions=dimensions, prompt=prompt)
+        vectors = [rows for _, rows in found]
+        return np.concatenate(vectors) if vectors else np.zeros((0, dimensions or self.size), dtype=np.float32)
 
     def tag(self, texts: Iterable[str | Sequence[str]], *, split: str = "characters") -> list[TaggedText]:
         """Find entities.
@@ -93,6 +104,9 @@ class Model:
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
         return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]
 
-    def embeddings(self, texts: Iterable[str], *, normalize: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+    def embeddings(
+        self, texts: Iterable[str], *, normalize: bool, dimensions: int | None = None, prompt: str | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
         """As `encode`, window by window with its texts, in memory that does not grow with their number."""
-        return self.engine.run(self.task.embedder(normalize=normalize), checked_texts(texts, 1))
+        embedder = self.task.embedder(normalize=normalize, dimensions=dimensions, role=prompt)
+        return self.engine.run(embedder, checked_texts(texts, 1))

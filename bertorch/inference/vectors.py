@@ -15,33 +15,28 @@ import numpy as np
 
 from bertorch import distributed, log
 from bertorch.atomic import replacing, to_disk, unfinished
-from bertorch.data.model_digests import DIGESTS
+from bertorch.data.teacher import record_path
 from bertorch.errors import UserError
 from bertorch.files import read_record, refuse_existing, writing
 
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without posix_fallocate
 
 
-def record_path(path: str) -> Path:
-    """Where the record of vectors is; a link is followed."""
-    return Path(f"{os.path.realpath(path)}.json")
-
-
 class VectorFile:
     """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
-    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`; the record also has
-    `digests` of weights, see `bertorch.data.model_digests`.
+    `made_of` is what the vectors depend on, as JSON, with `rows`, `size` and `dtype`; `record` is what the record has
+    beside it.
 
     Raises:
         UserError: the file exists and depends on something else. All methods raise it where they cannot write.
     """
 
-    def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool, digests: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool, record: Mapping[str, Any]) -> None:
         self._path = Path(os.path.realpath(path))  # a link stays one
         self._partial = self._path.with_name(f"{self._path.name}.partial")
         self._record = record_path(path)
-        self._made_of, self._digests = made_of, digests
+        self._made_of, self._beside = made_of, record
         self._vectors: np.ndarray | None = None  # once it is open
         self.rows: int = made_of["rows"]  # in all
         self.done: int = 0 if overwrite else self._done_before(path)
@@ -118,7 +113,7 @@ class VectorFile:
             self._partial.replace(self._path)
 
     def _write_record(self) -> None:
-        content = {"made_of": self._made_of, "done": self.done, DIGESTS: self._digests}
+        content = {"made_of": self._made_of, "done": self.done, **self._beside}
         with replacing(self._record) as new:
             new.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
+from bertorch.tasks.fitting import Fitting
 from bertorch.tasks.label_counts import LabelCounts
 from bertorch.tasks.losses import twin_divergence
 from bertorch.tasks.metadata import ModelMetadata
@@ -25,6 +26,7 @@ Input = TypeVar("Input")
 # Parts of the loss by name, each summed over the labels of a batch; `loss` is the sum to minimise, with gradient.
 Losses = dict[str, Tensor]
 DIVERGENCE = "divergence"  # one of the parts
+Mixer = Callable[[Losses, Tensor, B], Losses]  # from the parts, the outputs and the batch to other parts
 
 
 class Savable(Protocol):
@@ -110,8 +112,9 @@ class Task(ABC, Generic[B]):
     recomputes = False  # whether the backward pass runs parts of the forward pass again
     head_learning_rate: float | None = None  # of `head_parameters`; None: as the encoder's
     embedding_size = 0  # E of its sentence embeddings; 0 without
+    embedding_widths: Sequence[int] = ()  # of how many of their dimensions it was trained, with `--matryoshka`
     has_confusions = False  # in its report
-    has_thresholds = False  # whether its labels hold over thresholds, which can be tuned
+    fitting: Fitting | None = None  # what `bertorch.evaluate` can fit to its models
 
     def __init__(
         self,
@@ -129,13 +132,16 @@ class Task(ABC, Generic[B]):
         """What loss and metric take, such as logits (N, C)."""
         return self.model(batch)
 
-    def losses(self, batch: B) -> Losses:
+    def losses(self, batch: B, mixers: Sequence["Mixer[B]"] = ()) -> Losses:
         """The parts of the loss of a training batch, each summed over its labels.
 
         A batch with each example twice also has the part `DIVERGENCE`, see `bertorch.tasks.losses.twin_divergence`.
+        The `mixers` change the parts that the task gives.
         """
         outputs = self.outputs(batch)
         losses = self.losses_of(outputs, batch)
+        for mix in mixers:
+            losses = mix(losses, outputs, batch)
         if batch.is_twice:
             losses[DIVERGENCE] = twin_divergence(
                 self.log_probabilities(outputs), batch.twins, self.label_weights(batch)
@@ -149,6 +155,14 @@ class Task(ABC, Generic[B]):
             UserError: the outputs are no such distributions.
         """
         raise UserError(f"--r_drop compares probabilities of classes, which the models of {self.scripts} do not have")
+
+    def label_probabilities(self, outputs: Tensor, batch: B) -> Tensor:
+        """The probabilities of the classes of each label of a batch, (labels, C), without a gradient.
+
+        Raises:
+            UserError: as `log_probabilities`.
+        """
+        return self.log_probabilities(outputs).exp()
 
     @abstractmethod
     def losses_of(self, outputs: Tensor, batch: B) -> Losses:
@@ -216,6 +230,10 @@ class Task(ABC, Generic[B]):
         """What whoever uses the model must know of how it was trained, a sentence each: for report and model card."""
         return ()
 
+    def fitted_notes(self, quoted: Callable[[str], str] = str) -> Sequence[str]:
+        """As `notes`, of what was fitted to the model after training; `quoted` is how the name of a file is written."""
+        return ()
+
     @abstractmethod
     def usage(self) -> tuple[str, str]:
         """For the model card: a call on `bertorch.load(folder)`, and Python without bertorch, `{folder}` left open."""
@@ -226,12 +244,19 @@ class Task(ABC, Generic[B]):
         """Probabilities of the labels, then the cosine of a pair of embeddings, as far as the task has them."""
         raise self._unsuited("predict", "a text or embedding")
 
+    def logit_scorer(self) -> Inference[Any]:
+        """Logits (C,) of the labels, as the model gives them."""
+        raise self._unsuited("predict --logits", "a classification")
+
     def checked_inputs(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Inputs of `scorer` in the form that it takes; a `UserError` at an input of another form."""
         raise self._unsuited("predict", "a text or embedding")
 
-    def embedder(self, *, normalize: bool) -> Inference[str]:
-        """Sentence embeddings (E,)."""
+    def embedder(self, *, normalize: bool, dimensions: int | None = None, role: str | None = None) -> Inference[str]:
+        """Sentence embeddings (E,) of texts of a role, see `bertorch.data.prompts`.
+
+        With `dimensions` only the first ones, always of length 1.
+        """
         raise self._unsuited("encode", "an embedding")
 
     def ranker(self) -> Inference[Any]:
@@ -289,17 +314,30 @@ class Task(ABC, Generic[B]):
         raise self._unsuited("search", "an embedding")
 
     @abstractmethod
+    def label_texts(self, source: Any) -> Mapping[str, Sequence[str]]:
+        """The texts, or tokens, of the labels of a `source` that `read_labelled` read, by column of out_of_fold.tsv."""
+
+    @abstractmethod
     def errors(self, metric: Any, source: Any) -> Errors:
         """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""
 
-    def tune_thresholds(self, metric: Any, average: str) -> dict[str, Any]:
-        """Take the thresholds that are best in an evaluation, which `settings` has from now on; with `has_thresholds`.
+    # Fitting by `bertorch.evaluate`, with a `fitting`
+
+    def metric_to_fit(self, device: torch.device) -> Metric[B]:
+        """As `metric`, but after the evaluation it has what `fit` takes."""
+        return self.metric(device)
+
+    def fit(self, metric: Any, choice: Any) -> dict[str, Any]:
+        """Fit something to an evaluation, which predictions use and `settings` has from now on.
 
         Args:
-            metric: after the evaluation.
-            average: of the F1 to tune for, `macro` or `micro`.
+            metric: that of `metric_to_fit`, after the evaluation.
+            choice: the value of the option that asks for it, such as `macro`.
 
         Returns:
-            What they give on examples that they were not tuned on, as JSON has it.
+            For the report, what it gives on examples that it was not fitted on.
+
+        Raises:
+            UserError: the examples do not determine it.
         """
         raise NotImplementedError

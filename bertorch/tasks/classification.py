@@ -16,12 +16,10 @@ from bertorch.data.dataset import Examples
 from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.precision import at_least_fp32
-from bertorch.tasks.base import Errors, Losses
-from bertorch.tasks.class_losses import (
-    ClassLoss,
-    class_loss,
-    read_class_weights,
-)
+from bertorch.tasks.base import Errors, LoadedFolder, Losses
+from bertorch.tasks.calibrated import CalibratedTask
+from bertorch.tasks.calibration import Temperature
+from bertorch.tasks.class_losses import ClassLoss, class_loss, read_class_weights
 from bertorch.tasks.label_counts import LabelCounts, class_counts
 from bertorch.tasks.metrics import ClassificationMetric
 from bertorch.tasks.scoring import wrong_texts
@@ -30,12 +28,13 @@ from bertorch.tasks.sequence_task import Reader, SequenceSettings, SequenceTask
 _summed_cross_entropy = partial(F.cross_entropy, reduction="sum")
 
 
-class ClassificationTask(SequenceTask):
+class ClassificationTask(CalibratedTask, SequenceTask):
     """Cross-entropy over the classes of texts or pairs; the dev metric is accuracy.
 
     Args:
         model, label_names, shared: see `SequenceTask`.
         class_loss: the loss of training; None: plain cross-entropy, which the dev loss always is.
+        temperature: see `CalibratedTask`.
     """
 
     name = "classification"
@@ -50,10 +49,11 @@ class ClassificationTask(SequenceTask):
         label_names: Sequence[str],
         *,
         class_loss: ClassLoss | None = None,
+        temperature: Temperature = Temperature(),  # noqa: B008 - is frozen
         **shared: Unpack[SequenceSettings],
     ) -> None:
         super().__init__(model, label_names, **shared)
-        self._class_loss = class_loss
+        self._class_loss, self.temperature = class_loss, temperature
 
     @classmethod
     @override
@@ -66,6 +66,11 @@ class ClassificationTask(SequenceTask):
     @override
     def _settings_of(cls, config: ClassifierConfig, label_names: Sequence[str], train: Examples) -> Mapping[str, Any]:
         return {"class_loss": class_loss(config, label_names, train)}
+
+    @classmethod
+    @override
+    def _saved_settings(cls, loaded: LoadedFolder) -> Mapping[str, Any]:
+        return {"temperature": Temperature.saved(loaded.metadata.settings, loaded.folder)}
 
     @override
     def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
@@ -91,11 +96,19 @@ class ClassificationTask(SequenceTask):
 
     @override
     def metric(self, device: torch.device) -> ClassificationMetric:
-        return ClassificationMetric(device, self.label_names)
+        return self.class_metric(device)
 
     @override
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1)  # (N, C)
+    def class_metric(self, device: torch.device, *, keeps_logits: bool = False) -> ClassificationMetric:
+        return ClassificationMetric(
+            device, self.label_names, self.temperature, fitted_here=self.is_fitted_here, keeps_logits=keeps_logits
+        )
+
+    @property
+    @override
+    def _differences(self) -> str:
+        calibrated = "# gives other probabilities: does not know the temperature\n" if self.fitted_on else ""
+        return super()._differences + calibrated
 
     @override
     def errors(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:

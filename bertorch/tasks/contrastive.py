@@ -1,67 +1,44 @@
-"""Sentence embeddings from in-batch negatives: `run_simcse.py` and `run_batchneg.py`."""
+"""Sentence embeddings from sentences and pairs of them: `run_simcse.py` and `run_batchneg.py`."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import Self, Unpack
 
+import numpy as np
 import torch
-from loguru import logger
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from bertorch import distributed
 from bertorch.config import ContrastiveConfig
 from bertorch.data.batch import PackedBatch
-from bertorch.data.dataset import Dataset, Examples, TextRows
-from bertorch.data.readers import LabelledTexts, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.dataset import Examples
+from bertorch.data.prompts import NO_PROMPTS, Prompts
+from bertorch.data.readers import LabelledTexts, read_scored_pairs
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
-from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
-from bertorch.tasks.losses import in_batch_negatives_loss
+from bertorch.tasks.cosent import CoSENT
+from bertorch.tasks.cosine_mse import CosineMSE
+from bertorch.tasks.embedding import EmbeddingTask, empty_embedder, saved_prompts
+from bertorch.tasks.embedding_loss import EmbeddingLoss
+from bertorch.tasks.in_batch_negatives import InBatchNegatives
+from bertorch.tasks.matryoshka import saved_widths
 from bertorch.tasks.metrics import CorrelationMetric
 from bertorch.tasks.scoring import wrong_texts
 from bertorch.weights import load_into
 
-
-def sentences_twice(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> TextRows:
-    """Each sentence with itself as its positive. See `read_sentences`."""
-    sentences = read_sentences(path, on_bad_line=on_bad_line)
-    return TextRows.tokenized(tokenizer, (sentences, sentences), max_length=max_length)
-
-
-def anchors_with_positives(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str
-) -> TextRows:
-    """Anchors, positives, and hard negatives if there are any. See `read_pairs`."""
-    return TextRows.tokenized(tokenizer, read_pairs(path, on_bad_line=on_bad_line), max_length=max_length)
-
-
-def scored_pairs(path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str) -> Dataset:
-    """Pairs with a score, whose texts are encoded apart. See `read_scored_pairs`."""
-    read = read_scored_pairs(path, on_bad_line=on_bad_line)
-    return Dataset.of_sentences(tokenizer, read.columns, read.labels, max_length=max_length)
-
-
-def warn_without_negatives(config: ContrastiveConfig, train: Examples) -> None:
-    """Say so in the log where a batch has no negative, so that its loss is constant: one row without hard negatives."""
-    rows = min(len(train), config.batch_size * (distributed.world_size() if config.gather_negatives else 1))
-    if rows == 1 and isinstance(train, TextRows) and train.sentences.shape[1] == 2:
-        more = "raise --batch_size, or add hard negatives to each line of run_batchneg.py"
-        logger.warning("a batch of one row has no negatives, and nothing is learned; {}", more)
+# Of `run_batchneg.py`, by the name of the option.
+LOSSES: dict[str, type[EmbeddingLoss]] = {loss.name: loss for loss in (InBatchNegatives, CoSENT, CosineMSE)}
 
 
 class ContrastiveTask(EmbeddingTask):
-    """In-batch negatives over rows of two or more sentences; the dev metric is the Spearman correlation.
+    """A loss over rows of two or more sentences; the dev metric is the Spearman correlation.
 
     Args:
         model: gives embeddings (N, E).
-        loss: `bertorch.tasks.losses.in_batch_negatives_loss` with its margin and scale; None where it is not trained.
-        gather_negatives: whether the rows of the other processes are negatives too.
-        keep_duplicates: whether rows with the same text are negatives of each other.
-        micro_batch_size: rows that are encoded at once; None encodes the whole batch.
-        prompt, inputs: see `EmbeddingTask`.
+        loss: one of `LOSSES`; None where it is not trained.
+        micro_batch_size: rows that are encoded at once in training; None encodes the whole batch.
+        prompts, matryoshka, inputs: see `EmbeddingTask`.
     """
 
     name = "embedding"
@@ -72,18 +49,16 @@ class ContrastiveTask(EmbeddingTask):
         self,
         model: SentenceEncoder,
         *,
-        loss: Callable[..., Tensor] | None = None,
-        gather_negatives: bool = False,
-        keep_duplicates: bool = False,
+        loss: EmbeddingLoss | None = None,
         micro_batch_size: int | None = None,
-        prompt: str = "",
+        prompts: Prompts = NO_PROMPTS,
+        matryoshka: Sequence[int] = (),
         **inputs: Unpack[InputSettings],
     ) -> None:
-        super().__init__(model, model, prompt=prompt, **inputs)
-        self.negatives = Negatives.GLOBAL if gather_negatives else Negatives.LOCAL
+        super().__init__(model, model, prompts=prompts, matryoshka=matryoshka, **inputs)
+        self.negatives = Negatives.NONE if loss is None else loss.negatives
         self.recomputes = micro_batch_size is not None
         self._loss = loss
-        self._keep_duplicates = keep_duplicates
         self._micro_batch_size = micro_batch_size
 
     @classmethod
@@ -91,14 +66,17 @@ class ContrastiveTask(EmbeddingTask):
         cls,
         config: ContrastiveConfig,
         tokenizer: PreTrainedTokenizerBase,
+        loss: EmbeddingLoss,
         *,
-        symmetric: bool = False,
         dropout: float | None = None,
+        prompts: Prompts = NO_PROMPTS,
     ) -> Self:
-        """Load the model that the options name, with the loss that they describe, see `in_batch_negatives_loss`.
+        """Load the model that the options name.
 
         Args:
+            loss: one of `LOSSES`.
             dropout: hidden and attention dropout of the encoder; None keeps those of its config.
+            prompts: that the examples have.
 
         Raises:
             UserError: the model cannot be loaded, or does not suit an option.
@@ -109,10 +87,10 @@ class ContrastiveTask(EmbeddingTask):
         model.encoder.require_positions(config.max_seq_length)
         return cls(
             model,
-            loss=partial(in_batch_negatives_loss, margin=config.margin, scale=config.scale, symmetric=symmetric),
-            gather_negatives=config.gather_negatives,
-            keep_duplicates=config.keep_duplicates,
+            loss=loss,
             micro_batch_size=config.micro_batch_size,
+            prompts=prompts,
+            matryoshka=config.matryoshka_widths,
             tokenizer=tokenizer,
             max_seq_length=config.max_seq_length,
         )
@@ -122,27 +100,27 @@ class ContrastiveTask(EmbeddingTask):
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         model = empty_embedder(loaded)
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, **loaded.inputs)
+        return cls(model, prompts=saved_prompts(loaded), matryoshka=saved_widths(loaded), **loaded.inputs)
 
     @override
     def outputs(self, batch: PackedBatch) -> Tensor:
-        if self._micro_batch_size is None or batch.text_ids is None:  # the batches of an evaluation are small
+        if self._micro_batch_size is None or not torch.is_grad_enabled():  # the batches of an evaluation are small
             return self.model(batch)  # (N, E)
-        return encode_in_chunks(self.model, batch, self._micro_batch_size * batch.text_ids.shape[1])  # (N, E)
+        sentences_per_row = batch.size // max(len(batch.labels), 1)  # S
+        return encode_in_chunks(self.model, batch, self._micro_batch_size * sentences_per_row)  # (N, E)
 
     @override
-    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
         assert self._loss is not None
-        assert batch.text_ids is not None
-        texts, local_rows = batch.text_ids, slice(None)  # (rows, S)
-        rows = outputs.view(*texts.shape, outputs.shape[-1])  # (rows, S, E)
-        if self.negatives is Negatives.GLOBAL:
-            rows, local_rows = distributed.gather_rows(rows)  # (rows of all processes, S, E)
-            texts, _ = distributed.gather_rows(texts)
-        return {"loss": self._loss(rows, None if self._keep_duplicates else texts, local_rows=local_rows)}
+        return {"loss": self._loss(embeddings, batch)}
 
     @override
-    def metric(self, device: torch.device) -> CorrelationMetric:
+    def loss_weight(self, examples: Examples, indices: np.ndarray) -> float:
+        assert self._loss is not None
+        return self._loss.weight(examples, indices)
+
+    @override
+    def metric_at(self, device: torch.device) -> CorrelationMetric:
         return CorrelationMetric(device)
 
     @override

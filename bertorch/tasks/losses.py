@@ -80,6 +80,49 @@ def twin_divergence(log_probabilities: Tensor, twins: Tensor, weights: Tensor | 
     return (divergences if weights is None else divergences * weights.to(divergences)).sum()
 
 
+def teacher_divergence(log_probabilities: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T²·Σ KL(p‖q) of the distributions p = softmax(teacher/T) and q = softmax(log_probabilities/T), over N examples.
+
+    T² keeps the size of the gradient, which falls with 1/T².
+
+    References:
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+
+    Args:
+        log_probabilities: (N, C) of the student, or logits.
+        teacher: (N, C) logits, or log-probabilities.
+        temperature: T.
+
+    Returns:
+        Scalar, in fp32 at least.
+    """
+    with torch.autocast(log_probabilities.device.type, enabled=False):
+        student = at_least_fp32(log_probabilities)  # (N, C)
+        log_q = (student / temperature).log_softmax(-1)  # (N, C)
+        log_p = (teacher.to(student) / temperature).log_softmax(-1)  # (N, C)
+        return temperature**2 * F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+def teacher_distance(vectors: Tensor, teacher: Tensor) -> Tensor:
+    """Σ ‖s/‖s‖ − t/‖t‖‖² over N examples, of their S vectors s and t the mean.
+
+    References:
+        Reimers and Gurevych, Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation, EMNLP
+        2020; there without normalisation.
+
+    Args:
+        vectors: (N, S, K) of the student.
+        teacher: (N, S, K), or (N, 1, K) for S times the same.
+
+    Returns:
+        Scalar, in fp32 at least.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        student = F.normalize(at_least_fp32(vectors), dim=-1)  # (N, S, K)
+        target = F.normalize(teacher.to(student), dim=-1)  # (N, S or 1, K)
+        return (student - target).square().sum() / vectors.shape[1]
+
+
 def _excluded(text_ids: Tensor, local_rows: slice, same_row: Tensor) -> tuple[Tensor, Tensor]:
     """Other rows (m, M) and hard negatives (m, M·(S-2)) that share a text with anchor or positive of a local row."""
     anchors, positives, hard = text_ids[:, 0], text_ids[:, 1], text_ids[:, 2:].flatten()  # (M,), (M,), (M·(S-2),)

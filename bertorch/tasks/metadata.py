@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from bertorch.atomic import replacing, to_disk
 from bertorch.errors import UserError
-from bertorch.files import to_json
+from bertorch.files import to_json, writing
 
 KEY = "bertorch"
 
@@ -62,6 +62,13 @@ class ModelMetadata:
             raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a whole number, got {value!r}")
         return value
 
+    def text(self, name: str, folder: str) -> str:
+        """A setting, "" if it is not there; a `UserError` if it is no text."""
+        value = self.settings.get(name, "")
+        if not isinstance(value, str):
+            raise UserError(f"{folder}/config.json: {KEY}: {name}: expected a text, got {value!r}")
+        return value
+
 
 def update_settings(folder: str, settings: Mapping[str, Any]) -> None:
     """Change settings in the config.json of a folder that bertorch saved, and nothing else in it, atomically.
@@ -72,14 +79,12 @@ def update_settings(folder: str, settings: Mapping[str, Any]) -> None:
         UserError: it cannot be written; the file is as it was.
     """
     path = Path(folder) / "config.json"
-    try:
+    with writing(path):
         config = json.loads(path.read_text(encoding="utf-8"))
         config[KEY] |= settings
         with replacing(path) as new:
             new.write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
         to_disk(path.parent, deep=False)
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, got: {error.strerror or error}") from error
 
 
 def _convert_legacy(values: Mapping[str, Any], weight_names: Collection[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Metrics of an evaluation, added up over the processes, so that each example counts once on any number of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from bertorch import distributed
 from bertorch.data.batch import PackedBatch, on_device
 from bertorch.data.lines import shorten
 from bertorch.resampling import ExampleTable, Measure
-
-CALIBRATION_BINS = 15
+from bertorch.tasks.calibration import Temperature, calibration_figures, calibration_report
 
 USUAL_CAUSES = "usual causes: a --learning_rate that is too high or too low, too few steps so far"
 B_contra = TypeVar("B_contra", bound=PackedBatch, contravariant=True)
@@ -30,6 +29,17 @@ class Metric(Protocol[B_contra]):
 
     def reduce(self) -> None:
         """Gather what all processes took in; call it once, on every process."""
+
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        """Become the metric of all examples, from reduced ones of parts of them; instead of `update` and `reduce`.
+
+        Only metrics of single examples with classes can.
+
+        Args:
+            parts: what different models gave for them.
+            indices: of each part, those of its examples among all.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be merged from {len(parts)} parts of {len(indices)}")
 
     @property
     def value(self) -> float:
@@ -61,7 +71,10 @@ class Metric(Protocol[B_contra]):
 
 
 class ExampleRows:
-    """Numbers of each example, gathered over the processes in the order of the examples."""
+    """Numbers of each example, gathered over the processes in the order of the examples.
+
+    An example may have several rows, one after the other.
+    """
 
     def __init__(self, device: torch.device, columns: int) -> None:
         self._rows = [torch.zeros(0, 1 + columns, dtype=torch.float64, device=device)]  # the first is the index
@@ -75,33 +88,59 @@ class ExampleRows:
     def gather(self) -> np.ndarray:
         """(columns, N) fp64; call it once, on every process."""
         rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (N, 1+columns)
-        return rows[rows[:, 0].argsort(), 1:].cpu().numpy().T
+        return rows[rows[:, 0].argsort(stable=True), 1:].cpu().numpy().T
 
 
 class ClassificationMetric(Metric[PackedBatch]):
     """Mean cross-entropy and accuracy; the outputs are logits (N, C), the labels classes (N,).
 
-    After `reduce`, `gold` and `predicted` are (N,) int64, `probabilities` (N,) those of the class predicted, and
-    `losses` (N,) fp64.
+    After `reduce`, `gold` and `predicted` are (N,) int64, `probabilities` (N,) those of the class predicted, `losses`
+    (N,) fp64, and `logits` (N, C) fp64 if they are kept, else (N, 0).
+
+    Args:
+        device: of the outputs.
+        label_names: C of them.
+        temperature: that probabilities and losses are computed with.
+        fitted_here: whether it was fitted on the examples that are evaluated.
+        keeps_logits: whether the logits are kept; always with a temperature that was fitted.
     """
 
     name = "accuracy"
+    of_examples: tuple[str, ...] = ("gold", "predicted", "probabilities", "losses")  # its attributes (N,)
 
-    def __init__(self, device: torch.device, label_names: Sequence[str]) -> None:
-        self._label_names = label_names
-        self._rows = ExampleRows(device, 4)
+    def __init__(
+        self,
+        device: torch.device,
+        label_names: Sequence[str],
+        temperature: Temperature = Temperature(),  # noqa: B008 - is frozen
+        *,
+        fitted_here: bool = False,
+        keeps_logits: bool = False,
+    ) -> None:
+        self._label_names, self._temperature, self._fitted_here = label_names, temperature, fitted_here
+        self._keeps_logits = keeps_logits or temperature.file is not None
+        self._rows = ExampleRows(device, 4 + self._keeps_logits * len(label_names))
 
     @override
     def update(self, logits: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
-        losses = F.cross_entropy(logits.double(), batch.labels, reduction="none")  # (N,)
+        temperature, kept = self._temperature.value, [logits] if self._keeps_logits else []
+        losses = F.cross_entropy(logits.double() / temperature, batch.labels, reduction="none")  # (N,)
         predicted = logits.argmax(dim=-1)  # (N,)
-        probabilities = logits.float().softmax(-1).gather(1, predicted[:, None]).squeeze(1)  # (N,)
-        self._rows.add(indices, batch.labels, predicted, probabilities, losses)
+        probabilities = (logits.float() / temperature).softmax(-1)  # (N, C)
+        of_predicted = probabilities.gather(1, predicted[:, None])  # (N, 1)
+        self._rows.add(indices, batch.labels, predicted, of_predicted, losses, *kept)
 
     @override
     def reduce(self) -> None:
-        gold, predicted, self.probabilities, self.losses = self._rows.gather()
+        gold, predicted, self.probabilities, self.losses, *_ = rows = self._rows.gather()
+        self.logits = rows[4:].T
         self.gold, self.predicted = gold.astype(np.int64), predicted.astype(np.int64)
+
+    @override
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        order = np.concatenate(indices).argsort()
+        for name in self.of_examples:
+            setattr(self, name, np.concatenate([getattr(part, name) for part in parts])[order])
 
     @property
     @override
@@ -132,8 +171,15 @@ class ClassificationMetric(Metric[PackedBatch]):
 
     @override
     def report(self) -> dict[str, Any]:
+        """See `class_report` and `calibration_report`; with a temperature, also what the model gives without it."""
         report = class_report(self.gold, self.predicted, self._label_names)
-        return report | calibration_report(self.probabilities, self.gold == self.predicted)
+        report |= calibration_report(self.probabilities, self.gold == self.predicted)
+        report["negative_log_likelihood"] = self.loss
+        if self._temperature.file is not None:
+            fitted = {"fitted_on": self._temperature.file.name, "fitted_on_these_examples": self._fitted_here}
+            report["temperature"] = {"value": self._temperature.value, **fitted}
+            report["without_temperature"] = calibration_figures(self.logits, self.gold)
+        return report
 
     @override
     def example_table(self) -> ExampleTable:
@@ -184,6 +230,10 @@ class CorrelationMetric(Metric[PackedBatch]):
         return "spearman corr: {spearman:.4f}, pearson corr: {pearson:.4f}".format(**self._correlations)
 
     @override
+    def warnings(self) -> Sequence[str]:
+        return warnings_of_scores(self.scores)
+
+    @override
     def report(self) -> dict[str, Any]:
         """Both correlations, and where the scores are 0 and 1 also the best thresholds of the cosine."""
         report: dict[str, Any] = {"examples": len(self.scores), **self._correlations}
@@ -195,6 +245,14 @@ class CorrelationMetric(Metric[PackedBatch]):
     def example_table(self) -> ExampleTable:
         columns = {"gold": self.scores.tolist(), "cosine": self.cosines.tolist()}
         return ExampleTable(columns, {name: Measure(name, ("cosine", "gold")) for name in self._correlations})
+
+
+def warnings_of_scores(scores: np.ndarray) -> Sequence[str]:
+    """What is wrong with the gold scores (N,) of dev examples that `--dev_ratio` drew; a file of such is refused."""
+    if np.ptp(scores) > 0:
+        return ()
+    got = f"all {len(scores)} dev examples have the score {scores[0]:g}"
+    return (f"{got}: there is nothing to correlate with, and both correlations are 0",)
 
 
 def pair_cosines(pairs: Tensor) -> Tensor:
@@ -228,39 +286,6 @@ def class_report(gold: np.ndarray, predicted: np.ndarray, label_names: Sequence[
         "micro_f1": accuracy,  # with one label an example, each false positive is a false negative of another label
         "labels": dict(zip(label_names, by_label, strict=True)),
         "confusions": confusions,
-    }
-
-
-def calibration_report(probabilities: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """The expected calibration error of the likeliest labels, and the bins that it is computed from.
-
-    The bins part (0, 1] into `CALIBRATION_BINS` of one width, and have `above` which probability they begin. The error
-    is the mean over the examples of what mean probability and accuracy of their bin differ by.
-
-    References:
-        Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017.
-
-    Args:
-        probabilities: of the labels predicted, (N,).
-        right: whether these are right, (N,) bool.
-    """
-    bins = np.ceil(probabilities * CALIBRATION_BINS).astype(np.int64) - 1  # (N,)
-    bins = bins.clip(0, CALIBRATION_BINS - 1)
-    counts, sums, hits = (  # (bins,) each
-        np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, probabilities, right.astype(np.float64))
-    )
-    taken = np.flatnonzero(counts)
-    return {
-        "expected_calibration_error": float(np.abs(sums - hits).sum() / len(bins)),
-        "calibration_bins": [
-            {
-                "above": index / CALIBRATION_BINS,
-                "examples": int(counts[index]),
-                "probability": float(sums[index] / counts[index]),
-                "accuracy": float(hits[index] / counts[index]),
-            }
-            for index in taken.tolist()
-        ],
     }
 
 

@@ -6,7 +6,6 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from loguru import logger
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -14,7 +13,6 @@ from typing_extensions import override
 from bertorch.config import MULTI_LABEL_LOSSES, ClassifierConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
-from bertorch.data.fingerprint import file_digest
 from bertorch.data.labelled_lines import require_separable
 from bertorch.data.lines import cell
 from bertorch.data.readers import LabelledTexts
@@ -23,6 +21,8 @@ from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, LoadedFolder, Losses
 from bertorch.tasks.class_losses import Constant, positive_weights
+from bertorch.tasks.fittable import FittableTask
+from bertorch.tasks.fitting import THRESHOLDS, FittedFile
 from bertorch.tasks.label_counts import LabelCounts, blocks_of, class_counts
 from bertorch.tasks.metadata import KEY
 from bertorch.tasks.multi_label_metric import MultiLabelMetric
@@ -74,7 +74,7 @@ def zlpr_losses(logits: Tensor, labels: Tensor) -> Tensor:
 LOSSES: dict[str, LossOf] = dict(zip(MULTI_LABEL_LOSSES, (binary_cross_entropies, zlpr_losses), strict=True))
 
 
-class MultiLabelTask(SequenceTask):
+class MultiLabelTask(FittableTask, SequenceTask):
     """Any number of labels for a text or a pair; the dev metric is the micro F1.
 
     Args:
@@ -88,7 +88,7 @@ class MultiLabelTask(SequenceTask):
     name = "multi_label"
     problem_type = train_form = dev_form = "multi_label"
     library_problem_type = "multi_label_classification"
-    has_thresholds = True
+    fitting = THRESHOLDS
 
     def __init__(
         self,
@@ -105,7 +105,6 @@ class MultiLabelTask(SequenceTask):
         self._loss_name, self._losses = loss_name, losses or LOSSES[loss_name]
         self.label_separator = label_separator
         self.thresholds = thresholds or Thresholds.default(len(label_names))
-        self._data: str | None = None  # the digest of the file that `read_labelled` has read
 
     @classmethod
     @override
@@ -138,16 +137,15 @@ class MultiLabelTask(SequenceTask):
     @override
     def metric(self, device: torch.device) -> MultiLabelMetric:
         return MultiLabelMetric(
-            device, self.label_names, LOSSES[self._loss_name], self.thresholds, tuned_here=self._is_tuned_on(self._data)
+            device, self.label_names, LOSSES[self._loss_name], self.thresholds, tuned_here=self.is_fitted_here
         )
 
     # The saved folder
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        tuned = {} if self.thresholds.average is None else {"thresholds": self.thresholds.settings()}
-        separator = {"label_separator": self.label_separator}
-        return {**super().settings(), "multi_label_loss": self._loss_name, **separator, **tuned}
+        ours = {"multi_label_loss": self._loss_name, "label_separator": self.label_separator}
+        return {**super().settings(), **ours, **self.thresholds.settings()}
 
     @classmethod
     @override
@@ -164,6 +162,28 @@ class MultiLabelTask(SequenceTask):
     def usage(self) -> tuple[str, str]:
         ours, theirs = super().usage()
         return f"{ours}s", theirs.replace("model={folder}", "model={folder}, top_k=None")
+
+    @property
+    @override
+    def _differences(self) -> str:
+        return super()._differences + ("# does not know the thresholds of the labels\n" if self.fitted_on else "")
+
+    # What is fitted
+
+    @property
+    @override
+    def fitted_on(self) -> FittedFile | None:
+        return self.thresholds.file
+
+    @override
+    def _fitted_note(self) -> str:
+        return f"the labels hold over thresholds for the best {self.thresholds.average} F1"
+
+    @override
+    def fit(self, metric: MultiLabelMetric, choice: str) -> dict[str, Any]:
+        values = best_thresholds(metric.scores, metric.gold, choice)  # (C,)
+        self.thresholds = Thresholds(values, choice, self._file)
+        return {"tuned": metric.tuning_report(self.thresholds)}
 
     # Predictions: the rows are logits, which are compared with the thresholds
 
@@ -186,34 +206,14 @@ class MultiLabelTask(SequenceTask):
     # Reports
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
-        result = super().read_labelled(path, on_bad_line)
-        self._data = file_digest(path)
-        if self._is_tuned_on(self._data):
-            advice = "do not report them: --tune_thresholds gives cross-fitted ones"
-            logger.warning("{}: the thresholds were tuned on it, so their figures are too good; {}", path, advice)
-        elif self.thresholds.average is not None:
-            logger.info("labels hold over the folder's thresholds, tuned for the {} F1", self.thresholds.average)
-        return result
-
-    @override
     def errors(self, metric: MultiLabelMetric, source: LabelledTexts) -> Errors:
         gold, predicted = self._joined(metric.gold), self._joined(metric.predicted)  # (N,) each
         return wrong_texts(source, gold, predicted, {"loss": metric.losses}, label="labels")
-
-    @override
-    def tune_thresholds(self, metric: MultiLabelMetric, average: str) -> dict[str, Any]:
-        values = best_thresholds(metric.scores, metric.gold, average)  # (C,)
-        self.thresholds = Thresholds(values, average, self._data)
-        return metric.tuning_report(self.thresholds)
 
     def _joined(self, holds: np.ndarray) -> np.ndarray:
         """(N, C) bool → the labels of each example as a line has them, (N,)."""
         names = np.array(self.label_names, dtype=object)  # (C,)
         return np.array([self.label_separator.join(names[row]) for row in holds], dtype=object)
-
-    def _is_tuned_on(self, data: str | None) -> bool:
-        return data is not None and data == self.thresholds.data
 
 
 def foreign_separator(label_names: Sequence[str]) -> str:
@@ -234,7 +234,7 @@ def _saved_thresholds(loaded: LoadedFolder, num_labels: int) -> Thresholds | Non
         return None
     try:
         values = np.array(saved["values"], dtype=np.float64)
-        found = Thresholds(values, str(saved["average"]), str(saved["data"]))
+        found = Thresholds(values, str(saved["average"]), FittedFile.read(saved))
     except (KeyError, TypeError, ValueError):
         found = Thresholds(np.zeros(0))
     if found.values.shape != (num_labels,) or not np.isfinite(found.values).all():

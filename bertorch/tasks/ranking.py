@@ -66,5 +66,5 @@ class RankingTask(OneScoreTask):
     @override
     def usage(self) -> tuple[str, str]:
         query, candidates = "怎么把零钱提现？", ["零钱怎样提到银行卡？", "怎么换零钱？"]
-        theirs = f"{self._without_windows}print(CrossEncoder({{folder}}).rank({query!r}, {candidates!r}))"
+        theirs = f"{self._differences}print(CrossEncoder({{folder}}).rank({query!r}, {candidates!r}))"
         return f"rank({query!r}, {candidates!r})", f"from sentence_transformers import CrossEncoder\n\n{theirs}"

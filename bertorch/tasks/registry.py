@@ -1,5 +1,6 @@
 """The tasks by the names that config.json has for them, and those of folders that bertorch did not save."""
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -15,6 +16,7 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import InputSettings, LoadedFolder, Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.metadata import ModelMetadata
 from bertorch.tasks.multi_label import MultiLabelTask, foreign_separator
 from bertorch.tasks.ranking import RankingTask
 from bertorch.tasks.score import ScoreTask
@@ -22,6 +24,7 @@ from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.sequence_task import SequenceTask
 from bertorch.tasks.tag_heads import LinearTagger
 from bertorch.tasks.tagging import TaggingTask
+from bertorch.weights import load_weights
 
 TASKS: dict[str, type[Task[Any]]] = {
     task.name: task
@@ -35,6 +38,19 @@ PROBLEMS: dict[str, type[SequenceTask]] = {
     task.problem_type: task for task in TASKS.values() if issubclass(task, SequenceTask)
 }
 _OPTION = "the model's folder"
+
+
+def own_task(folder: str, max_seq_length: int | None) -> Task[Any]:
+    """Build the task of a folder that bertorch saved, on the CPU; `max_seq_length` None is that of training.
+
+    Raises:
+        UserError: as `task_of`, or the folder cannot be read.
+    """
+    config, weights = load_config(folder, _OPTION), load_weights(folder)
+    metadata = ModelMetadata.read(config, folder, weights)
+    if max_seq_length is not None:
+        metadata = replace(metadata, max_seq_length=max_seq_length)
+    return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
 
 
 def task_of(loaded: LoadedFolder) -> Task[Any]:
@@ -67,7 +83,7 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     if modules is not None:
         modules.prepare(tokenizer)
         model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
-        return ContrastiveTask(model, prompt=modules.prompt, **inputs)
+        return ContrastiveTask(model, prompts=modules.prompts, **inputs)
     label_names = [] if found["task"] == "score" else saved_label_names(config, folder)
     if found["task"] != "tagging":
         classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))

@@ -1,11 +1,13 @@
 """Retrieval as dev data of the embedding scripts, and what an evaluation of it has to tell."""
 
 from collections.abc import Callable
+from functools import partial
 
 from loguru import logger
 from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.dataset import Examples
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.retrieval import RetrievalTexts, retrieval_form
 from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.errors import UserError
@@ -14,16 +16,19 @@ from bertorch.tasks.retrieval_metric import DEPTH, RetrievalMetric
 
 
 def queries_and_passages(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str
+    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, on_bad_line: str, prompts: Prompts
 ) -> RetrievalDataset:
     """Queries and a corpus in a form of `bertorch.data.retrieval.FORMS`."""
     form = retrieval_form(path)
     if form is None:
         raise UserError(f"{path}: expected a folder with a corpus, or query⇥passage lines; it has changed meanwhile")
-    return RetrievalDataset.of(tokenizer, form.read(path, on_bad_line=on_bad_line), max_length=max_length)
+    read = form.read(path, on_bad_line=on_bad_line)
+    return RetrievalDataset.of(tokenizer, read, prompts=prompts, max_length=max_length)
 
 
-def dev_reader(path: str | None, labelled: Callable[..., Examples]) -> Callable[..., Examples]:
+def dev_reader(
+    path: str | None, labelled: Callable[..., Examples], prompts: Prompts = NO_PROMPTS
+) -> Callable[..., Examples]:
     """The reading function of dev data: `queries_and_passages` if the path has such a form, else `labelled`.
 
     Raises:
@@ -32,7 +37,7 @@ def dev_reader(path: str | None, labelled: Callable[..., Examples]) -> Callable[
     if path is None or retrieval_form(path) is None:
         return labelled
     logger.info("{}: has queries and passages, for evaluation by retrieval", path)
-    return queries_and_passages
+    return partial(queries_and_passages, prompts=prompts)
 
 
 def not_found_first(metric: RetrievalMetric, source: RetrievalTexts) -> Errors:

@@ -14,7 +14,7 @@ from bertorch.data.readers import LabelledTexts
 from bertorch.precision import at_least_fp32
 from bertorch.resampling import ExampleTable, Measure
 from bertorch.tasks.base import Errors, Losses
-from bertorch.tasks.metrics import USUAL_CAUSES, ExampleRows, Metric, correlations
+from bertorch.tasks.metrics import USUAL_CAUSES, ExampleRows, Metric, correlations, warnings_of_scores
 from bertorch.tasks.scored import OneScoreTask
 
 
@@ -88,11 +88,8 @@ class ScoreMetric(Metric[PackedBatch]):
 
     @override
     def warnings(self) -> Sequence[str]:
-        if np.ptp(self.labels) == 0:  # drawn by --dev_ratio; a file of such scores is refused
-            got = f"all {len(self.labels)} dev examples have the score {self.labels[0]:g}"
-            return (f"{got}: there is nothing to correlate with, and both correlations are 0",)
-        if np.ptp(self.scores) > 0:
-            return ()
+        if np.ptp(self.labels) == 0 or np.ptp(self.scores) > 0:
+            return warnings_of_scores(self.labels)
         alike = f"all {len(self.scores)} predictions are {self.scores[0]:g}, and both correlations are 0"
         return (f"{alike}; {USUAL_CAUSES}, or a wrong column of scores",)
 

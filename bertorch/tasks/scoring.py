@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -39,6 +40,8 @@ class Prediction(NamedTuple):
 class ScoringTask(Task[PackedBatch]):
     """A task whose inputs are texts or pairs, and whose results are probabilities of labels or a cosine."""
 
+    has_cosine = False  # of a pair
+
     @property
     @abstractmethod
     def num_texts(self) -> int:
@@ -54,8 +57,18 @@ class ScoringTask(Task[PackedBatch]):
 
     @override
     def scorer(self) -> Inference[Any]:
-        columns = len(self.label_names) + (self.embedding_size > 0)
+        columns = len(self.label_names) + self.has_cosine
         return Inference(_characters, self._examples, self._scores, (columns,))
+
+    @override
+    def logit_scorer(self) -> Inference[Any]:
+        if not self.label_names:
+            return super().logit_scorer()
+        return replace(self.scorer(), rows_of=self._logits, shape=(len(self.label_names),))
+
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        """(N, C) of a task with classes."""
+        return self.outputs(batch).float()
 
     def _examples(self, texts: Sequence[Text]) -> Dataset:
         columns = zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True)
@@ -88,7 +101,7 @@ class ScoringTask(Task[PackedBatch]):
     def prediction(self, row: Sequence[float]) -> Prediction:
         """A row of `scorer` as a prediction."""
         probabilities = dict(zip(self.label_names, row, strict=False))
-        cosine = row[-1] if self.embedding_size else None
+        cosine = row[-1] if self.has_cosine else None
         label = max(probabilities, key=probabilities.__getitem__, default=None)
         return Prediction(label, probabilities, cosine, labels=() if label is None else (label,))
 
@@ -96,6 +109,10 @@ class ScoringTask(Task[PackedBatch]):
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:
         read = self._read(path, on_bad_line)
         return read, self._tokenized(read.columns, read.labels)
+
+    @override
+    def label_texts(self, source: LabelledTexts) -> Mapping[str, Sequence[str]]:
+        return dict(zip(("text",) if len(source.columns) == 1 else ("a", "b"), source.columns, strict=True))
 
     def _read(self, path: str, on_bad_line: str) -> LabelledTexts:
         num_texts = self.num_texts or 1 + has_pairs(path)

@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -18,9 +19,12 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import at_least_fp32
 from bertorch.resampling import ExampleTable
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses
+from bertorch.tasks.calibrated import CalibratedTask
+from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.label_counts import LabelCounts, class_counts
+from bertorch.tasks.matryoshka import saved_widths
 from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
@@ -83,21 +87,32 @@ class SiameseClassifier(EncoderModel):
         return self.embedder(batch).view(-1, 2, self.embedder.size)
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E)."""
+        """Logits (examples, C) of the embeddings of pairs, (examples, 2, E), or of their first dimensions.
+
+        The dimensions cut off count as zeros, so that one classifier serves all widths by the weights of the first
+        dimensions (MRL-E in Kusupati et al., 2022). As it sees whole embeddings with their length, so it sees cut ones.
+        """
+        if embeddings.shape[-1] < self.embedder.size:
+            embeddings = F.pad(embeddings, (0, self.embedder.size - embeddings.shape[-1]))  # (examples, 2, E)
         u, v = embeddings.unbind(dim=1)  # (examples, E) each
         features = [u, v, (u - v).abs()]
         if self.concat_multiply:
             features.append(u * v)
         return self.classifier(torch.cat(features, dim=-1))  # (examples, 3E or 4E) → (examples, C)
 
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosines (examples,) of the embeddings of pairs, (examples, 2, E)."""
+        return pair_cosines(embeddings)
 
-class SentenceBertTask(EmbeddingTask):
+
+class SentenceBertTask(CalibratedTask, EmbeddingTask):
     """Cross-entropy over the classes of pairs; the dev metric is accuracy.
 
     Args:
         model: gives the embeddings of pairs, and their logits (examples, C).
         label_names: C of them.
-        inputs: see `Task`.
+        temperature: see `CalibratedTask`.
+        inputs: see `EmbeddingTask`.
     """
 
     name = "sentence_bert"
@@ -106,9 +121,17 @@ class SentenceBertTask(EmbeddingTask):
     loss_parts = ("loss", "accuracy")
     has_confusions = True
 
-    def __init__(self, model: SiameseClassifier, label_names: Sequence[str], **inputs: Unpack[InputSettings]) -> None:
-        super().__init__(model, model.embedder, **inputs)
-        self.siamese = model
+    def __init__(
+        self,
+        model: SiameseClassifier,
+        label_names: Sequence[str],
+        *,
+        temperature: Temperature = Temperature(),  # noqa: B008 - is frozen
+        matryoshka: Sequence[int] = (),
+        **inputs: Unpack[InputSettings],
+    ) -> None:
+        super().__init__(model, model.embedder, matryoshka=matryoshka, **inputs)
+        self.siamese, self.temperature = model, temperature
         self.label_names = label_names
 
     @classmethod
@@ -122,6 +145,7 @@ class SentenceBertTask(EmbeddingTask):
         output_emb_size: int | None,
         concat_multiply: bool,
         max_seq_length: int,
+        matryoshka: Sequence[int] = (),
     ) -> Self:
         """Load a hub model or local folder, with a fresh classifier on top.
 
@@ -131,7 +155,7 @@ class SentenceBertTask(EmbeddingTask):
         embedder = SentenceEncoder.from_pretrained(name, pooling_mode, output_emb_size, **label_settings(label_names))
         embedder.encoder.require_positions(max_seq_length)
         model = SiameseClassifier(embedder, len(label_names), concat_multiply=concat_multiply)
-        return cls(model, label_names, tokenizer=tokenizer, max_seq_length=max_seq_length)
+        return cls(model, label_names, matryoshka=matryoshka, tokenizer=tokenizer, max_seq_length=max_seq_length)
 
     @classmethod
     @override
@@ -140,15 +164,19 @@ class SentenceBertTask(EmbeddingTask):
         concat_multiply = loaded.metadata.setting("concat_multiply", (None, False, True), loaded.folder)
         model = SiameseClassifier(empty_embedder(loaded), len(label_names), concat_multiply=bool(concat_multiply))
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
-        return cls(model, label_names, **loaded.inputs)
+        settings: dict[str, Any] = {
+            "temperature": Temperature.saved(loaded.metadata.settings, loaded.folder),
+            "matryoshka": saved_widths(loaded),
+        }
+        return cls(model, label_names, **settings, **loaded.inputs)
 
     @override
     def settings(self) -> Mapping[str, Any]:
         return {**super().settings(), "concat_multiply": self.siamese.concat_multiply}
 
     @override
-    def losses_of(self, outputs: Tensor, batch: PackedBatch) -> Losses:
-        return classification_losses(self.siamese.classify(outputs), batch)
+    def losses_at(self, embeddings: Tensor, batch: PackedBatch) -> Losses:
+        return classification_losses(self.siamese.classify(embeddings), batch)
 
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
@@ -159,14 +187,27 @@ class SentenceBertTask(EmbeddingTask):
         return at_least_fp32(self.siamese.classify(outputs)).log_softmax(-1)  # (examples, C)
 
     @override
-    def metric(self, device: torch.device) -> "SentenceBertMetric":
-        return SentenceBertMetric(device, self.label_names, self.siamese)
+    def class_metric(self, device: torch.device, *, keeps_logits: bool = False) -> "SentenceBertMetric":
+        return SentenceBertMetric(
+            *(device, self.label_names, self.temperature),
+            fitted_here=self.is_fitted_here,
+            keeps_logits=keeps_logits,
+            model=self.siamese,
+        )
+
+    @override
+    def metric_at(self, device: torch.device) -> "SentenceBertMetric":
+        return self.class_metric(device)
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:
-        pairs = self._pairs(batch)  # (examples, 2, E)
-        probabilities = self.siamese.classify(pairs).float().softmax(-1)  # (examples, C)
-        return torch.cat([probabilities, pair_cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
+        pairs = self.outputs(batch).float()  # (examples, 2, E)
+        probabilities = self.probabilities(self.siamese.classify(pairs))  # (examples, C)
+        return torch.cat([probabilities, self.siamese.cosines(pairs)[:, None]], dim=1)  # (examples, C+1)
+
+    @override
+    def _logits(self, batch: PackedBatch) -> Tensor:
+        return self.siamese.classify(self.outputs(batch)).float()  # (examples, C)
 
     @override
     def errors_of(self, metric: ClassificationMetric, source: LabelledTexts) -> Errors:
@@ -176,15 +217,17 @@ class SentenceBertTask(EmbeddingTask):
 class SentenceBertMetric(ClassificationMetric):
     """Accuracy, and in the report the cosine as a classifier; the outputs are embeddings of pairs (examples, 2, E)."""
 
-    def __init__(self, device: torch.device, label_names: Sequence[str], model: SiameseClassifier) -> None:
-        super().__init__(device, label_names)
+    of_examples = (*ClassificationMetric.of_examples, "cosines")
+
+    def __init__(self, device: torch.device, *arguments: Any, model: SiameseClassifier, **options: Any) -> None:
+        super().__init__(device, *arguments, **options)
         self._model = model
         self._cosines = ExampleRows(device, 1)
 
     @override
     def update(self, pairs: Tensor, batch: PackedBatch, indices: np.ndarray, /) -> None:
         super().update(self._model.classify(pairs), batch, indices)
-        self._cosines.add(indices, pair_cosines(pairs))
+        self._cosines.add(indices, self._model.cosines(pairs))
 
     @override
     def reduce(self) -> None:

@@ -149,7 +149,19 @@ class SequenceTask(ScoringTask):
         train: Examples,
     ) -> Self:
         """Build the task that the options describe, see `from_pretrained`."""
-        return cls.from_pretrained(
+        return cls.planned(config, tokenizer, label_names, train)()
+
+    @classmethod
+    def planned(
+        cls,
+        config: ClassifierConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        train: Examples,
+    ) -> Callable[[], Self]:
+        """What `from_config` does, after what depends on the training examples: their errors come at once."""
+        return partial(
+            cls.from_pretrained,
             config.pretrained_model_name_or_path,
             tokenizer,
             label_names,
@@ -268,11 +280,11 @@ class SequenceTask(ScoringTask):
     def usage(self) -> tuple[str, str]:
         first, second = "房间干净，早餐也丰富。", "早餐不错。"
         ours, theirs = ((first, second), {"text": first, "text_pair": second}) if self._text_pair else (first, first)
-        elsewhere = f"from transformers import pipeline\n\n{self._without_windows}"
+        elsewhere = f"from transformers import pipeline\n\n{self._differences}"
         elsewhere += f'print(pipeline("{self.pipeline_tag}", model={{folder}})({theirs!r}))'
         return f"predict([{ours!r}])[0].{'label' if self.label_names else 'score'}", elsewhere
 
     @property
-    def _without_windows(self) -> str:
-        """A comment for what other programs do, if it is not the same."""
+    def _differences(self) -> str:
+        """Comments on what other programs do otherwise, a line each."""
         return "" if self.windows == 1 else f"# truncates a text that bertorch cuts into up to {self.windows} windows\n"

@@ -1,7 +1,7 @@
 """Micro F1 of entities: strict, as seqeval counts in its strict mode, and lenient."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -57,6 +57,17 @@ class SpanMetric(Metric[TaggedBatch]):
         for *extent, is_gold in rows.tolist():
             found[is_gold].add(tuple(extent))
         self.predicted, self.gold = found
+
+    @override
+    def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
+        self._sums = torch.stack([part._sums for part in parts]).sum(dim=0)
+        self._has_tags = all(part._has_tags for part in parts)
+
+        def together(sets: Iterable[set[Extent]]) -> set[Extent]:
+            numbered = zip(sets, indices, strict=True)
+            return {(int(of[i]), start, end, type_) for found, of in numbered for i, start, end, type_ in found}
+
+        self.predicted, self.gold = (together(getattr(p, name) for p in parts) for name in ("predicted", "gold"))
 
     @property
     def types(self) -> list[str]:

@@ -63,6 +63,13 @@ class SpanModel(EncoderModel):
         """The distribution over the tags of each word, (K, C); a `UserError` of a head without."""
         raise UserError(f"--r_drop compares probabilities of tags, which {type(self).__name__} does not have")
 
+    def marginals(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:  # noqa: ARG002 - of heads that have one
+        """The probability of each tag of a word, whatever the other tags are, (K, C); a `UserError` of a head without.
+
+        It is not differentiable.
+        """
+        raise UserError(f"--folds writes probabilities of tags, which {type(self).__name__} does not have")
+
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters with the head's own learning rate; none where it has that of the encoder."""
         return []
@@ -114,6 +121,10 @@ class LinearTagger(TokenClassifier, SpanModel):
     @override
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         return outputs.log_softmax(-1)  # (K, C), of each word by itself, also under a CRF
+
+    @override
+    def marginals(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
+        return self.crf.marginals(outputs, batch.cu_words, batch.max_words)  # (K, C)
 
     @override
     def decode(self, outputs: Tensor, batch: TaggedBatch, *, with_scores: bool = False) -> Decoded:

@@ -119,6 +119,10 @@ class TaggingTask(Task[TaggedBatch]):
         return self.span_model.log_probabilities(outputs)  # (K, C)
 
     @override
+    def label_probabilities(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
+        return self.span_model.marginals(outputs, batch)  # (K, C)
+
+    @override
     def metric(self, device: torch.device) -> SpanMetric:
         return SpanMetric(self.span_model, device)
 
@@ -191,6 +195,10 @@ class TaggingTask(Task[TaggedBatch]):
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset]:
         read = read_tagged_sentences(path, self.span_model.tags, on_bad_line=on_bad_line)
         return read, TaggedDataset.of(self.tokenizer, read, max_length=self.max_seq_length)
+
+    @override
+    def label_texts(self, source: TaggedSentences) -> Mapping[str, Sequence[str]]:
+        return {"token": [token for tokens in source.tokens for token in tokens]}
 
     @override
     def errors(self, metric: SpanMetric, source: TaggedSentences) -> Errors:

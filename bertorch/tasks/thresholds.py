@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bertorch.data.schedule import epoch_order
+from bertorch.tasks.fitting import FittedFile, random_halves
 
 DEFAULT = 0.0  # a probability of one half
 
@@ -19,7 +19,7 @@ class Thresholds:
 
     values: np.ndarray  # (C,) fp64
     average: str | None = None  # of the F1 that they were tuned for; None: not tuned, and all are `DEFAULT`
-    data: str | None = None  # the digest of the file that they were tuned on
+    file: FittedFile | None = None  # that they were tuned on
 
     @classmethod
     def default(cls, num_labels: int) -> Self:
@@ -27,8 +27,10 @@ class Thresholds:
         return cls(np.full(num_labels, DEFAULT))
 
     def settings(self) -> dict[str, Any]:
-        """As JSON has them."""
-        return {"values": self.values.tolist(), "average": self.average, "data": self.data}
+        """What the folder keeps, as JSON has it: nothing of a model that was not tuned."""
+        if self.file is None:
+            return {}
+        return {"thresholds": {"values": self.values.tolist(), "average": self.average, **self.file.settings()}}
 
 
 def best_thresholds(scores: np.ndarray, gold: np.ndarray, average: str) -> np.ndarray:
@@ -62,7 +64,7 @@ def cross_fitted(scores: np.ndarray, gold: np.ndarray, average: str) -> np.ndarr
 
     A random half of the examples is predicted with the thresholds of the other half, and the other way round.
     """
-    halves = np.array_split(epoch_order(len(scores), seed=0, epoch=0), 2)
+    halves = random_halves(len(scores))
     predicted = np.zeros(gold.shape, dtype=bool)
     for tuned, counted in (halves, halves[::-1]):
         predicted[counted] = scores[counted] > best_thresholds(scores[tuned], gold[tuned], average)

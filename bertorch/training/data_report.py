@@ -1,6 +1,6 @@
 """What stands in the data, told before training: labels and their counts, texts that are cut, dev texts seen before."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,24 @@ from loguru import logger
 from bertorch.config import TrainingConfig
 from bertorch.data.dataset import Examples
 from bertorch.data.lines import first_few
+from bertorch.data.several_files import named_files
 from bertorch.tasks.base import Task
 from bertorch.tasks.label_counts import LabelCounts, blocks_of, has_labels
 
 SHOWN = 10  # labels, of more the most frequent ones
 
 
-def log_data_report(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
-    """Log the facts of the examples as a short block, and as warnings what is likely to be a mistake."""
+def log_data_report(
+    config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None, batches: Sequence[int] = ()
+) -> None:
+    """Log the facts of the examples as a short block, and as warnings what is likely to be a mistake.
+
+    `batches` are those of an epoch of each training file, where there are several.
+    """
+    if len(files := named_files(train)) > 1:
+        for (path, file), count in zip(files, batches, strict=True):
+            cut = _cut_line({"examples cut": file})
+            logger.info("data: {}: {} examples, {} batches an epoch, {}", path, len(file), count, cut)
     parts = {"train": train} if dev is None else {"train": train, "dev": dev}
     labelled = {name: part for name, part in parts.items() if has_labels(part)}
     counted = {name: found for name, part in labelled.items() if (found := task.label_counts(part)) is not None}

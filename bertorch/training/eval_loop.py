@@ -1,10 +1,12 @@
 """The evaluation loop, for dev metrics in training and for `bertorch.evaluate`."""
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bertorch import distributed
 from bertorch.data.batch import PackedBatch
@@ -29,16 +31,26 @@ def batch_tokens(device: torch.device) -> int:
     return GPU_TOKENS if torch.cuda.get_device_properties(device).total_memory > 15 * 2**30 else SMALL_GPU_TOKENS
 
 
-def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Precision) -> Metric[Any]:
+def evaluate(
+    task: Task[Any],
+    examples: Examples,
+    batch_size: int,
+    precision: Precision,
+    *,
+    metric: Metric[Any] | None = None,
+    watch: Callable[[Tensor, Any, np.ndarray], object] = lambda *_: None,
+) -> Metric[Any]:
     """The metric of all examples, the same on all processes, each of which evaluates a share of them.
 
-    `batch_size` is per process, and larger on a GPU; it does not change the result.
+    `batch_size` is per process, and larger on a GPU; it does not change the result. `metric` is a fresh one; None: that
+    of the task for such examples. `watch` is shown what the metric is: outputs, batch, and indices of its examples.
 
     Raises:
         NotFiniteError: on all processes, if a number of the metric is not finite.
     """
     device, rank, world_size = distributed.device(), distributed.rank(), distributed.world_size()
-    compute, metric = task.evaluation(examples, device)
+    compute, fresh = task.evaluation(examples, device)
+    metric = metric or fresh
     shares = evaluation_batches(examples.lengths, batch_size, rank, world_size, tokens=batch_tokens(device))
 
     def prepared(indices: np.ndarray) -> tuple[np.ndarray, PackedBatch]:
@@ -54,7 +66,9 @@ def evaluate(task: Task[Any], examples: Examples, batch_size: int, precision: Pr
     ):
         for indices, batch in batches:
             on_device = batch.to(device)
-            metric.update(compute(on_device), on_device, indices)
+            outputs = compute(on_device)
+            metric.update(outputs, on_device, indices)
+            watch(outputs, on_device, indices)
     metric.reduce()
     require_finite(torch.tensor(list(metric.numbers().values())), "the evaluation")
     return metric

@@ -36,6 +36,18 @@ class Hook:
         """
         return batch
 
+    def mixed(self, losses: Losses, outputs: Tensor, batch: PackedBatch, weight: float | Tensor) -> Losses:
+        """Other parts of the loss of a batch in the place of those that the task gives, such as with one more term.
+
+        Args:
+            losses: see `Losses`.
+            outputs: of the task, to compute a term from.
+            batch: on the device.
+            weight: what a label of the step weighs in the mean of `loss`, on average: a sum over labels is multiplied
+                by it before it is added, so that its mean is one over all labels of the step.
+        """
+        return losses
+
     def around_loss(self, compute: Callable[[], Losses], batch: PackedBatch) -> Losses:
         """Around the forward pass of a batch, such as to run it twice and compare; `compute` returns its losses."""
         return compute()

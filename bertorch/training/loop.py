@@ -17,13 +17,16 @@ from bertorch.config import TrainingConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
-from bertorch.data.schedule import ScheduledStep, TrainingSchedule, share
+from bertorch.data.schedule import ScheduledStep, share
+from bertorch.data.several_files import schedule_of
+from bertorch.data.teacher import TeacherRows
 from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives, Task
 from bertorch.training.acceleration import accelerate, own_stream
 from bertorch.training.adversarial import FastGradientMethod
 from bertorch.training.data_report import log_data_report
+from bertorch.training.distillation import distillation
 from bertorch.training.ema import AverageWeights
 from bertorch.training.hooks import ClipGradients, Hook, StopIfNotFinite
 from bertorch.training.interruption import Interruption
@@ -42,22 +45,16 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     held by `bertorch.training.start`.
 
     Raises:
-        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers` or
-            `--layer_decay` is not possible, a loss is not finite, or memory runs out.
+        UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers`,
+            `--layer_decay`, `--layers_from` or `--teacher` is not possible, a loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     if dev is not None and not len(dev):
         raise UserError("expected dev examples to evaluate on, got none; leave them out to train without evaluation")
     world_size, device = distributed.world_size(), distributed.device()
     precision = Precision.resolve(config.precision, device)
-    if config.gradient_checkpointing:
-        task.model.recompute_activations()
-    if config.freeze_layers is not None:
-        task.model.freeze_layers(config.freeze_layers)
-    rate_factors = {} if config.layer_decay is None else task.model.rate_factors(config.layer_decay)
-    schedule = TrainingSchedule(
-        len(train), config.batch_size * world_size, config.gradient_accumulation_steps, config.seed
-    )
+    rate_factors = prepare_layers(config, task)
+    schedule = schedule_of(train, config.batch_size * world_size, config.gradient_accumulation_steps, config.seed)
     total_steps = min(schedule.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
     keeper = RunKeeper(config, task, dev, precision, total_steps)
     keeper.load_weights()
@@ -77,7 +74,7 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
     )
     keeper.attach(step.parts(), hooks)
     logger.info(f"train: {len(train)} examples, dev: {len(dev) if dev else 0}, {total_steps} optimisation steps")
-    distributed.on_main(lambda: log_data_report(config, task, train, dev))
+    distributed.on_main(lambda: log_data_report(config, task, train, dev, schedule.batches_by_file))
     logger.info(f"{world_size} process(es), batch {config.batch_size} each, {device}, {precision.name}")
     if task.head_learning_rate is not None:
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
@@ -135,11 +132,28 @@ def _run(
                 break
 
 
+def prepare_layers(config: TrainingConfig, task: Task[Any]) -> Mapping[nn.Parameter, float]:
+    """Keep, recompute, freeze, and slow down the layers that the options name; returns factors on the learning rate.
+
+    Raises:
+        UserError: the encoder has no such layers, or cannot recompute.
+    """
+    if config.kept_layers is not None:
+        task.model.keep_layers(config.kept_layers)
+    if config.gradient_checkpointing:
+        task.model.recompute_activations()
+    if config.freeze_layers is not None:
+        task.model.freeze_layers(config.freeze_layers)
+    return {} if config.layer_decay is None else task.model.rate_factors(config.layer_decay)
+
+
 def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
     """The hooks that the options ask for, in the order in which they act."""
     hooks: list[Hook] = [StopIfNotFinite(config.saved_dir)]
     if config.max_grad_norm > 0:
         hooks.append(ClipGradients(config.max_grad_norm))
+    if (teacher := TeacherRows.of(config)) is not None:
+        hooks.append(distillation(config, task, teacher))
     if config.r_drop is not None:
         hooks.append(RDrop(config.r_drop))
     if config.adversarial_epsilon is not None:

@@ -21,15 +21,17 @@ from typing_extensions import override
 
 import bertorch
 from bertorch import distributed
+from bertorch.atomic import replacing, to_disk
 from bertorch.config import TrainingConfig
 from bertorch.data.lines import cell
-from bertorch.files import to_json
+from bertorch.files import to_json, writing
 from bertorch.precision import Precision
 from bertorch.tasks.base import Savable, Task
 
 CARD = "README.md"
 # Only a file with this line is replaced.
 MARK = "<!-- written by bertorch, and replaced by its next save; a README.md without this line is left alone -->"
+_USE = "## Use\n"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ModelCard(Savable):
     def text(self) -> str:
         """The card in Markdown, with the hub's metadata on top."""
         base = self.config.pretrained_model_name_or_path
+        sections = (self._use(), self._training(), self._metrics(), _versions())
         parts = [
             "---",
             f"library_name: {self.task.library}",
@@ -62,26 +65,25 @@ class ModelCard(Savable):
             *([] if Path(base).exists() else [f"base_model: {to_json(base)}"]),  # a model of the hub
             f"tags:\n- bertorch\n---\n\n{MARK}",
             f"\n# {_code(Path(base).name)}, fine-tuned",
-            f"\nThese are the weights after step {self.step} of the run below.",
-            *(f"\n{section}" for section in (self._use(), self._training(), self._metrics(), _versions()) if section),
+            f"\n{self._summary()}",
+            *(f"\n{section}" for section in sections if section),
         ]
         return "\n".join(parts) + "\n"
 
+    def _summary(self) -> str:
+        return f"These are the weights after step {self.step} of the run below."
+
     def _use(self) -> str:
-        folder = to_json(self.config.saved_dir)  # also a literal of Python
-        call, without_bertorch = self.task.usage()
-        ours = _block("python", f"from bertorch import load\n\nprint(load({folder}).{call})")
-        theirs = _block("python", without_bertorch.replace("{folder}", folder))
-        return f"## Use\n{ours}\nWithout bertorch:\n{theirs}"
+        return use_section(self.task, self.config.saved_dir)
 
     def _training(self) -> str:
         config = self.config
-        data = f"Training data: {_code(config.train_data_file)}"
+        data = f"Training data: {', '.join(map(_code, config.train_data_files))}"
         if config.dev_data_file:
             data += f", dev data: {_code(config.dev_data_file)}"
         how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"
         command = _block("bash", shlex.join(["python", *sys.argv]))
-        notes = "".join(f"\n\nNote: {note}." for note in self.task.notes())
+        notes = _notes(self.task.notes())
         return f"## Training\n{command}\n{distributed.world_size()} process(es), {how}. {data}.{notes}"
 
     def _metrics(self) -> str:
@@ -94,9 +96,74 @@ class ModelCard(Savable):
         return "\n".join(["## Dev metrics", header, "|---" * len(rows[0]) + "|", *lines])
 
 
+@dataclass(frozen=True)
+class FoldsCard(ModelCard):
+    """The card of a folder with folds: how to use them as one model, and how they are on what they have not seen."""
+
+    folds: Sequence[str]  # their names
+    report: Mapping[str, Any]  # of all examples, each by the model that has not seen it
+
+    @override
+    def _summary(self) -> str:
+        return (
+            f"These are {len(self.folds)} models, each trained without a part of the examples. Used together they give "
+            "the mean of what they say; each of them is a model by itself, with a card of its own."
+        )
+
+    @override
+    def _use(self) -> str:
+        call, _ = self.task.usage()
+        ours = _block("python", f"from bertorch import load\n\nprint(load({to_json(self.config.saved_dir)}).{call})")
+        return f"## Use\n{ours}\nWithout bertorch, one of them: {', '.join(map(_code, self.folds))}."
+
+    @override
+    def _metrics(self) -> str:
+        rows = [
+            f"| {name} | {measure['value']:.5f} | {self.report['intervals'][name][0]:.5f} to "
+            f"{self.report['intervals'][name][1]:.5f} |"
+            for name, measure in self.report["measures"].items()
+        ]
+        header = ["| measure | value | 95 % interval |", "|---|---|---|"]
+        return "\n".join(["## Metrics on the examples that a model has not seen", *header, *rows])
+
+
+def use_section(task: Task[Any], folder: str) -> str:
+    """How a model is used, and what was fitted to it after training."""
+    name = to_json(folder)  # also a literal of Python
+    call, without_bertorch = task.usage()
+    ours = _block("python", f"from bertorch import load\n\nprint(load({name}).{call})")
+    theirs = _block("python", without_bertorch.replace("{folder}", name))
+    return f"{_USE}{ours}\nWithout bertorch:\n{theirs}{_notes(task.fitted_notes(_code))}"
+
+
+def update_card(folder: str, task: Task[Any]) -> None:
+    """Let the card in a folder say how its model is used now, atomically; one that is not ours is left alone.
+
+    Raises:
+        UserError: it cannot be written; it is as it was.
+    """
+    path = Path(folder) / CARD
+    if not path.exists():
+        return
+    with writing(path):
+        before, found, text = path.read_text(encoding="utf-8", errors="replace").partition(f"\n{_USE}")
+        if is_foreign(path) or not found:
+            logger.info("{}: is not ours, so it is left as it is", path)
+            return
+        _, next_heading, after = text.partition("\n\n## ")
+        card = f"{before}\n{use_section(task, folder)}{next_heading}{after}"
+        with replacing(path) as new:
+            new.write_text(card, encoding="utf-8", errors="backslashreplace")
+        to_disk(path.parent, deep=False)
+
+
 def is_foreign(path: Path) -> bool:
     """Whether a file has the name of the card but was not written by bertorch."""
     return path.name == CARD and path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return "".join(f"\n\nNote: {note}." for note in notes)
 
 
 def _code(text: str) -> str:

@@ -28,7 +28,9 @@ def describe_run(
         value = getattr(config, declared.name)
         if declared.metadata["is_later"] and value == declared.default:
             continue
-        if declared.metadata["is_input"]:
+        if isinstance(value, tuple) and declared.metadata["is_input"]:
+            described[f"content of --{declared.name}"] = [content_digest(each) or each for each in value]
+        elif declared.metadata["is_input"]:
             digest = None if value is None else content_digest(value)
             key = f"--{declared.name}" if digest is None else f"content of --{declared.name}"
             described[key] = value if digest is None else digest

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from loguru import logger
 
+from bertorch.data.out_of_fold import OUT_OF_FOLD
+from bertorch.files import ERRORS, PREDICTIONS, REPORT
 from bertorch.training.drawn_examples import DRAWN
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.model_card import CARD, is_foreign
@@ -33,7 +35,7 @@ _VOCABULARIES = {
 
 def is_known(name: str) -> bool:
     """Whether a save may have written a file of this name, relative to the folder."""
-    known = name in {CARD, DRAWN, METRICS, *_VOCABULARIES}
+    known = name in {CARD, DRAWN, METRICS, OUT_OF_FOLD, REPORT, ERRORS, PREDICTIONS, *_VOCABULARIES}
     return known or any(pattern.fullmatch(name) is not None for pattern in (_LOADED, _MODULE))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class OptimizationStep(Stateful):
 
     Args:
         model, optimizer, scheduler: to train.
-        losses_of: from a batch to a task's losses.
+        losses_of: from a batch to a task's losses, and with hooks that mix them also from `Task.losses`' mixers.
         precision: of forward and backward.
         loss_parts: the names that `losses_of` returns, `loss` among them.
         hooks: in the order in which they act; around a pass the first is the innermost.
@@ -35,7 +34,7 @@ class OptimizationStep(Stateful):
     def __init__(
         self,
         model: nn.Module,
-        losses_of: Callable[[Any], Losses],
+        losses_of: Callable[..., Losses],
         optimizer: Optimizer,
         scheduler: LambdaLR,
         precision: Precision,
@@ -58,6 +57,7 @@ class OptimizationStep(Stateful):
         self._around_loss, self._around_backward, self._around_gradients = (
             using(hooks, f"around_{name}") for name in ("loss", "backward", "gradients")
         )
+        self._mixing = using(hooks, "mixed")
         self._before_update, self._after_update = (using(self.hooks, f"{name}_update") for name in ("before", "after"))
         # The names of the numbers that a step returns.
         self.reports = self._loss_parts + tuple(name for hook in self.hooks for name in hook.reports)
@@ -117,7 +117,11 @@ class OptimizationStep(Stateful):
         self, batches: Sequence[PackedBatch], label_count: int | Tensor, loss_weight: float | Tensor
     ) -> Tensor:
         """What the device does, and a CUDA graph holds: gradients of all batches, then the update."""
-        compute: Callable[[], Tensor] = partial(self._gradients, batches, loss_weight)
+        forward = self._losses_of
+        if self._mixing:
+            mixers = [partial(hook.mixed, weight=loss_weight / label_count) for hook in self._mixing]
+            forward = partial(forward, mixers=mixers)
+        compute: Callable[[], Tensor] = partial(self._gradients, forward, batches, loss_weight)
         for hook in self._around_gradients:
             compute = partial(hook.around_gradients, compute, batches)
         sums = compute()  # (loss_parts,)
@@ -126,19 +130,23 @@ class OptimizationStep(Stateful):
         means = [total / count for total, count in zip(sums, totals, strict=True)]
         return torch.cat([torch.stack(means), reported / distributed.world_size()])
 
-    def _gradients(self, batches: Sequence[PackedBatch], loss_weight: float | Tensor) -> Tensor:
+    def _gradients(
+        self, forward: Callable[[PackedBatch], Losses], batches: Sequence[PackedBatch], loss_weight: float | Tensor
+    ) -> Tensor:
         """Add the gradients of these batches to those of the parameters; returns the sums of the losses."""
         sums = torch.zeros(len(self._loss_parts), dtype=torch.float64, device=self._device)  # (loss_parts,)
         for batch in batches:
-            compute = partial(self._forward_backward, batch, loss_weight)
+            compute = partial(self._forward_backward, forward, batch, loss_weight)
             for hook in self._around_backward:
                 compute = partial(hook.around_backward, compute, batch)
             losses = compute()
             sums += torch.stack([losses[name].detach().double() for name in self._loss_parts])
         return sums
 
-    def _forward_backward(self, batch: PackedBatch, loss_weight: float | Tensor) -> Losses:
-        compute: Callable[[], Losses] = partial(self._losses_of, batch)
+    def _forward_backward(
+        self, forward: Callable[[PackedBatch], Losses], batch: PackedBatch, loss_weight: float | Tensor
+    ) -> Losses:
+        compute: Callable[[], Losses] = partial(forward, batch)
         for hook in self._around_loss:
             compute = partial(hook.around_loss, compute, batch)
         with self.precision.autocast(keep_cast_weights=False):

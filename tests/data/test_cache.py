@@ -18,7 +18,8 @@ from bertorch.data.dataset import TextRows
 from bertorch.data.readers import read_label_names
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
-from bertorch.tasks.contrastive import anchors_with_positives, scored_pairs, sentences_twice
+from bertorch.tasks.in_batch_negatives import anchors_with_positives, sentences_twice
+from bertorch.tasks.scored_pairs import scored_pairs
 from bertorch.tasks.sentence_bert import labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts, labelled_windows
 from bertorch.tasks.tagging import tagged_sentences

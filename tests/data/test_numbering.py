@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from bertorch.data import numbering, scratch, texts, tokens
 from bertorch.data.numbering import numbered
-from bertorch.tasks.contrastive import sentences_twice
+from bertorch.tasks.in_batch_negatives import sentences_twice
 from tests.conftest import TINY
 
 FEW = st.sampled_from(["", "a", "b", "ab", "a\0", "好", "\ud800", *map(str, range(20))])

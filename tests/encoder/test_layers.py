@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from bertorch.encoder.encoder import Encoder
-from bertorch.encoder.layers import LayerDepths
+from bertorch.encoder.layers import LayerDepths, keep_layers
 from bertorch.errors import UserError
-from tests.architectures import PACKED, PADDED, small_encoder, tiny_config
+from tests.architectures import PACKED, PADDED, batch_both_ways, small_config, small_encoder, tiny_config
 from tests.small_tasks import classification_data, classification_task, contrastive_task, siamese_task, tagging_task
 
 # Of each architecture: the layer in a name, what is above the layers, and what is in none of both.
@@ -149,3 +149,69 @@ def test_the_factors():
         else:
             assert isinstance(parameter, nn.Parameter)
             assert factors.get(parameter, 1.0) == 1.0
+
+
+KEPT = (0, 2, 3)
+
+
+def deep_encoder(architecture: str) -> Encoder:
+    """Of four layers."""
+    depth = "n_layers" if architecture == "distilbert" else "num_hidden_layers"
+    config = small_config(architecture).to_dict()
+    torch.manual_seed(0)
+    own = {key: value for key, value in config.items() if key not in ("model_type", "layer_types")}
+    return Encoder(AutoModel.from_config(AutoConfig.for_model(architecture, **(own | {depth: 4}))))
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_layers_that_are_kept(architecture, tmp_path):
+    """Their weights are those they had, and transformers opens the folder with the same results."""
+    encoder = deep_encoder(architecture)
+    before = {name: each.clone() for name, each in encoder.model.state_dict().items()}
+    keep_layers(encoder, KEPT)
+    seen = set()
+    for name, tensor in encoder.model.state_dict().items():
+        old_name = name
+        if found := re.search(NAMES[architecture][0], name):
+            seen.add(number := int(found.group(1)))
+            old_name = f"{name[: found.start(1)]}{KEPT[number]}{name[found.end(1) :]}"
+        assert torch.equal(tensor, before[old_name]), name
+    assert seen == {0, 1, 2}
+    assert LayerDepths(encoder, "--option").layers == len(KEPT)
+    encoder.model.save_pretrained(tmp_path)
+    theirs = AutoModel.from_pretrained(tmp_path).eval()
+    assert theirs.config.num_hidden_layers == len(KEPT)
+    batch, inputs = batch_both_ways(theirs, [5, 9, 3])
+    encoder.eval()
+    with torch.no_grad():
+        expected = theirs(**inputs).last_hidden_state[inputs["attention_mask"].bool()]  # (T, H)
+        torch.testing.assert_close(encoder(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kinds_of_the_layers_are_kept_with_them():
+    encoder = deep_encoder("modernbert")
+    kinds = list(encoder.model.config.layer_types)
+    assert len(set(kinds)) == 2
+    keep_layers(encoder, (1, 2))
+    assert encoder.model.config.layer_types == kinds[1:3] != kinds[:2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("albert", "AlbertModel: its layers share their weights"),
+        ("bart", "BartModel: such layers are not found"),
+        ("xlm", "XLMModel: without the others they do not give what its config then describes"),
+    ],
+)
+def test_encoders_whose_layers_cannot_be_kept(architecture, why):
+    torch.manual_seed(0)
+    encoder = Encoder(AutoModel.from_config(tiny_config(architecture)))
+    with pytest.raises(UserError, match=f"--layers_from 1: expected an encoder with layers of their own .* got {why}"):
+        keep_layers(encoder, (1,))
+
+
+def test_no_such_layer():
+    message = "--layers_from 0,2: expected numbers from 0 to 1, the layers of BertModel, got 2$"
+    with pytest.raises(UserError, match=message):
+        classification_task().model.keep_layers((0, 2))

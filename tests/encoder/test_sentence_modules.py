@@ -58,7 +58,7 @@ def ours(folder) -> np.ndarray:
     embedder = SentenceEncoder.from_modules(model, modules).eval()
     found = recognise(str(folder), modules, model.config, tokenizer)
     assert found["task"] == "embedding"
-    texts = [modules.prompt + text for text in TEXTS]
+    texts = [(modules.prompts.default or "") + text for text in TEXTS]
     data = TextRows.tokenized(tokenizer, [texts], max_length=found["max_seq_length"])
     with torch.no_grad():
         embeddings = embedder(data.batch(np.arange(len(TEXTS)))).numpy()

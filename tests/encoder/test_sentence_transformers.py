@@ -50,7 +50,7 @@ def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_siz
     modules = read_modules(str(tmp_path))
     read_back = SentenceEncoder.from_modules(load_complete(AutoModel, modules.transformer_folder), modules)
     torch.testing.assert_close(our_embeddings(read_back, tokenizer), ours, rtol=0, atol=1e-6)
-    assert (modules.max_seq_length, modules.lowercase, modules.prompt) == (MAX_LENGTH, False, "")
+    assert (modules.max_seq_length, modules.lowercase, modules.prompts.default) == (MAX_LENGTH, False, "")
     assert model.max_seq_length == MAX_LENGTH
     assert ours.std() > 0.1
 

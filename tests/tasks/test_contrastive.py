@@ -9,12 +9,15 @@ import torch
 
 from bertorch.config import ContrastiveConfig
 from bertorch.data.dataset import TextRows
+from bertorch.data.several_files import SeveralFiles
 from bertorch.tasks.base import Negatives
-from bertorch.tasks.contrastive import encode_in_chunks, warn_without_negatives
+from bertorch.tasks.contrastive import encode_in_chunks
+from bertorch.tasks.in_batch_negatives import InBatchNegatives
+from bertorch.tasks.losses import in_batch_negatives_loss
 from bertorch.tasks.metrics import CorrelationMetric
 from tests.architectures import random_store
 from tests.short_runs import assert_same_as_one_process
-from tests.small_tasks import CONTRASTIVE_LOSS, NO_DROPOUT, contrastive_data, contrastive_task, own_positives
+from tests.small_tasks import CONTRASTIVE, NO_DROPOUT, contrastive_data, contrastive_task, own_positives
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_gradient_caching_draws_the_same_dropout_in_both_passes(device):
     task.model.zero_grad()
     torch.manual_seed(5)
     kept = torch.cat([task.model(chunk) for chunk in batch.split(6)])
-    CONTRASTIVE_LOSS(kept.view(10, 2, -1), batch.text_ids).backward()
+    in_batch_negatives_loss(kept.view(10, 2, -1), batch.text_ids, **CONTRASTIVE).backward()
     expected = {name: task.model.get_parameter(name).grad for name in got}
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in got.items():
@@ -168,5 +171,15 @@ def test_the_task_joins_processes_only_for_their_negatives():
 )
 def test_a_batch_without_negatives_is_said(rows, texts, settings, warned, log_lines):
     train = TextRows(random_store(rows * texts), np.arange(rows * texts).reshape(rows, texts))
-    warn_without_negatives(ContrastiveConfig(train_data_file="-", **settings), train)
+    config = ContrastiveConfig(train_data_file="-", **settings)
+    InBatchNegatives.of(config).look_at(config, train)
+    assert any("a batch of one row has no negatives" in line for line in log_lines) is warned
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(1, True), (2, False)])
+def test_a_file_of_one_row_has_no_negatives(rows, warned, log_lines):
+    """Whatever the other files have."""
+    train = SeveralFiles("ab", [contrastive_data(9), contrastive_data(rows)], "proportional")
+    config = ContrastiveConfig(train_data_file="-")
+    InBatchNegatives.of(config).look_at(config, train)
     assert any("a batch of one row has no negatives" in line for line in log_lines) is warned

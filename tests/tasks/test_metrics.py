@@ -14,7 +14,6 @@ from bertorch.tasks.metrics import (
     ClassificationMetric,
     CorrelationMetric,
     best_threshold,
-    calibration_report,
     class_report,
 )
 from bertorch.tasks.multi_label import binary_cross_entropies
@@ -197,38 +196,6 @@ def test_macro_f1_over_all_labels_and_over_those_that_occur():
     assert report["macro_f1_present"] == pytest.approx(f1_score(gold, predicted, average="macro"))
     expected = f1_score(gold, predicted, average="macro", labels=range(5), zero_division=0)
     assert report["macro_f1"] == pytest.approx(expected) != report["macro_f1_present"]
-
-
-def expected_calibration_error(probabilities, right) -> float:
-    """Bin by bin in plain Python."""
-    error = 0.0
-    for index in range(15):
-        low, high = index / 15, (index + 1) / 15
-        inside = [(p, r) for p, r in zip(probabilities, right, strict=True) if low < p <= high]
-        if inside:
-            confidence = sum(p for p, _ in inside) / len(inside)
-            accuracy = sum(r for _, r in inside) / len(inside)
-            error += len(inside) / len(probabilities) * abs(accuracy - confidence)
-    return error
-
-
-def test_calibration_error_against_a_loop():
-    generator = np.random.default_rng(0)
-    probabilities = generator.uniform(0.2, 1, 500)
-    right = generator.random(500) < probabilities**2
-    report = calibration_report(probabilities, right)
-    assert report["expected_calibration_error"] == pytest.approx(expected_calibration_error(probabilities, right))
-    assert sum(row["examples"] for row in report["calibration_bins"]) == 500
-    for row in report["calibration_bins"]:
-        inside = (probabilities > row["above"]) & (probabilities <= row["above"] + 1 / 15)
-        assert row["accuracy"] == pytest.approx(right[inside].mean())
-        assert row["probability"] == pytest.approx(probabilities[inside].mean())
-
-
-def test_a_model_that_is_sure_and_right_half_the_time():
-    report = calibration_report(np.ones(4), np.array([True, False, True, False]))
-    assert report["expected_calibration_error"] == 0.5
-    assert report["calibration_bins"] == [{"above": 14 / 15, "examples": 4, "probability": 1.0, "accuracy": 0.5}]
 
 
 def test_the_table_of_examples_gives_the_numbers_of_the_report():

@@ -8,26 +8,27 @@ import pytest
 from transformers import AutoTokenizer
 
 from bertorch.data.cache import open_dataset
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.retrieval import read_retrieval_folder
 from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.errors import UserError
-from bertorch.tasks.contrastive import scored_pairs
 from bertorch.tasks.label_counts import has_labels
 from bertorch.tasks.retrieval import dev_reader, not_found_first, queries_and_passages
+from bertorch.tasks.scored_pairs import scored_pairs
 from bertorch.training.run_options import describe_run
 from tests.conftest import RETRIEVAL, STS, TINY
 from tests.short_runs import config, trained
 from tests.small_tasks import contrastive_data, contrastive_task, pair_data, ranking_task, retrieval_data, siamese_task
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
-READ = {"tokenizer": TOKENIZER, "max_length": 16, "on_bad_line": "stop"}
+READ = {"tokenizer": TOKENIZER, "max_length": 16, "on_bad_line": "stop", "prompts": NO_PROMPTS}
 
 
 def test_the_form_of_dev_data_decides():
     assert dev_reader(None, scored_pairs) is scored_pairs
     assert dev_reader(str(STS), scored_pairs) is scored_pairs
     for path in (RETRIEVAL, RETRIEVAL / "pairs.txt"):
-        assert dev_reader(str(path), scored_pairs) is queries_and_passages
+        assert dev_reader(str(path), scored_pairs).func is queries_and_passages
     with pytest.raises(UserError, match="missing: expected a readable text file, got: No such file"):
         dev_reader("missing", scored_pairs)
 
@@ -44,10 +45,10 @@ def test_each_distinct_text_is_an_example():
         assert batch.input_ids.tolist() == [token for row in expected for token in row]
 
 
-def test_a_prompt_stands_before_each_text():
+def test_a_prompt_stands_before_each_text_by_its_role():
     texts = read_retrieval_folder(str(RETRIEVAL))
-    data = RetrievalDataset.of(TOKENIZER, texts, max_length=16, prompt="问：")
-    expected = TOKENIZER([f"问：{texts.queries[3]}", f"问：{texts.passages[5]}"], truncation=True, max_length=16)
+    data = RetrievalDataset.of(TOKENIZER, texts, max_length=16, prompts=Prompts.of_roles("问：", "答："))
+    expected = TOKENIZER([f"问：{texts.queries[3]}", f"答：{texts.passages[5]}"], truncation=True, max_length=16)
     for index, tokens in zip((data.queries[3], data.passages[5]), expected["input_ids"], strict=True):
         assert data.batch(np.array([index])).input_ids.tolist() == tokens
 

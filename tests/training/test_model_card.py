@@ -14,8 +14,10 @@ from markdown_it import MarkdownIt
 from bertorch.data.lines import cell
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.precision import Precision
+from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import ClassificationTask
-from bertorch.training.model_card import CARD, ModelCard, is_foreign
+from bertorch.tasks.fitting import FittedFile
+from bertorch.training.model_card import CARD, ModelCard, is_foreign, update_card
 from tests.architectures import small_classifier
 from tests.conftest import REVIEWS, TINY, run_script
 from tests.short_runs import config
@@ -71,6 +73,24 @@ def test_it_says_what_the_loss_does_to_probabilities(tmp_path):
     text = card(tmp_path, task=task).text()
     assert all(f"\nNote: {note}.\n" in text for note in task.notes())
     assert len(task.notes()) == 2
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a`b\n## Use\n.txt", "``a`b ## Use .txt``"), (None, "a file")])
+def test_it_says_what_was_fitted_whatever_the_file_is_called(name, shown, tmp_path):
+    task = classification_task()
+    plain = card(tmp_path, task=task).text()
+    (tmp_path / CARD).write_text(plain)
+    task.temperature = Temperature(1.5, FittedFile("digest", name))
+    for _ in range(2):
+        update_card(str(tmp_path), task)
+        assert (
+            f"\n\nNote: the probabilities are calibrated with the temperature 1.5000, fitted on {shown}.\n\n## Tr"
+            in (tmp_path / CARD).read_text()
+        )
+    assert (tmp_path / CARD).read_text() == card(tmp_path, task=task).text()
+    task.temperature = Temperature()
+    update_card(str(tmp_path), task)
+    assert (tmp_path / CARD).read_text() == plain
 
 
 def test_a_local_encoder_is_no_model_of_the_hub(tmp_path):

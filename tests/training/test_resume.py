@@ -17,6 +17,7 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    cosent_task,
     group_data,
     multi_label_data,
     multi_label_task,
@@ -24,6 +25,7 @@ from tests.small_tasks import (
     ranking_task,
     score_data,
     score_task,
+    scored_pair_data,
     siamese_task,
     tagged_data,
     tagging_task,
@@ -41,6 +43,7 @@ TASKS = {
     "unequal classes": (partial(weighted_task, **DROPOUT), partial(classification_data, 29)),
     "pairs": (partial(siamese_task, **DROPOUT), pair_data),
     "contrastive": (partial(contrastive_task, micro_batch_size=3, **DROPOUT), partial(contrastive_data, 29)),
+    "cosent": (partial(cosent_task, micro_batch_size=3, **DROPOUT), partial(scored_pair_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
     "crf tagger": (partial(tagging_task, use_crf=True, **DROPOUT), partial(tagged_data, 29)),
 }

@@ -11,13 +11,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.errors import UserError
 from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from bertorch.training.metrics_file import METRICS
 from bertorch.training.run_folder import RECORD
 from bertorch.training.saved_files import is_known, recorded_files
 from bertorch.weights import WEIGHTS
 from tests.conftest import TINY
 from tests.short_runs import trained
-from tests.small_tasks import CONTRASTIVE_LOSS, classification_data, classification_task, contrastive_data
+from tests.small_tasks import CONTRASTIVE, classification_data, classification_task, contrastive_data
 from tests.training.test_run_folder import Note, names, opened, save
 
 
@@ -126,7 +127,7 @@ def test_files_and_folders_of_a_run_follow_the_umask(umask, tmp_path):
     """All kinds that a run writes: weights, checkpoints, tokenizer, modules with weights of their own."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     embedder = SentenceEncoder.from_pretrained(str(TINY), pooling_mode="linear", output_emb_size=8)
-    task = ContrastiveTask(embedder, loss=CONTRASTIVE_LOSS, tokenizer=tokenizer, max_seq_length=32)
+    task = ContrastiveTask(embedder, loss=InBatchNegatives(**CONTRASTIVE), tokenizer=tokenizer, max_seq_length=32)
     before = os.umask(umask)
     try:
         trained(tmp_path / "run", task, contrastive_data(8), max_steps=1, logging_steps=1)

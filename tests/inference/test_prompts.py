@@ -1,0 +1,159 @@
+"""A model with prompts in use: against sentence-transformers on the same folder, and against texts with the prompts."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from bertorch import encode, evaluate, load
+from bertorch.errors import UserError
+from bertorch.inference.load import is_own
+from tests.conftest import SENTENCES, STS, TINY
+
+TEXTS = SENTENCES.read_text().splitlines()[:20]
+QUERY, PASSAGE = "查询：", "文章：\n"
+
+
+@pytest.fixture(scope="module")
+def folder(folders):
+    return folders["prompts"]
+
+
+@pytest.fixture(scope="module")
+def peer(folder):
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bare(folder, tmp_path_factory):
+    """The same weights without prompts."""
+    target = tmp_path_factory.mktemp("bare") / "model"
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    for name in ("query_prompt", "passage_prompt"):
+        del config["bertorch"][name]
+    (target / "config.json").write_text(json.dumps(config))
+    return load(target)
+
+
+def assert_close(ours, expected, tolerance=1e-5) -> None:
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
+
+
+def test_sentence_transformers_gives_our_embeddings_by_role(folder, peer, bare):
+    model = load(folder)
+    assert_close(model.encode(TEXTS, prompt="query"), peer.encode_query(TEXTS))
+    assert_close(model.encode(TEXTS, prompt="passage"), peer.encode_document(TEXTS))
+    assert_close(model.encode(TEXTS, prompt="none"), peer.encode(TEXTS))
+    assert_close(model.encode(TEXTS, prompt="query"), bare.encode([QUERY + text for text in TEXTS]))
+    assert np.abs(model.encode(TEXTS, prompt="query") - model.encode(TEXTS, prompt="passage")).max() > 0.01
+
+
+def test_a_model_with_prompts_must_be_told(folder, bare):
+    with pytest.raises(UserError, match="expected to be told what the texts are, since the model was trained with"):
+        load(folder).encode(TEXTS)
+    with pytest.raises(UserError, match="expected a prompt of query, passage, none, got 'document'"):
+        load(folder).encode(TEXTS, prompt="document")
+    assert_close(bare.encode(TEXTS, prompt="query"), bare.encode(TEXTS))  # one without prompts need not
+
+
+def test_pairs_are_a_query_and_a_passage(folder, bare):
+    pairs = list(zip(TEXTS[:10], TEXTS[10:], strict=True))
+    prompted = [(QUERY + a, PASSAGE + b) for a, b in pairs]
+    ours, expected = (
+        [row.cosine for row in model.predict(rows)] for model, rows in ((load(folder), pairs), (bare, prompted))
+    )
+    assert_close(ours, expected)
+    assert np.abs(np.array(ours) - [row.cosine for row in bare.predict(pairs)]).max() > 1e-3
+
+
+def test_evaluate_has_the_number_of_the_training(folder, tmp_path):
+    settings = {"model_dir": str(folder), "input_file": str(STS), "output_dir": str(tmp_path)}
+    evaluate.run(evaluate.EvaluateConfig(**settings))
+    report = json.loads((tmp_path / "report.json").read_text())
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    dev = [line["dev_spearman"] for line in metrics if "dev_spearman" in line]
+    assert report["measures"]["spearman"]["value"] == pytest.approx(dev[-1], abs=1e-6)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_the_command(folder, tmp_path, capsys, peer):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    shared = {"model_dir": str(folder), "input_file": str(tmp_path / "in.txt")}
+    vectors = {"output_file": str(tmp_path / "out.npy")}
+    with pytest.raises(UserError, match="say so with --prompt"):
+        encode.run(encode.EncodeConfig(**shared, **vectors))
+    for _ in range(2):  # the second leaves it as it is
+        encode.run(encode.EncodeConfig(**shared, **vectors, prompt="passage"))
+    assert_close(np.load(tmp_path / "out.npy"), peer.encode_document(TEXTS))
+    with pytest.raises(UserError, match="which differs in --prompt"):
+        encode.run(encode.EncodeConfig(**shared, **vectors, prompt="query"))
+    corpus = {"corpus_file": shared["input_file"], "nearest": len(TEXTS)}
+    for role, queries, passages in (
+        ("query", peer.encode_query(TEXTS), peer.encode_document(TEXTS)),
+        ("passage", peer.encode_document(TEXTS), peer.encode_document(TEXTS)),
+        ("none", peer.encode(TEXTS), peer.encode(TEXTS)),
+    ):
+        encode.run(encode.EncodeConfig(**shared, **corpus, prompt=role))
+        rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        found = np.zeros((len(TEXTS), len(TEXTS)))
+        for line, _, cosine, neighbour, _ in rows:
+            found[int(line) - 1, int(neighbour) - 1] = float(cosine)
+        assert_close(found, unit(queries) @ unit(passages).T)
+
+
+def test_a_folder_that_sentence_transformers_saved_again_is_its_own(folder, peer, tmp_path):
+    peer.save(str(tmp_path))
+    assert is_own(str(folder))
+    assert not is_own(str(tmp_path))
+    theirs = load(tmp_path)
+    assert_close(theirs.encode(TEXTS, prompt="passage"), peer.encode_document(TEXTS))
+    assert_close(theirs.encode(TEXTS), peer.encode(TEXTS))  # its default prompt is none
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "corpus"])
+def test_prompts_of_other_folders(name, tmp_path):
+    torch.manual_seed(0)
+    prompts = {"query": QUERY, name: PASSAGE}
+    modules = [Transformer(str(TINY), max_seq_length=32), Pooling(128, "mean")]
+    other = SentenceTransformer(modules=modules, device="cpu", prompts=prompts, default_prompt_name="query")
+    other.save(str(tmp_path))
+    model = load(tmp_path)
+    for role, expected in (
+        ("query", other.encode_query(TEXTS)),
+        ("passage", other.encode_document(TEXTS)),
+        ("none", other.encode(TEXTS, prompt="")),
+        (None, other.encode(TEXTS)),
+    ):
+        assert_close(model.encode(TEXTS, prompt=role), expected)
+    first, second = other.encode(TEXTS[:2])
+    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    assert model.predict([(TEXTS[0], TEXTS[1])])[0].cosine == pytest.approx(cosine, abs=1e-5)  # both by default
+
+
+def test_prompts_that_pooling_leaves_out_are_refused_when_asked_for(tmp_path):
+    torch.manual_seed(0)
+    modules = [Transformer(str(TINY), max_seq_length=32), Pooling(128, "mean", include_prompt=False)]
+    other = SentenceTransformer(modules=modules, device="cpu", prompts={"query": QUERY})
+    other.save(str(tmp_path))
+    model = load(tmp_path)
+    for role in (None, "none", "passage"):  # it has none for passages
+        assert_close(model.encode(TEXTS, prompt=role), other.encode(TEXTS))
+    with pytest.raises(UserError, match="the prompt query cannot be applied"):
+        model.encode(TEXTS, prompt="query")
+
+
+def test_a_damaged_prompt_is_an_error(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["bertorch"]["query_prompt"] = 7
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json: bertorch: query_prompt: expected a text, got 7"):
+        load(tmp_path / "model")
