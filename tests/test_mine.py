@@ -61,13 +61,16 @@ def ranked_of(folder, pairs, corpus):
     """Of each query all passages that may be negatives, best first, with cosines; and the cosines of all pairs."""
     model = SentenceTransformer(str(folder), device="cpu")
     texts = sorted({text for pair in pairs for text in pair} | set(corpus))
-    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    vector = dict(zip(texts, vectors, strict=True))
+    settings = {"normalize_embeddings": True, "show_progress_bar": False}
+    of_query = dict(zip(texts, model.encode_query(texts, **settings), strict=True))
+    of_passage = dict(zip(texts, model.encode_document(texts, **settings), strict=True))
     ranked = {}
     for query in {a for a, _ in pairs}:
         allowed = [passage for passage in dict.fromkeys(corpus) if passage not in known_of(query, pairs)]
-        ranked[query] = sorted(((float(vector[query] @ vector[each]), each) for each in allowed), key=lambda x: -x[0])
-    return ranked, [float(vector[a] @ vector[b]) for a, b in pairs]
+        ranked[query] = sorted(
+            ((float(of_query[query] @ of_passage[each]), each) for each in allowed), key=lambda x: -x[0]
+        )
+    return ranked, [float(of_query[a] @ of_passage[b]) for a, b in pairs]
 
 
 def suited_of(ranked, positive, first, last, margin):
@@ -75,16 +78,22 @@ def suited_of(ranked, positive, first, last, margin):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "margin", "has_corpus"), [((1, 10), 0.05, False), ((3, 7), 0.2, False), ((2, 200), 0.5, True)]
+    ("model", "wanted", "has_corpus"),
+    [
+        ("batchneg", (1, 10, 0.05), False),
+        ("batchneg", (3, 7, 0.2), False),
+        ("batchneg", (2, 200, 0.5), True),
+        ("prompts", (1, 10, 0.05), True),
+    ],
 )
-def test_the_best_that_are_far_enough_below_the_positive(folders, source, ranks, margin, has_corpus):
-    tmp_path, (first, last) = source.parent, ranks
+def test_the_best_that_are_far_enough_below_the_positive(folders, source, model, wanted, has_corpus):
+    tmp_path, (first, last, margin) = source.parent, wanted
     corpus, options = [b for _, b in LINKED], {}
     if has_corpus:
         corpus = [*SENTENCES.read_text().splitlines()[:50], *(a for a, _ in PAIRS), PAIRS[2][1], PAIRS[2][1]]
         options = {"corpus_file": str(tmp_path / "corpus.txt")}
         (tmp_path / "corpus.txt").write_text("\n".join(corpus))
-    ranked, positives = ranked_of(folders["batchneg"], LINKED, corpus)
+    ranked, positives = ranked_of(folders[model], LINKED, corpus)
     expected = []
     for pair, positive in zip(LINKED, positives, strict=True):
         suited = suited_of(ranked[pair[0]], positive, first, last, margin)
@@ -92,7 +101,7 @@ def test_the_best_that_are_far_enough_below_the_positive(folders, source, ranks,
             expected.append((*pair, *suited[:2]))
     assert len(expected) > 0
     options |= {"rank_from": first, "rank_to": last, "relative_margin": margin}
-    assert run(folders["batchneg"], source, tmp_path / "out.txt", **options) == expected
+    assert run(folders[model], source, tmp_path / "out.txt", **options) == expected
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".npy") == sorted(
         ["pairs.txt", "out.txt", *(["corpus.txt"] if has_corpus else [])]
     )
