@@ -21,6 +21,10 @@ from bertorch.compare import main as compare
 from bertorch.data.out_of_fold import read_out_of_fold
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.inference.load import load_trained
+from bertorch.tasks.calibration import Temperature
+from bertorch.tasks.fitting import FittedFile
+from bertorch.tasks.metadata import update_settings
+from bertorch.training import out_of_fold
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.interruption import Interruption
 from bertorch.training.start import started
@@ -219,6 +223,38 @@ def test_the_folder_predicts_the_mean_of_its_models(script, trained):
     logits = np.concatenate([rows for _, rows in model.engine.run(model.task.logit_scorer(), inputs)])
     expected = [list(prediction.probabilities.values()) for prediction in predicted]
     np.testing.assert_allclose(np.exp(logits), expected, atol=1e-6)
+
+
+def test_an_evaluation_leaves_no_dropout_on(trained):
+    task = load_trained(trained["classifier"])
+    assert not any(module.training for module in task.model.modules())
+
+
+def test_the_results_are_of_the_file_that_the_folds_were_made_of(trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(out_of_fold, "file_digest", lambda path: f"another content of {path}")
+        with pytest.raises(UserError, match=r"classifier\.train: expected the training file as it was when the folds"):
+            run("classifier", tmp_path / "classifier")
+    run("classifier", tmp_path / "classifier")
+    name = "out_of_fold.tsv"
+    assert (tmp_path / "classifier" / name).read_text() == (trained["classifier"] / name).read_text()
+
+
+def test_a_temperature_fitted_meanwhile_is_not_of_the_run(trained, tmp_path):
+    folder = copied(trained, tmp_path)
+    for fold in fold_folders(str(folder)):
+        settings = json.loads((Path(fold) / "config.json").read_text())["bertorch"]
+        update_settings(fold, settings | Temperature(3.0, FittedFile("a digest", "dev.txt")).settings())
+        assert load_trained(fold).temperature.value == 3.0
+    before = (folder / "out_of_fold.tsv").read_text()
+    report = json.loads((folder / "report.json").read_text())
+    record = json.loads((folder / "run.json").read_text())
+    record["folds"]["is_complete"] = False
+    (folder / "run.json").write_text(json.dumps(record))
+    run("classifier", folder)
+    assert (folder / "out_of_fold.tsv").read_text() == before
+    for name in ("accuracy", "expected_calibration_error", "negative_log_likelihood"):
+        assert json.loads((folder / "report.json").read_text())[name] == report[name]
 
 
 def test_the_folder_tags_by_the_mean_of_emissions_and_scores(trained):

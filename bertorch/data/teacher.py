@@ -103,7 +103,7 @@ class TeacherRows:
             record,
             lambda read: (str(read[TEXTS]), None if read.get(LABELS) is None else list(map(str, read[LABELS]))),
             expected="the hash of the texts of --teacher beside it",
-            remedy=_AGAIN,
+            remedy=f"{_AGAIN}; with --overwrite, where the array is from an earlier version",
         )
         if found is None:
             raise UserError(f"{record}: expected the hash of the texts of --teacher {path}, got no file; {_AGAIN}")

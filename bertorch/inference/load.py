@@ -38,7 +38,9 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
     if not Path(name).is_dir():
         raise UserError(f"{name}: expected the folder that a run saved, got no folder")
     if folds := fold_folders(name):
-        return joined([load_trained(fold, max_seq_length=max_seq_length) for fold in folds], folds)
+        task = joined([load_trained(fold, max_seq_length=max_seq_length) for fold in folds], folds)
+        task.model.eval()
+        return task
     owned = is_own(name)
     task = own_task(name, max_seq_length) if owned else foreign_task(name, max_seq_length)
     for encoder in task.model.encoders:

@@ -21,8 +21,10 @@ from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError
 from bertorch.tasks.base import Inference, Task
+from bertorch.tasks.calibrated import CalibratedTask
 from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import ClassificationTask
+from bertorch.tasks.fitting import FittedFile
 from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.tag_heads import Decoded
 from bertorch.tasks.tagging import TaggingTask
@@ -46,7 +48,26 @@ def mean_probabilities(log_probabilities: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(log_probabilities)).logsumexp(dim=0) - math.log(len(log_probabilities))
 
 
-class ClassificationEnsemble(ClassificationTask):
+class CalibratedMembers(CalibratedTask):
+    """An ensemble whose members may be calibrated, each by itself; the mean is not calibrated once more."""
+
+    _members: Sequence[CalibratedTask]
+    temperature = Temperature()
+
+    @property
+    @override
+    def fitted_on(self) -> FittedFile | None:
+        """The file that a member's temperature was fitted on, first of all one that `read_labelled` has read."""
+        files = [member.fitted_on for member in self._members if member.fitted_on is not None]
+        here = [file for file in files if self._file is not None and file.digest == self._file.digest]
+        return next(iter([*here, *files]), None)
+
+    @override
+    def _fitted_note(self) -> str:
+        return "the probabilities of its models are calibrated, each with a temperature of its own"
+
+
+class ClassificationEnsemble(CalibratedMembers, ClassificationTask):
     """The outputs are logarithms of the members' mean probabilities (N, C); of windows each has taken the mean."""
 
     def __init__(self, members: Sequence[ClassificationTask], folders: Sequence[str]) -> None:  # noqa: ARG002
@@ -86,7 +107,7 @@ class SiameseMembers(Members):
         return torch.stack([member.cosines(of) for member, of in pairs]).mean(dim=0)
 
 
-class SentenceBertEnsemble(SentenceBertTask):
+class SentenceBertEnsemble(CalibratedMembers, SentenceBertTask):
     """The members' mean probabilities and mean cosine; without embeddings of its own."""
 
     siamese: Any
@@ -94,6 +115,7 @@ class SentenceBertEnsemble(SentenceBertTask):
     def __init__(self, members: Sequence[SentenceBertTask], folders: Sequence[str]) -> None:
         vars(self).update(vars(members[0]))
         self.model = self.siamese = SiameseMembers(members)
+        self._members = members
         self.temperature = Temperature()  # the members have their own
         self.embedding_size, self._folders = 0, folders
 

@@ -232,6 +232,7 @@ class SentenceBertMetric(ClassificationMetric):
     @override
     def reduce(self) -> None:
         super().reduce()
+        del self._model  # the metrics of many models may be kept
         self.cosines = self._cosines.gather()[0].astype(np.float32)  # (examples,)
 
     @override

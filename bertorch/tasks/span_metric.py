@@ -30,6 +30,7 @@ class SpanMetric(Metric[TaggedBatch]):
 
     def __init__(self, model: SpanModel, device: torch.device) -> None:
         self._model = model
+        self.types: list[str] = model.tags.types  # of entities, by their ids
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, words, words with right tags, examples
         self._has_tags = False
         self._rows = [torch.zeros(0, 5, dtype=torch.int64, device=device)]  # extents, and whether they are gold
@@ -51,6 +52,7 @@ class SpanMetric(Metric[TaggedBatch]):
 
     @override
     def reduce(self) -> None:
+        del self._model  # the metrics of many models may be kept
         distributed.all_reduce_sum(self._sums)
         rows, _ = distributed.gather_rows(torch.cat(self._rows))  # (spans of all processes, 5)
         found: tuple[set[Extent], set[Extent]] = (set(), set())
@@ -68,11 +70,6 @@ class SpanMetric(Metric[TaggedBatch]):
             return {(int(of[i]), start, end, type_) for found, of in numbered for i, start, end, type_ in found}
 
         self.predicted, self.gold = (together(getattr(p, name) for p in parts) for name in ("predicted", "gold"))
-
-    @property
-    def types(self) -> list[str]:
-        """The types of entities, by their ids."""
-        return self._model.tags.types
 
     @property
     @override

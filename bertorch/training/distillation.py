@@ -81,7 +81,8 @@ class VectorDistillation(Distillation):
     @override
     def _distance(self, outputs: Tensor, teacher: Tensor) -> Tensor:
         texts = max(1, len(outputs) // max(1, len(teacher)))  # S; this process may have no example
-        return teacher_distance(self._projection(outputs).view(len(teacher), texts, -1), teacher)
+        vectors = self._projection(outputs).view(len(teacher), texts, teacher.shape[-1])  # (examples, S, K)
+        return teacher_distance(vectors, teacher)
 
     @override
     def state(self) -> State:

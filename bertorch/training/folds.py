@@ -14,8 +14,10 @@ from loguru import logger
 from bertorch import clock, distributed
 from bertorch.config import FoldsConfig
 from bertorch.data.dataset import Examples, Subset
+from bertorch.data.fingerprint import file_digest
 from bertorch.data.folding import assign_folds, folds_digest, rarest_labels
 from bertorch.data.lines import first_few
+from bertorch.errors import UserError
 from bertorch.tasks.base import Task
 from bertorch.training.folds_folder import FoldsFolder, fold_folder
 from bertorch.training.loop import fit
@@ -54,16 +56,28 @@ def fit_folds(
     make_tasks = {fold: plan_task(seen[fold]) for fold in parts}  # their errors come before the first fold is trained
     folder = FoldsFolder(config, folds_digest(folds))
     trained, is_complete = distributed.on_main(folder.open)
+    _require_shared(config)
     if is_complete:
         return
+    digest = distributed.on_main(lambda: file_digest(config.train_data_file))
     _log_folds(train, parts, label_names)
     for fold in range(trained + 1, config.folds + 1):
         logger.info("fold {} of {}", fold, config.folds)
         _fit_fold(config, fold, make_tasks[fold], seen[fold], Subset(train, parts[fold]))
         distributed.on_main(partial(folder.note_trained, fold))
     distributed.on_main(folder.note_results)
-    predict_out_of_fold(config, train, folds)
+    predict_out_of_fold(config, train, folds, digest)
     distributed.on_main(folder.note_complete)
+
+
+def _require_shared(config: FoldsConfig) -> None:
+    """Each process predicts with the models of all folds, which the first one saves: all must see its folder."""
+    sees = torch.tensor(float((Path(config.saved_dir) / RECORD).exists()), device=distributed.device())
+    if distributed.all_reduce_sum(sees) < distributed.world_size():
+        raise UserError(
+            f"--folds: expected --saved_dir {config.saved_dir} on all machines alike, since each predicts with the "
+            "models saved there; name a folder that they share"
+        )
 
 
 def _fit_fold(

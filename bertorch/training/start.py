@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bertorch import distributed
 from bertorch.config import TrainingConfig
+from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.training.checkpoints import checkpoints
 from bertorch.training.run_folder import LOCK, RunFolder
@@ -29,6 +30,12 @@ def started(config: TrainingConfig) -> Iterator[None]:
 
 
 def _check(config: TrainingConfig) -> None:
+    model, saved_dir = Path(config.pretrained_model_name_or_path), Path(config.saved_dir)
+    if config.layers_from is not None and model.resolve() == saved_dir.resolve():
+        raise UserError(
+            f"--layers_from {config.layers_from}: expected another --saved_dir than the model's folder, got "
+            f"{config.saved_dir} for both: after the first save the layers would not be there to go on from"
+        )
     if not config.overwrite:
         RunFolder(config.saved_dir, plain_options(config), keep=0, digests={}).require_own(is_part=True)
     if config.init_from_ckpt is not None and not checkpoints(Path(config.saved_dir)):  # a run that goes on needs none

@@ -9,7 +9,9 @@ import torch
 from bertorch.data.dataset import Subset
 from bertorch.errors import UserError
 from bertorch.precision import Precision
+from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.ensembles import joined, mean_probabilities
+from bertorch.tasks.fitting import FittedFile
 from bertorch.training.eval_loop import evaluate
 from tests import small_tasks
 from tests.small_tasks import NO_DROPOUT
@@ -52,6 +54,22 @@ def test_probabilities_are_the_mean(kind):
     losses = -classes[torch.arange(len(data)), torch.from_numpy(data.labels)].log()
     np.testing.assert_allclose(metric.losses, losses, rtol=1e-4)
     np.testing.assert_array_equal(metric.predicted, classes.argmax(dim=1))
+
+
+@pytest.mark.parametrize("kind", ["classification", "siamese"])
+def test_members_keep_their_temperatures(kind):
+    members, data = members_of(kind), MAKE[kind][1]
+    for member, value in zip(members[1:], (0.5, 3.0), strict=True):
+        member.temperature = Temperature(value, FittedFile(f"digest of {value}", f"{value}.txt"))
+    ensemble: Any = joined(members, ["a", "b", "c"])
+    batch = data.batch(np.arange(len(data)))
+    with torch.no_grad():
+        expected = sum(member._scores(batch) for member in members) / 3  # (examples, C), siamese with the cosine
+        torch.testing.assert_close(ensemble._scores(batch), expected, rtol=0, atol=1e-6)
+    assert ensemble.fitted_notes()[0].endswith("each with a temperature of its own, fitted on 0.5.txt")
+    ensemble._file = FittedFile("digest of 3.0", "again.txt")
+    assert ensemble.is_fitted_here
+    assert not joined(members_of(kind), ["a", "b", "c"]).fitted_notes()
 
 
 def test_probabilities_that_round_to_zero_have_a_logarithm():

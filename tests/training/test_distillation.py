@@ -172,6 +172,16 @@ def test_the_distance_does_not_depend_on_lengths():
     assert teacher_distance(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["pairs", "triples, wider", "twice, narrower"])
+def test_a_process_without_examples_adds_nothing(name, tmp_path):
+    """Where all processes compute the loss together, one of them may have none in the last batch of an epoch."""
+    make_task, train, options = taught(name, tmp_path)
+    hook = hook_of(make_task(), options, tmp_path)
+    batch = train.batch(np.arange(0))
+    losses = hook.mixed({"loss": torch.tensor(2.0)}, torch.zeros(0, E), batch, 1.0)
+    assert losses["loss"].item() == pytest.approx((1 - ALPHA) * 2)
+
+
 @pytest.mark.parametrize(
     "name", ["unequal classes", pytest.param("sentence-bert", marks=pytest.mark.slow), "triples, wider", "scored pairs"]
 )

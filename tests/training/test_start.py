@@ -45,6 +45,11 @@ def test_another_run_is_recognised_by_its_options(finished):
     start(finished, **same | {"batch_size": 4})  # of two processes it may be the same
 
 
+def test_layers_are_not_taken_from_the_folder_that_is_written(tmp_path):
+    settings = {"pretrained_model_name_or_path": f"{tmp_path}/../{tmp_path.name}", "layers_from": "0,2"}
+    assert "--layers_from 0,2: expected another --saved_dir than the model's folder" in told(tmp_path, **settings)
+
+
 def test_another_program_is_recognised_by_its_files(tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert "got model.safetensors of another program" in told(tmp_path)
