@@ -89,7 +89,10 @@ class EmbeddingTask(ScoringTask):
     ) -> tuple[Callable[[PackedBatch], Tensor], Metric[PackedBatch]]:
         if not isinstance(examples, RetrievalDataset):
             return super().evaluation(examples, device)
-        return self.embedder_model, self._at_widths(lambda width: RetrievalMetric(device, examples, width))
+        size = self.embedding_size  # of narrower ones the cosines may be all the same: with one dimension, often are
+        return self.embedder_model, self._at_widths(
+            lambda width: RetrievalMetric(device, examples, width, may_be_constant=width < size)
+        )
 
     def _at_widths(self, make: Callable[[int], Metric[PackedBatch]]) -> Metric[PackedBatch]:
         """A metric of whole embeddings, or of each width at which they are trained; `make` takes a width."""
