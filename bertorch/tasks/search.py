@@ -15,6 +15,7 @@ from torch import Tensor
 
 QUERIES_AT_ONCE = 1024
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # of a block: 16 MB on the CPU, which come from memory in use
+NUMBERS_AT_ONCE = 2**28  # of the vectors of a block, which are copied to the device: 1 GB in fp32
 # Queries times vectors beyond which faiss, an extra, searches in place of the blocks, where it is installed.
 FAISS_BEYOND = 10**10
 
@@ -66,7 +67,8 @@ class Nearest:
         """Compare with more vectors (B, E)."""
         device, rows = self._queries.device, min(QUERIES_AT_ONCE, len(self._queries))
         if rows and len(vectors):
-            for block in vectors.split(SCORES_AT_ONCE[device.type] // rows):
+            size = min(SCORES_AT_ONCE[device.type] // rows, max(1, NUMBERS_AT_ONCE // vectors.shape[1]))
+            for block in vectors.split(size):
                 self._compare(block.to(device))
 
     def _compare(self, vectors: Tensor) -> None:
