@@ -46,7 +46,7 @@ def search(
     """
     if count < 1:
         raise ValueError(f"expected at least one result of each query, got {count}")
-    find = METHODS[_suited(queries, corpus) if method is None else method]
+    find = METHODS[suited(queries, len(queries) * len(corpus)) if method is None else method]
     if excluded is None or not len(excluded):
         return find(queries, corpus, min(count, len(corpus)))
     most = int(torch.bincount(excluded[:, 0]).max())  # of one query
@@ -163,7 +163,7 @@ def _by_faiss(queries: Tensor, corpus: Tensor, count: int) -> Found:
 METHODS: dict[str, Callable[[Tensor, Tensor, int], Found]] = {"blocks": _by_blocks, "faiss": _by_faiss}
 
 
-def _suited(queries: Tensor, corpus: Tensor) -> str:
-    is_large = len(queries) * len(corpus) > FAISS_BEYOND
+def suited(queries: Tensor, count: int) -> str:
+    """The name of the method for queries like these (…, E) and `count` scores, those of a search in several calls."""
     fits = queries.device.type == "cpu" and queries.dtype == torch.float32
-    return "faiss" if is_large and fits and find_spec("faiss") is not None else "blocks"
+    return "faiss" if count > FAISS_BEYOND and fits and find_spec("faiss") is not None else "blocks"
