@@ -26,7 +26,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Savable
-from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths
+from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths, of_whole
 from bertorch.tasks.metrics import Metric, pair_cosines
 from bertorch.tasks.retrieval import not_found_first
 from bertorch.tasks.retrieval_metric import RetrievalMetric
@@ -102,7 +102,7 @@ class EmbeddingTask(ScoringTask):
     @override
     def errors(self, metric: Any, source: Any) -> Errors:
         """The pairs that `errors_of` finds, or the queries whose first passage is not relevant."""
-        whole: Any = metric.whole if isinstance(metric, MatryoshkaMetric) else metric
+        whole = of_whole(metric)
         return not_found_first(whole, source) if isinstance(source, RetrievalTexts) else self.errors_of(whole, source)
 
     @override
