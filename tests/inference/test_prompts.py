@@ -128,7 +128,7 @@ def test_prompts_of_other_folders(name, tmp_path):
     model = load(tmp_path)
     for role, expected in (
         ("query", other.encode_query(TEXTS)),
-        ("passage", other.encode_document(TEXTS)),
+        ("passage", other.encode(TEXTS, prompt_name=name)),  # `encode_document` takes none but `document`
         ("none", other.encode(TEXTS, prompt="")),
         (None, other.encode(TEXTS)),
     ):
@@ -136,6 +136,27 @@ def test_prompts_of_other_folders(name, tmp_path):
     first, second = other.encode(TEXTS[:2])
     cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
     assert model.predict([(TEXTS[0], TEXTS[1])])[0].cosine == pytest.approx(cosine, abs=1e-5)  # both by default
+
+
+@pytest.mark.parametrize("name", ["passage", "corpus"])
+def test_the_prompt_of_passages_is_the_same_after_it_was_opened_and_saved_again(name, tmp_path):
+    """sentence-transformers then saves an empty prompt `document`, and means only that by `encode_document`."""
+    torch.manual_seed(0)
+    modules = [Transformer(str(TINY), max_seq_length=32), Pooling(128, "mean")]
+    SentenceTransformer(modules=modules, device="cpu", prompts={"query": QUERY, name: PASSAGE}).save(
+        str(tmp_path / "a")
+    )
+    settings = tmp_path / "a" / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    content["prompts"].pop("document", None)
+    settings.write_text(json.dumps(content))
+    other = SentenceTransformer(str(tmp_path / "a"), device="cpu")
+    other.save(str(tmp_path / "b"))
+    assert json.loads((tmp_path / "b" / settings.name).read_text())["prompts"]["document"] == ""
+    expected = other.encode(TEXTS, prompt_name=name)
+    for folder in ("a", "b"):
+        assert_close(load(tmp_path / folder).encode(TEXTS, prompt="passage"), expected)
+    assert not np.allclose(expected, other.encode_document(TEXTS), atol=1e-2)
 
 
 def test_prompts_that_pooling_leaves_out_are_refused_when_asked_for(tmp_path):
