@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from bertorch import encode, evaluate, load
 from bertorch.errors import UserError
 from bertorch.inference.load import is_own
-from tests.conftest import SENTENCES, STS, TINY
+from tests.conftest import PARAPHRASES, SENTENCES, STS, TINY
 
 TEXTS = SENTENCES.read_text().splitlines()[:20]
 QUERY, PASSAGE = "查询：", "文章：\n"
@@ -167,8 +167,12 @@ def test_prompts_that_pooling_leaves_out_are_refused_when_asked_for(tmp_path):
     model = load(tmp_path)
     for role in (None, "none", "passage"):  # it has none for passages
         assert_close(model.encode(TEXTS, prompt=role), other.encode(TEXTS))
-    with pytest.raises(UserError, match="the prompt query cannot be applied"):
+    message = "the prompt query cannot be applied; without it texts are encoded by bertorch.encode --prompt none, or"
+    with pytest.raises(UserError, match=message):
         model.encode(TEXTS, prompt="query")
+    settings = {"model_dir": str(tmp_path), "input_file": str(PARAPHRASES), "output_dir": str(tmp_path / "report")}
+    with pytest.raises(UserError, match=message):  # a command without such an option says whose it is
+        evaluate.run(evaluate.EvaluateConfig(**settings))
 
 
 def test_a_damaged_prompt_is_an_error(folder, tmp_path):
