@@ -118,6 +118,21 @@ def test_a_folder_that_sentence_transformers_saved_again_is_its_own(folder, peer
     assert_close(theirs.encode(TEXTS), peer.encode(TEXTS))  # its default prompt is none
 
 
+@pytest.mark.parametrize("added", [{}, {"similarity_fn_name": "cosine"}])
+def test_an_older_release_keeps_our_mark_in_a_folder_that_it_saves(added, folder, tmp_path):
+    """Releases 2 and 3 take over the `__version__` that they find; what they write has no newline at its end."""
+    saved = shutil.copytree(folder, tmp_path / "model")
+    settings = saved / "config_sentence_transformers.json"
+    assert is_own(str(saved))
+    with settings.open("r+") as file:
+        content = json.load(file) | added
+        file.seek(0)
+        file.truncate()
+        json.dump(content, file, indent=2)
+    assert "bertorch" in content["__version__"]
+    assert not is_own(str(saved))
+
+
 @pytest.mark.parametrize("name", ["document", "passage", "corpus"])
 def test_prompts_of_other_folders(name, tmp_path):
     torch.manual_seed(0)
