@@ -78,8 +78,8 @@ class SentenceTransformerFiles:
 def is_of_sentence_transformers(folder: Path) -> bool:
     """Whether that package saved a folder: it writes a file of settings, which with prompts we do too, and mark.
 
-    Some releases keep the mark when they save a folder of ours. So the file is ours only with exactly our text, which
-    ends with a newline, as theirs does not.
+    Its release 2 keeps the mark when it saves a folder of ours. So the file is ours only with exactly our text, whose
+    newline at the end its own lacks.
     """
     try:
         text = (folder / SETTINGS).read_text(encoding="utf-8")

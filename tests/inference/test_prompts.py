@@ -120,7 +120,7 @@ def test_a_folder_that_sentence_transformers_saved_again_is_its_own(folder, peer
 
 @pytest.mark.parametrize("added", [{}, {"similarity_fn_name": "cosine"}])
 def test_an_older_release_keeps_our_mark_in_a_folder_that_it_saves(added, folder, tmp_path):
-    """Releases 2 and 3 take over the `__version__` that they find; what they write has no newline at its end."""
+    """Release 2 takes over the `__version__` that it finds; what it writes has no newline at its end."""
     saved = shutil.copytree(folder, tmp_path / "model")
     settings = saved / "config_sentence_transformers.json"
     assert is_own(str(saved))
