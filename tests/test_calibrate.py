@@ -111,6 +111,22 @@ def test_the_temperature_is_stored_and_used(name, folders, tmp_path, log_lines):
     assert any(line.startswith(warning) for line in log_lines)
 
 
+def test_the_report_keeps_its_widths(folders, tmp_path):
+    """Of a model trained at several: what is fitted is the temperature of whole embeddings."""
+    folder = shutil.copytree(folders["matching"], tmp_path / "model")
+    expected, *_ = run(folder, tmp_path / "whole", DATA["matching"], calibrate=True)
+    shutil.rmtree(folder)
+    shutil.copytree(folders["matching"], folder)
+    config = config_of(folder)
+    config[KEY]["matryoshka"] = [32, 8]
+    (folder / "config.json").write_text(json.dumps(config))
+    plain, *_ = run(folder, tmp_path / "plain", DATA["matching"])
+    report, *_ = run(folder, tmp_path / "fitting", DATA["matching"], calibrate=True)
+    assert list(report["dimensions"]) == ["128", "32", "8"]
+    assert report == plain | {"calibrated": expected["calibrated"]}
+    assert {name: value for name, value in report.items() if name != "dimensions"} == expected
+
+
 def test_predictions_are_written_with_it(folder, folders, tmp_path):
     run(folder, tmp_path / "report", calibrate=True)
     texts, _ = read(DATA["classifier"])

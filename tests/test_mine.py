@@ -219,6 +219,25 @@ def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monke
         assert not (tmp_path / f"{stop}.txt.parts").exists()
 
 
+def test_a_block_of_queries_is_bounded_by_its_work(folders, source, tmp_path, monkeypatch):
+    """No process waits longer than for one: of a large corpus it has fewer queries, and the result is the same."""
+    sizes, search = [], mining.search
+
+    def counted(queries, *rest, **settings):
+        sizes.append(len(queries))
+        return search(queries, *rest, **settings)
+
+    monkeypatch.setattr(mining, "search", counted)
+    whole = run(folders["batchneg"], source, tmp_path / "whole.txt")
+    passages = len({b for _, b in LINKED})
+    for name, cosines, most in (("five", 6 * passages - 1, 5), ("one", 1, 1)):
+        assert max(sizes) > most
+        sizes.clear()
+        monkeypatch.setattr(mining, "COSINES_AT_ONCE", cosines)
+        assert run(folders["batchneg"], source, tmp_path / name) == whole
+        assert (max(sizes), sum(sizes)) == (most, len({a for a, _ in LINKED}))
+
+
 def mine_slowly(config):
     """In small blocks, with time to be killed after each."""
     append = VectorFile.append

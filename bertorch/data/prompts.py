@@ -50,7 +50,8 @@ class Prompts(NamedTuple):
         if prompt is None:
             raise UserError(
                 f"expected a model whose pooling has the tokens of its prompts (include_prompt), got one without; the "
-                f"prompt {role} cannot be applied, only none"
+                f"prompt {role} cannot be applied; without it texts are encoded by bertorch.encode --prompt none, or "
+                'with prompt="none" in Python'
             )
         return prompt
 

@@ -124,15 +124,17 @@ def _tabs(path: str) -> Counter[int]:
 
 
 def read_scored_pairs(
-    path: str, *, on_bad_line: str = "stop", bounds: tuple[float, float] | None = None
+    path: str, *, on_bad_line: str = "stop", bounds: tuple[float, float] | None = None, to_learn: bool = False
 ) -> LabelledTexts:
-    """Read `a⇥b⇥score` lines; scores are finite decimal numbers, and not all the same: they are to be correlated.
+    """Read `a⇥b⇥score` lines; scores are finite decimal numbers.
 
-    With `bounds` one below the first or above the second is an error of its line, which names `--score_range`.
+    They are not all the same, as they are to be correlated, unless a model is `to_learn` them: other files may have
+    others. With `bounds` one below the first or above the second is an error of its line, which names `--score_range`.
     """
     form = LINE_FORMS["score", 2]
     pairs = read_with_targets(path, form, scores_of(form, bounds), on_bad_line=on_bad_line)
-    require_different_scores(pairs.labels, path)
+    if not to_learn:
+        require_different_scores(pairs.labels, path)
     return pairs
 
 

@@ -55,7 +55,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     | _IN_PLACE,
     "Normalize": _IN_PLACE,
 }
-# What a prompt for passages is called: the first that is there, as in `SentenceTransformer.encode_document`.
+# What a prompt for passages is called: the first that is not empty. `SentenceTransformer.encode_document` of 6.2 takes
+# only `document`, and saves an empty one in a folder without it.
 _PASSAGES = ("document", "passage", "corpus")
 # Arguments within `model_args`, `tokenizer_args`, … that change no embedding beyond rounding.
 _HARMLESS_ARGUMENTS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
@@ -155,8 +156,8 @@ def _model_settings(path: Path) -> tuple[Prompts, int | None]:
     if name not in prompts:
         known = ", ".join(filter(None, prompts))
         raise UserError(f"{path}: default_prompt_name: expected one of {known}, got {name!r}")
-    passage = next((prompts[each] for each in _PASSAGES if each in (settings.get("prompts") or {})), "")
-    return Prompts(prompts["query"] or "", passage or "", prompts[name] or ""), settings.get("truncate_dim") or None
+    passage = next((prompts[each] for each in _PASSAGES if prompts.get(each)), "")
+    return Prompts(prompts["query"] or "", passage, prompts[name] or ""), settings.get("truncate_dim") or None
 
 
 def _pooling(folder: Path, prompts: Prompts) -> tuple[tuple[str, ...], Prompts]:

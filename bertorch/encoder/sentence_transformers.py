@@ -72,20 +72,30 @@ class SentenceTransformerFiles:
         _write(folder / "modules.json", listed)
         _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
         if self._prompts.by_role:
-            prompts = {"query": self._prompts.query, "document": self._prompts.passage}
-            settings = {"__version__": {_MARK: bertorch.__version__}, "prompts": prompts, "default_prompt_name": None}
-            _write(folder / SETTINGS, settings)
+            _write(folder / SETTINGS, _settings(bertorch.__version__, self._prompts.query, self._prompts.passage))
 
 
 def is_of_sentence_transformers(folder: Path) -> bool:
-    """Whether that package saved a folder: it writes a file of settings, which we do with prompts, and then mark."""
+    """Whether that package saved a folder: it writes a file of settings, which with prompts we do too, and mark.
+
+    Its release 2 keeps the mark when it saves a folder of ours. So the file is ours only with exactly our text, whose
+    newline at the end its own lacks.
+    """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return _MARK not in settings["__version__"]
+        text = (folder / SETTINGS).read_text(encoding="utf-8")
+        settings = json.loads(text)
+        version, prompts = settings["__version__"][_MARK], settings["prompts"]
+        return text != _text(_settings(version, prompts["query"], prompts["document"]))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, LookupError, TypeError):
         return True
+
+
+def _settings(version: str, query: str | None, passage: str | None) -> dict[str, Any]:
+    """What the file of settings says of a model with prompts, saved by this version of bertorch."""
+    prompts = {"query": query, "document": passage}
+    return {"__version__": {_MARK: version}, "prompts": prompts, "default_prompt_name": None}
 
 
 def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:
@@ -126,4 +136,8 @@ class _Dense(NamedTuple):
 
 def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(_text(content), encoding="utf-8")
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"

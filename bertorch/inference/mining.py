@@ -21,9 +21,10 @@ from bertorch.data.teacher import record_path
 from bertorch.files import read_record
 from bertorch.inference.model import Model
 from bertorch.inference.vectors import VectorFile, write_vectors
-from bertorch.tasks.search import search
+from bertorch.tasks.search import search, suited
 
 FOUND_AT_ONCE = 2**22  # results of a block of queries, with those that are left out
+COSINES_AT_ONCE = 2**31  # that a block of queries has with the corpus: some minutes of work at most
 PAIRS_AT_ONCE = 2**14  # scored by a cross-encoder, about
 
 
@@ -136,7 +137,8 @@ class Mining:
             if distributed.is_main():
                 queries = torch.from_numpy(self._read("queries")[first:end]).to(self.model.engine.device)
                 corpus = torch.from_numpy(self._read("passages")[: self.texts.corpus_size])
-                best = search(queries, corpus, self._depth, excluded=self._excluded(first, end))
+                method = suited(queries, len(self.texts.queries) * len(corpus))  # of all blocks, wherever it began
+                best = search(queries, corpus, self._depth, excluded=self._excluded(first, end), method=method)
                 found[:, : self._depth], found[:, self._depth :] = best.indices.cpu(), best.scores.cpu()
             distributed.barrier()  # no process waits longer than for one block
             yield found
@@ -148,12 +150,14 @@ class Mining:
         return torch.from_numpy(np.stack([queries, self.texts.known[bounds[0] : bounds[-1]]], axis=1))
 
     def _searches(self, done: int) -> Iterator[tuple[int, int]]:
-        """Blocks of queries: many, but few where a query has many passages that are left out."""
+        """Blocks of queries: many, but few of a large corpus or where a query has many passages that are left out."""
         counts = np.diff(self.texts.known_bounds)  # (Q,)
+        at_once = COSINES_AT_ONCE // self.texts.corpus_size
         first = most = 0
         for query, count in enumerate(counts.tolist()):
             most = max(most, count)
-            if query > first and (query + 1 - first) * (self._depth + most) > FOUND_AT_ONCE:
+            size = query + 1 - first
+            if size > 1 and (size > at_once or size * (self._depth + most) > FOUND_AT_ONCE):
                 if query > done:
                     yield max(first, done), query
                 first, most = query, count

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from bertorch.data.batch import PackedBatch
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.calibration import Temperature, fit_temperature, fitting_report
 from bertorch.tasks.fittable import FittableTask
 from bertorch.tasks.fitting import TEMPERATURE, FittedFile
-from bertorch.tasks.metrics import ClassificationMetric
+from bertorch.tasks.metrics import ClassificationMetric, Metric
 
 
 class CalibratedTask(FittableTask):
@@ -51,7 +52,7 @@ class CalibratedTask(FittableTask):
         """A fresh metric of the classes; whether it keeps the logits, see there."""
 
     @override
-    def metric_to_fit(self, device: torch.device) -> ClassificationMetric:
+    def metric_to_fit(self, device: torch.device) -> Metric[PackedBatch]:
         return self.class_metric(device, keeps_logits=True)
 
     @override

@@ -13,7 +13,8 @@ from bertorch import distributed
 from bertorch.config import BatchNegConfig, ContrastiveConfig
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
-from bertorch.data.several_files import schedule_of
+from bertorch.data.several_files import named_files, schedule_of
+from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Negatives
 from bertorch.tasks.metrics import pair_cosines
@@ -65,15 +66,22 @@ class CoSENT(ScoredPairsLoss):
 
     @override
     def look_at(self, config: ContrastiveConfig, train: Examples) -> None:
+        """As the protocol says; a `UserError` if the scores of all pairs are the same."""
         super().look_at(config, train)
+        of_files = [np.unique(file.labels_of(np.arange(len(file)))) for _, file in named_files(train)]
+        if len(np.unique(np.concatenate(of_files))) == 1:
+            expected = "--train_data_file: expected scores that differ, since --loss cosent compares pairs by them"
+            raise UserError(f"{expected}, got only {of_files[0][0]:g}; --loss cosine_mse learns a single score too")
         size = config.batch_size * distributed.world_size()
         batches = schedule_of(train, size, config.gradient_accumulation_steps, config.seed).batches(epoch=1)
         alike = [bool(np.ptp(train.labels_of(indices)) == 0) for indices in batches]
         counts = f"{sum(alike)} of {len(alike)} ({sum(alike) / len(alike):.1%})"
         logger.info("data: train: batches of the first epoch with one score only, which give no gradient: {}", counts)
         if all(alike):
+            can_differ = any(len(scores) > 1 for scores in of_files)
+            remedy = "raise --batch_size" if can_differ else "a batch has pairs of one file: join the files"
             logger.warning(
-                "data: train: no batch has two different scores, and nothing is learned from them; raise --batch_size"
+                "data: train: no batch has two different scores, and nothing is learned from them; {}", remedy
             )
 
     @override

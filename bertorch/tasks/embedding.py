@@ -26,7 +26,7 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Savable
-from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths
+from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths, of_whole
 from bertorch.tasks.metrics import Metric, pair_cosines
 from bertorch.tasks.retrieval import not_found_first
 from bertorch.tasks.retrieval_metric import RetrievalMetric
@@ -89,7 +89,10 @@ class EmbeddingTask(ScoringTask):
     ) -> tuple[Callable[[PackedBatch], Tensor], Metric[PackedBatch]]:
         if not isinstance(examples, RetrievalDataset):
             return super().evaluation(examples, device)
-        return self.embedder_model, self._at_widths(lambda width: RetrievalMetric(device, examples, width))
+        size = self.embedding_size  # of narrower ones the cosines may be all the same: with one dimension, often are
+        return self.embedder_model, self._at_widths(
+            lambda width: RetrievalMetric(device, examples, width, may_be_constant=width < size)
+        )
 
     def _at_widths(self, make: Callable[[int], Metric[PackedBatch]]) -> Metric[PackedBatch]:
         """A metric of whole embeddings, or of each width at which they are trained; `make` takes a width."""
@@ -99,7 +102,7 @@ class EmbeddingTask(ScoringTask):
     @override
     def errors(self, metric: Any, source: Any) -> Errors:
         """The pairs that `errors_of` finds, or the queries whose first passage is not relevant."""
-        whole: Any = metric.whole if isinstance(metric, MatryoshkaMetric) else metric
+        whole = of_whole(metric)
         return not_found_first(whole, source) if isinstance(source, RetrievalTexts) else self.errors_of(whole, source)
 
     @override

@@ -116,3 +116,8 @@ class MatryoshkaMetric(Metric[PackedBatch]):
     @override
     def example_table(self) -> ExampleTable | None:
         return self.whole.example_table()
+
+
+def of_whole(metric: Any) -> Any:
+    """The metric of whole embeddings: that inside a `MatryoshkaMetric`, or any other itself."""
+    return metric.whole if isinstance(metric, MatryoshkaMetric) else metric

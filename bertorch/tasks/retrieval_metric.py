@@ -79,15 +79,19 @@ class RetrievalMetric(Metric[PackedBatch]):
     Of passages with equal cosines the one that stands earlier in the corpus comes first. Each process searches among
     the texts that it has encoded; only the embeddings of the queries, and the best of each search, are gathered.
 
-    `size` is E. After `reduce`, on every process: `first` (Q,) is the best passage of each query, `first_scores` (Q,)
-    its cosine, `first_grades` (Q,) its grade, 0 if it is not relevant; `hits` are the relevant passages among the first
-    `DEPTH`, and `hit_passages` (H,) which these are.
+    `size` is E. With `may_be_constant`, cosines that are all the same are measured like others. After `reduce`, on
+    every process: `first` (Q,) is the best passage of each query, `first_scores` (Q,) its cosine, `first_grades` (Q,)
+    its grade, 0 if it is not relevant; `hits` are the relevant passages among the first `DEPTH`, and `hit_passages`
+    (H,) which these are.
     """
 
     name = f"nDCG@{CUT}"
 
-    def __init__(self, device: torch.device, dataset: RetrievalDataset, size: int) -> None:
+    def __init__(
+        self, device: torch.device, dataset: RetrievalDataset, size: int, *, may_be_constant: bool = False
+    ) -> None:
         self._device, self.dataset, self._size = device, dataset, size
+        self._may_be_constant = may_be_constant
         self._vectors: list[Tensor] = []
         self._texts: list[Tensor] = []
 
@@ -101,7 +105,7 @@ class RetrievalMetric(Metric[PackedBatch]):
         """As the protocol says; all processes see the same ranks.
 
         Raises:
-            ConstantScoresError: all cosines are the same up to rounding.
+            ConstantScoresError: all cosines are the same up to rounding, and may not be.
         """
         data = self.dataset
         if not self._vectors:  # of more processes than texts
@@ -113,7 +117,7 @@ class RetrievalMetric(Metric[PackedBatch]):
         del vectors
         scores = found.scores.double().cpu().numpy()  # (Q, K)
         shown = scores[~np.isneginf(scores)]
-        if scores.shape[1] > 1 and np.ptp(shown) <= _ROUNDING:
+        if not self._may_be_constant and scores.shape[1] > 1 and np.ptp(shown) <= _ROUNDING:
             raise ConstantScoresError(
                 f"expected cosines that tell passages apart, got {shown[0]:.6g} for all: the model has collapsed"
             )

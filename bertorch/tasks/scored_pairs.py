@@ -24,9 +24,10 @@ def scored_pairs(
     on_bad_line: str,
     prompts: Prompts = NO_PROMPTS,
     bounds: tuple[float, float] | None = None,
+    to_learn: bool = False,
 ) -> Dataset:
     """Pairs with a score, whose texts are encoded apart, a as a query and b as a passage. See `read_scored_pairs`."""
-    read = read_scored_pairs(path, on_bad_line=on_bad_line, bounds=bounds)
+    read = read_scored_pairs(path, on_bad_line=on_bad_line, bounds=bounds, to_learn=to_learn)
     columns = prompts.of_pairs(read.columns)
     return Dataset.of_sentences(tokenizer, columns, read.labels, max_length=max_length)
 
@@ -43,7 +44,7 @@ class ScoredPairsLoss(EmbeddingLoss):
 
     @override
     def reader(self, prompts: Prompts) -> Callable[..., Dataset]:
-        read = partial(scored_pairs, prompts=prompts)
+        read = partial(scored_pairs, prompts=prompts, to_learn=True)
         return read if self._bounds is None else partial(read, bounds=self._bounds)
 
     @override

@@ -15,6 +15,7 @@ from torch import Tensor
 
 QUERIES_AT_ONCE = 1024
 SCORES_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # of a block: 16 MB on the CPU, which come from memory in use
+NUMBERS_AT_ONCE = 2**28  # of the vectors of a block, which are copied to the device: 1 GB in fp32
 # Queries times vectors beyond which faiss, an extra, searches in place of the blocks, where it is installed.
 FAISS_BEYOND = 10**10
 
@@ -45,7 +46,7 @@ def search(
     """
     if count < 1:
         raise ValueError(f"expected at least one result of each query, got {count}")
-    find = METHODS[_suited(queries, corpus) if method is None else method]
+    find = METHODS[suited(queries, len(queries) * len(corpus)) if method is None else method]
     if excluded is None or not len(excluded):
         return find(queries, corpus, min(count, len(corpus)))
     most = int(torch.bincount(excluded[:, 0]).max())  # of one query
@@ -66,7 +67,8 @@ class Nearest:
         """Compare with more vectors (B, E)."""
         device, rows = self._queries.device, min(QUERIES_AT_ONCE, len(self._queries))
         if rows and len(vectors):
-            for block in vectors.split(SCORES_AT_ONCE[device.type] // rows):
+            size = min(SCORES_AT_ONCE[device.type] // rows, max(1, NUMBERS_AT_ONCE // vectors.shape[1]))
+            for block in vectors.split(size):
                 self._compare(block.to(device))
 
     def _compare(self, vectors: Tensor) -> None:
@@ -161,7 +163,7 @@ def _by_faiss(queries: Tensor, corpus: Tensor, count: int) -> Found:
 METHODS: dict[str, Callable[[Tensor, Tensor, int], Found]] = {"blocks": _by_blocks, "faiss": _by_faiss}
 
 
-def _suited(queries: Tensor, corpus: Tensor) -> str:
-    is_large = len(queries) * len(corpus) > FAISS_BEYOND
+def suited(queries: Tensor, count: int) -> str:
+    """The name of the method for queries like these (…, E) and `count` scores, those of a search in several calls."""
     fits = queries.device.type == "cpu" and queries.dtype == torch.float32
-    return "faiss" if is_large and fits and find_spec("faiss") is not None else "blocks"
+    return "faiss" if count > FAISS_BEYOND and fits and find_spec("faiss") is not None else "blocks"

@@ -24,8 +24,8 @@ from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import classification_losses, misclassified
 from bertorch.tasks.embedding import EmbeddingTask, empty_embedder
 from bertorch.tasks.label_counts import LabelCounts, class_counts
-from bertorch.tasks.matryoshka import saved_widths
-from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, best_threshold, correlations, pair_cosines
+from bertorch.tasks.matryoshka import of_whole, saved_widths
+from bertorch.tasks.metrics import ClassificationMetric, ExampleRows, Metric, best_threshold, correlations, pair_cosines
 from bertorch.weights import load_into
 
 MATCHING_LABELS = ["0", "1"]
@@ -198,6 +198,16 @@ class SentenceBertTask(CalibratedTask, EmbeddingTask):
     @override
     def metric_at(self, device: torch.device) -> "SentenceBertMetric":
         return self.class_metric(device)
+
+    @override
+    def metric_to_fit(self, device: torch.device) -> Metric[PackedBatch]:
+        size = self.embedding_size
+        return self._at_widths(lambda width: self.class_metric(device, keeps_logits=width == size))
+
+    @override
+    def fit(self, metric: Any, choice: bool) -> dict[str, Any]:
+        """Fit the temperature to the raw logits of whole embeddings."""
+        return super().fit(of_whole(metric), choice)
 
     @override
     def _scores(self, batch: PackedBatch) -> Tensor:

@@ -40,7 +40,7 @@ def test_the_prompt_of_each_role():
         PROMPTS.before(None)
     with pytest.raises(UserError, match="expected a prompt of query, passage, none, got 'document'"):
         PROMPTS.before("document")
-    with pytest.raises(UserError, match="the prompt query cannot be applied, only none"):
+    with pytest.raises(UserError, match="the prompt query cannot be applied; without it .* --prompt none"):
         Prompts(None, "").before("query")
 
 

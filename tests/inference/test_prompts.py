@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from bertorch import encode, evaluate, load
 from bertorch.errors import UserError
 from bertorch.inference.load import is_own
-from tests.conftest import SENTENCES, STS, TINY
+from tests.conftest import PARAPHRASES, SENTENCES, STS, TINY
 
 TEXTS = SENTENCES.read_text().splitlines()[:20]
 QUERY, PASSAGE = "查询：", "文章：\n"
@@ -118,6 +118,21 @@ def test_a_folder_that_sentence_transformers_saved_again_is_its_own(folder, peer
     assert_close(theirs.encode(TEXTS), peer.encode(TEXTS))  # its default prompt is none
 
 
+@pytest.mark.parametrize("added", [{}, {"similarity_fn_name": "cosine"}])
+def test_an_older_release_keeps_our_mark_in_a_folder_that_it_saves(added, folder, tmp_path):
+    """Release 2 takes over the `__version__` that it finds; what it writes has no newline at its end."""
+    saved = shutil.copytree(folder, tmp_path / "model")
+    settings = saved / "config_sentence_transformers.json"
+    assert is_own(str(saved))
+    with settings.open("r+") as file:
+        content = json.load(file) | added
+        file.seek(0)
+        file.truncate()
+        json.dump(content, file, indent=2)
+    assert "bertorch" in content["__version__"]
+    assert not is_own(str(saved))
+
+
 @pytest.mark.parametrize("name", ["document", "passage", "corpus"])
 def test_prompts_of_other_folders(name, tmp_path):
     torch.manual_seed(0)
@@ -128,7 +143,7 @@ def test_prompts_of_other_folders(name, tmp_path):
     model = load(tmp_path)
     for role, expected in (
         ("query", other.encode_query(TEXTS)),
-        ("passage", other.encode_document(TEXTS)),
+        ("passage", other.encode(TEXTS, prompt_name=name)),  # `encode_document` takes none but `document`
         ("none", other.encode(TEXTS, prompt="")),
         (None, other.encode(TEXTS)),
     ):
@@ -136,6 +151,27 @@ def test_prompts_of_other_folders(name, tmp_path):
     first, second = other.encode(TEXTS[:2])
     cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
     assert model.predict([(TEXTS[0], TEXTS[1])])[0].cosine == pytest.approx(cosine, abs=1e-5)  # both by default
+
+
+@pytest.mark.parametrize("name", ["passage", "corpus"])
+def test_the_prompt_of_passages_is_the_same_after_it_was_opened_and_saved_again(name, tmp_path):
+    """sentence-transformers then saves an empty prompt `document`, and means only that by `encode_document`."""
+    torch.manual_seed(0)
+    modules = [Transformer(str(TINY), max_seq_length=32), Pooling(128, "mean")]
+    SentenceTransformer(modules=modules, device="cpu", prompts={"query": QUERY, name: PASSAGE}).save(
+        str(tmp_path / "a")
+    )
+    settings = tmp_path / "a" / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    content["prompts"].pop("document", None)
+    settings.write_text(json.dumps(content))
+    other = SentenceTransformer(str(tmp_path / "a"), device="cpu")
+    other.save(str(tmp_path / "b"))
+    assert json.loads((tmp_path / "b" / settings.name).read_text())["prompts"]["document"] == ""
+    expected = other.encode(TEXTS, prompt_name=name)
+    for folder in ("a", "b"):
+        assert_close(load(tmp_path / folder).encode(TEXTS, prompt="passage"), expected)
+    assert not np.allclose(expected, other.encode_document(TEXTS), atol=1e-2)
 
 
 def test_prompts_that_pooling_leaves_out_are_refused_when_asked_for(tmp_path):
@@ -146,8 +182,12 @@ def test_prompts_that_pooling_leaves_out_are_refused_when_asked_for(tmp_path):
     model = load(tmp_path)
     for role in (None, "none", "passage"):  # it has none for passages
         assert_close(model.encode(TEXTS, prompt=role), other.encode(TEXTS))
-    with pytest.raises(UserError, match="the prompt query cannot be applied"):
+    message = "the prompt query cannot be applied; without it texts are encoded by bertorch.encode --prompt none, or"
+    with pytest.raises(UserError, match=message):
         model.encode(TEXTS, prompt="query")
+    settings = {"model_dir": str(tmp_path), "input_file": str(PARAPHRASES), "output_dir": str(tmp_path / "report")}
+    with pytest.raises(UserError, match=message):  # a command without such an option says whose it is
+        evaluate.run(evaluate.EvaluateConfig(**settings))
 
 
 def test_a_damaged_prompt_is_an_error(folder, tmp_path):

@@ -179,6 +179,31 @@ def test_embeddings_that_no_longer_vary_are_an_error():
         measured(torch.ones(40, 4), random_data(0))
 
 
+def test_a_narrow_width_may_not_vary():
+    """With one dimension of the same sign all cosines are 1, however different the whole embeddings are."""
+    data = random_data(0)
+    task = contrastive_task(matryoshka=(1,))
+    vectors = torch.randn(40, task.embedding_size, generator=torch.Generator().manual_seed(0))
+    vectors[:, 0] = vectors[:, 0].abs()
+    reports = []
+    for matryoshka in ((1,), ()):
+        _, metric = contrastive_task(matryoshka=matryoshka).evaluation(data, CPU)
+        metric.update(vectors, None, np.arange(40))
+        metric.reduce()
+        reports.append(metric.report())
+    dimensions = reports[0].pop("dimensions")
+    assert reports[0] == reports[1]
+    places = (np.delete(np.arange(150), own) if own >= 0 else np.arange(150) for own in data.own)
+    in_order = [
+        plain_measures(ranked.tolist(), grades) for ranked, grades in zip(places, relevant_of(data), strict=True)
+    ]
+    assert dimensions["1"]["mrr@10"] == pytest.approx(np.mean([each["mrr@10"] for each in in_order]))
+    _, metric = task.evaluation(data, CPU)
+    metric.update(torch.ones_like(vectors), None, np.arange(40))
+    with pytest.raises(ConstantScoresError, match="the model has collapsed"):
+        metric.reduce()
+
+
 def test_embeddings_that_are_not_finite_are_an_error(monkeypatch):
     task, data = contrastive_task(), retrieval_data()
     with torch.no_grad():

@@ -303,4 +303,25 @@ def test_of_several_files_the_log_has_the_scores_of_each_and_its_batches(log_lin
     assert any("data: a.txt: scores from 0 to 0, mean 0" in line for line in log_lines)
     assert any("data: b.txt: scores from 5 to 5, mean 5" in line for line in log_lines)
     assert any(line.endswith("with one score only, which give no gradient: 4 of 4 (100.0%)") for line in log_lines)
-    assert any("no batch has two different scores" in line for line in log_lines)
+    assert any(
+        "no batch has two different scores" in line and "of one file: join the files" in line for line in log_lines
+    )
+
+
+@pytest.mark.parametrize("loss", ["cosent", "cosine_mse"])
+def test_a_training_file_may_have_one_score_only(loss, tmp_path):
+    """Another one may have others; CoSENT, which compares them, needs two in all."""
+    path = tmp_path / "train.txt"
+    path.write_text("甲\t乙\t1\n丙\t丁\t1\n")
+    settings = {"score_range": "0,1"} if loss == "cosine_mse" else {}
+    made = LOSSES[loss].from_config(config(loss, **settings))
+    options = {"tokenizer": AutoTokenizer.from_pretrained(TINY), "max_length": 8, "on_bad_line": "stop"}
+    train = made.reader(NO_PROMPTS)(str(path), **options)
+    assert train.labels.tolist() == [1, 1]
+    with pytest.raises(UserError, match="expected scores that differ, to correlate with, got only 1"):
+        scored_pairs(str(path), **options)
+    if loss == "cosent":
+        with pytest.raises(UserError, match="expected scores that differ, since --loss cosent compares .* got only 1;"):
+            made.look_at(config(loss), train)
+    else:
+        made.look_at(config(loss, **settings), train)

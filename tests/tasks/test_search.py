@@ -77,6 +77,19 @@ def test_vectors_that_come_little_by_little(block, small_blocks):
     assert as_rows(nearest.found) == expected(queries, corpus, 5)
 
 
+@pytest.mark.parametrize(("numbers", "most"), [(2**28, 20), (12, 3), (2, 1)])
+def test_few_queries_do_not_make_a_block_large(numbers, most, small_blocks, monkeypatch):
+    """A block is copied to the device whole: with one query it may have no more numbers than is said."""
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", numbers)
+    sizes = []
+    compare = Nearest._compare
+    monkeypatch.setattr(Nearest, "_compare", lambda self, block: (sizes.append(len(block)), compare(self, block)))
+    queries, corpus = whole(1, 4, 0), whole(37, 4, 1)
+    found = search(queries, corpus, 5, method="blocks")
+    assert as_rows(found) == expected(queries, corpus, 5)
+    assert (max(sizes), sum(sizes)) == (most, 37)
+
+
 def test_vectors_that_are_all_alike(method):
     found = search(torch.ones(3, 2), torch.ones(50, 2), 4, method=method)
     assert found.indices.tolist() == [[0, 1, 2, 3]] * 3
