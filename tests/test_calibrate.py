@@ -54,7 +54,7 @@ def folder(folders, tmp_path):
     return shutil.copytree(folders["classifier"], tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", ["classifier", pytest.param("matching", marks=pytest.mark.slow)])
 def test_the_temperature_is_stored_and_used(name, folders, tmp_path, log_lines):
     data, folder = DATA[name], shutil.copytree(folders[name], tmp_path / "model")
     texts, gold = read(data)

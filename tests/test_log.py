@@ -8,6 +8,8 @@ import sys
 import termios
 import time
 
+import pytest
+
 from bertorch import log
 from tests.conftest import ROOT
 
@@ -42,6 +44,7 @@ def test_no_progress_bar_into_a_file():
     assert log.progress_bar(10, done=0).disable
 
 
+@pytest.mark.slow
 def test_a_progress_bar_on_a_terminal():
     """On a pseudo-terminal of 100 columns: the bar is drawn, and a log line stands on a line of its own."""
     program = (

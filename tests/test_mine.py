@@ -286,6 +286,7 @@ def interrupted_at_the_end(monkeypatch, *arguments, **settings):
             run(*arguments, **settings)
 
 
+@pytest.mark.slow
 def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path, monkeypatch, log_lines):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(b for _, b in reversed(LINKED)))

@@ -42,9 +42,8 @@ def test_it_warm_starts_where_it_ended(folders, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(
-    "module", ["torch.distributed.run", pytest.param("torch.distributed.launch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["torch.distributed.run", "torch.distributed.launch"])
 def test_two_processes_log_and_save_once(module, tmp_path):
     """`torch.distributed.launch` passes `--local-rank`; torchrun, which is `torch.distributed.run`, does not."""
     done = run_script(
@@ -101,6 +100,7 @@ def test_json_lines_train_as_columns(tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_the_tokens_from_the_cache(tmp_path):
     lines = (REVIEWS / "train.txt").read_text().splitlines()[:40]
     (tmp_path / "train.txt").write_text("\n".join([*lines, "no label"]))

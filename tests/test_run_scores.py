@@ -41,6 +41,7 @@ def test_they_learn_from_the_samples(folders):
     assert last_result(RANKING_LINE, folders.run("ranking")[1]) > 0.65  # chance is 0.457
 
 
+@pytest.mark.slow
 def test_a_file_from_the_cache_gives_the_same_weights(tmp_path):
     """Also the warning of queries that are left out."""
     dev = tmp_path / "dev.txt"

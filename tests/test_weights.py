@@ -125,6 +125,7 @@ def test_a_tokenizer_that_finds_no_room_is_told_as_such(tmp_path):
         publish(str(tmp_path), {"a": torch.ones(3)}, [Tokenizer()])
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_mid_save_leaves_the_earlier_one(task, tmp_path):
     """Killed for real, after the new weights are written and before they take their place."""
     save_task(tmp_path, task)

@@ -74,7 +74,7 @@ def test_a_classifier_of_pairs(folders):
     assert list(predictions[0].probabilities) == (NLI / "labels.txt").read_text().split()
 
 
-@pytest.mark.parametrize("name", ["matching", "nli", "simcse", "batchneg"])
+@pytest.mark.parametrize("name", ["matching", "nli", pytest.param("simcse", marks=pytest.mark.slow), "batchneg"])
 def test_embeddings_are_those_of_sentence_transformers(name, folders):
     model = load(folders[name])
     peer = SentenceTransformer(str(folders[name]), device="cpu")

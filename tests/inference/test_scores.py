@@ -264,6 +264,7 @@ def _ranked_by(options) -> None:
     predict.run(predict.PredictConfig(**options))
 
 
+@pytest.mark.slow
 def test_two_processes_rank_as_one(folders, tmp_path):
     write_candidates(tmp_path)
     one = run_predict(folders["ranking"], tmp_path, ranked=True)

@@ -70,6 +70,7 @@ def test_a_run_is_compiled_if_that_pays(options, run, expected, tmp_path):
     assert compiles(settings, has_graphs=has_graphs, steps=steps, tokens=tokens) is expected
 
 
+@pytest.mark.slow
 def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch, tmp_path):
     """With a backend that only traces: it is fast, and the kernels of the others are not our concern."""
     compiled = []

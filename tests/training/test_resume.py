@@ -150,9 +150,10 @@ def train_until(folder, batch_size: int, stop: int | None) -> None:
         train_in_double(folder, task, classification_data(29), {"batch_size": batch_size})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
-    [pytest.param(2, 2, marks=pytest.mark.slow), (2, 3), pytest.param(3, 1, marks=pytest.mark.slow)],
+    [(2, 2), (2, 3), (3, 1)],
 )
 def test_another_number_of_processes_goes_on_with_the_same_batch(before, after, tmp_path):
     for folder in ("whole", "parts"):
