@@ -108,10 +108,8 @@ def test_every_script_outlives_killed_at_random_moments(script, train, dev, sett
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_stopped_run_tells_the_command_to_go_on(number, whole, tmp_path):
     process = Script(*arguments(tmp_path, epochs=EPOCHS))
     process.wait_for("global step: 5,")
