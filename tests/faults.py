@@ -13,13 +13,17 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
+
+from bertorch.errors import exit_on_user_error
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 TAKE_ROOM = {"open", "os.mkdir", "os.rename", "write", "fsync", "torch", "safetensors", "tokenizers"}
@@ -122,3 +126,37 @@ class Faults:
 
 def _path_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def run_with_faults(
+    run: Callable[[], Any],
+    folder: Path,
+    operations: Path,
+    *,
+    log: Path,
+    seconds: int,
+    number: int,
+    is_full: bool = False,
+    slow: float = 0.0,
+) -> int:
+    """Run in a process of its own, with the arguments of `Faults` and standard error in `log`; returns the exit code.
+
+    That of a signal is negative; the run ends after so many seconds.
+    """
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.alarm(seconds)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            Faults(folder, operations, number=number, is_full=is_full, slow=slow)
+            with exit_on_user_error():
+                run()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:  # noqa: BLE001 - what Python prints
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

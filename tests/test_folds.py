@@ -24,7 +24,7 @@ from bertorch.inference.load import load_trained
 from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.fitting import FittedFile
 from bertorch.tasks.metadata import update_settings
-from bertorch.training import out_of_fold
+from bertorch.training import folds_folder
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.interruption import Interruption
 from bertorch.training.start import started
@@ -232,7 +232,7 @@ def test_an_evaluation_leaves_no_dropout_on(trained):
 
 def test_the_results_are_of_the_file_that_the_folds_were_made_of(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(out_of_fold, "file_digest", lambda path: f"another content of {path}")
+        patch.setattr(folds_folder, "content_digest", lambda path: f"another content of {path}")
         with pytest.raises(UserError, match=r"classifier\.train: expected the training file as it was when the folds"):
             run("classifier", tmp_path / "classifier")
     run("classifier", tmp_path / "classifier")

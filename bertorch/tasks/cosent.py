@@ -11,13 +11,10 @@ from typing_extensions import override
 
 from bertorch import distributed
 from bertorch.config import BatchNegConfig, ContrastiveConfig
-from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.several_files import named_files, schedule_of
 from bertorch.errors import UserError
-from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Negatives
-from bertorch.tasks.metrics import pair_cosines
 from bertorch.tasks.scored_pairs import ScoredPairsLoss
 
 
@@ -85,13 +82,11 @@ class CoSENT(ScoredPairsLoss):
             )
 
     @override
-    def __call__(self, embeddings: Tensor, batch: PackedBatch) -> Tensor:
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosines = pair_cosines(at_least_fp32(embeddings).view(-1, 2, embeddings.shape[-1]))  # (pairs,)
-            both = torch.stack([cosines.double(), batch.labels], dim=1)  # (pairs, 2), so that no score is rounded
-            both, _ = distributed.gather_rows(both)  # (M, 2), of all processes
-            loss = cosent_loss(both[:, 0].to(cosines.dtype), both[:, 1], scale=self._scale)
-            return loss / distributed.world_size()  # each process has all of it
+    def loss_of(self, cosines: Tensor, scores: Tensor) -> Tensor:
+        both = torch.stack([cosines.double(), scores], dim=1)  # (pairs, 2), so that no score is rounded
+        both, _ = distributed.gather_rows(both)  # (M, 2), of all processes
+        loss = cosent_loss(both[:, 0].to(cosines.dtype), both[:, 1], scale=self._scale)
+        return loss / distributed.world_size()  # each process has all of it
 
     @override
     def weight(self, examples: Examples, indices: np.ndarray) -> float:

@@ -2,15 +2,11 @@
 
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
 from bertorch.config import BatchNegConfig
-from bertorch.data.batch import PackedBatch
-from bertorch.precision import at_least_fp32
-from bertorch.tasks.metrics import pair_cosines
 from bertorch.tasks.scored_pairs import ScoredPairsLoss
 
 
@@ -37,8 +33,6 @@ class CosineMSE(ScoredPairsLoss):
         return cls(config.score_bounds)
 
     @override
-    def __call__(self, embeddings: Tensor, batch: PackedBatch) -> Tensor:
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosines = pair_cosines(at_least_fp32(embeddings).view(-1, 2, embeddings.shape[-1]))  # (pairs,)
-            targets = (batch.labels - self._low) / (self._high - self._low)  # (pairs,) in [0, 1]
-            return F.mse_loss(cosines, targets.to(cosines.dtype), reduction="sum")
+    def loss_of(self, cosines: Tensor, scores: Tensor) -> Tensor:
+        targets = (scores - self._low) / (self._high - self._low)  # (pairs,) in [0, 1]
+        return F.mse_loss(cosines, targets.to(cosines.dtype), reduction="sum")

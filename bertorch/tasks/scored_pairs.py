@@ -1,19 +1,25 @@
 """Pairs with a score beside them, for evaluation and for the losses that learn from scores."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from loguru import logger
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.config import ContrastiveConfig
+from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import read_scored_pairs
 from bertorch.data.several_files import named_files
+from bertorch.precision import at_least_fp32
 from bertorch.tasks.embedding_loss import EmbeddingLoss
+from bertorch.tasks.metrics import pair_cosines
 
 
 def scored_pairs(
@@ -53,3 +59,13 @@ class ScoredPairsLoss(EmbeddingLoss):
             scores = file.labels_of(np.arange(len(file)))  # (N,)
             found = scores.min(), scores.max(), scores.mean()
             logger.info("data: {}: scores from {:g} to {:g}, mean {:.4g}", name, *found)
+
+    @override
+    def __call__(self, embeddings: Tensor, batch: PackedBatch) -> Tensor:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosines = pair_cosines(at_least_fp32(embeddings).view(-1, 2, embeddings.shape[-1]))  # (pairs,)
+            return self.loss_of(cosines, batch.labels)
+
+    @abstractmethod
+    def loss_of(self, cosines: Tensor, scores: Tensor) -> Tensor:
+        """See `EmbeddingLoss`; of this process's cosines (pairs,), at least in fp32, and scores (pairs,)."""

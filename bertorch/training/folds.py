@@ -14,7 +14,6 @@ from loguru import logger
 from bertorch import clock, distributed
 from bertorch.config import FoldsConfig
 from bertorch.data.dataset import Examples, Subset
-from bertorch.data.fingerprint import file_digest
 from bertorch.data.folding import assign_folds, folds_digest, rarest_labels
 from bertorch.data.lines import first_few
 from bertorch.errors import UserError
@@ -59,14 +58,13 @@ def fit_folds(
     _require_shared(config)
     if is_complete:
         return
-    digest = distributed.on_main(lambda: file_digest(config.train_data_file))
     _log_folds(train, parts, label_names)
     for fold in range(trained + 1, config.folds + 1):
         logger.info("fold {} of {}", fold, config.folds)
         _fit_fold(config, fold, make_tasks[fold], seen[fold], Subset(train, parts[fold]))
         distributed.on_main(partial(folder.note_trained, fold))
     distributed.on_main(folder.note_results)
-    predict_out_of_fold(config, train, folds, digest)
+    predict_out_of_fold(config, train, folds)
     distributed.on_main(folder.note_complete)
 
 

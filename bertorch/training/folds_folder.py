@@ -23,6 +23,7 @@ from loguru import logger
 from bertorch import distributed
 from bertorch.atomic import remove, replacing
 from bertorch.config import FoldsConfig
+from bertorch.data.fingerprint import content_digest
 from bertorch.data.model_digests import DIGESTS, ModelDigests
 from bertorch.data.out_of_fold import OUT_OF_FOLD
 from bertorch.errors import UserError
@@ -138,7 +139,17 @@ class FoldsFolder:
         self._note(trained=fold)
 
     def note_results(self) -> None:
-        """Note that the results of all folds are about to be written."""
+        """Note that the results of all folds are about to be written.
+
+        Raises:
+            UserError: the training file, of which they have the texts, is no longer what it was.
+        """
+        name = self._config.train_data_file
+        if content_digest(name) != self._options.get("content of --train_data_file"):
+            raise UserError(
+                f"{name}: expected the training file as it was when the folds were made, got another content; put it "
+                "back, and the same command writes the results"
+            )
         self._files |= {*RESULTS, CARD}
         self._note()
 

@@ -11,10 +11,8 @@ from torch import Tensor
 from bertorch import distributed
 from bertorch.config import FoldsConfig
 from bertorch.data.dataset import Examples, Subset, labels_each
-from bertorch.data.fingerprint import file_digest
 from bertorch.data.out_of_fold import OUT_OF_FOLD, OutOfFold, write_out_of_fold
 from bertorch.data.tokens import end_to_end
-from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.tasks.base import Task
 from bertorch.tasks.calibrated import CalibratedTask
@@ -37,18 +35,16 @@ class _Predicted(NamedTuple):
     probabilities: np.ndarray  # (labels of the part, C) fp64
 
 
-def predict_out_of_fold(config: FoldsConfig, examples: Examples, folds: np.ndarray, data_digest: str) -> None:
+def predict_out_of_fold(config: FoldsConfig, examples: Examples, folds: np.ndarray) -> None:
     """Have the saved model of each fold predict its own part of the examples, and write what comes of it.
 
     Args:
         config: of the run, whose folds are trained.
         examples: all N of them.
         folds: of each example, (N,) int64 from 1.
-        data_digest: of the training file when the examples were read; of any text on other processes than the first.
 
     Raises:
-        UserError: a fold's folder cannot be read, memory runs out, the training file has changed, or the results cannot
-            be written.
+        UserError: a fold's folder cannot be read, memory runs out, or the results cannot be written.
     """
     device = distributed.device()
     precision = Precision.resolve(config.precision, device)
@@ -77,16 +73,7 @@ def predict_out_of_fold(config: FoldsConfig, examples: Examples, folds: np.ndarr
         probabilities,
         {},
     )
-
-    def write() -> None:
-        if file_digest(config.train_data_file) != data_digest:
-            raise UserError(
-                f"{config.train_data_file}: expected the training file as it was when the folds were made, got another "
-                "content; put it back, and the same command writes the results"
-            )
-        _write(config, task, metric, rows, precision)
-
-    distributed.on_main(write)
+    distributed.on_main(lambda: _write(config, task, metric, rows, precision))
 
 
 def _predict(task: Task[Any], part: Subset, batch_size: int, precision: Precision) -> _Predicted:

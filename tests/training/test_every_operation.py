@@ -4,7 +4,6 @@ The processes are forked from one that has imported everything and made the task
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,7 +17,6 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from bertorch.encoder.classifier import SequenceClassifier
-from bertorch.errors import exit_on_user_error
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.training.checkpoints import STATE
 from bertorch.training.metrics_file import METRICS, read_metrics
@@ -26,7 +24,7 @@ from bertorch.training.run_folder import RECORD
 from bertorch.weights import WEIGHTS
 from tests.architectures import small_classifier
 from tests.conftest import TINY, fork
-from tests.faults import TAKE_ROOM, Faults
+from tests.faults import TAKE_ROOM, run_with_faults
 from tests.short_runs import config, fit
 from tests.small_tasks import DROPOUT, classification_data
 
@@ -88,24 +86,13 @@ class Runs:
     def run(self, number: int = NEVER, *, is_full: bool = False, is_slow: bool = False, **settings: Any) -> int:
         """With a fault at the operation of a number; returns the exit code, that of a signal negative."""
         self._number = number
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                signal.alarm(SECONDS)
-                os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-                slow = 1e-3 if is_slow and self.is_background else 0.0  # seconds
-                Faults(self.folder, self.operations, number=number, is_full=is_full, slow=slow)
-                with exit_on_user_error():
-                    fit(config(self.folder, **(self._settings | settings)), self._task, self._train, self._dev)
-                code = 0
-            except SystemExit as end:
-                code = end.code
-            except BaseException:  # noqa: BLE001 - what Python prints
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        slow = 1e-3 if is_slow and self.is_background else 0.0  # seconds
+
+        def run() -> None:
+            fit(config(self.folder, **(self._settings | settings)), self._task, self._train, self._dev)
+
+        faults: dict[str, Any] = {"number": number, "is_full": is_full, "slow": slow}
+        return run_with_faults(run, self.folder, self.operations, log=self.log, seconds=SECONDS, **faults)
 
     def begin(self, earlier: Path | None) -> None:
         """Empty the folder, or fill it with earlier results."""

@@ -4,17 +4,17 @@ import os
 import shutil
 import signal
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bertorch.errors import exit_on_user_error
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.run_folder import RECORD
 from tests.conftest import fork
-from tests.faults import Faults
+from tests.faults import run_with_faults
 from tests.test_folds import config_of, run
 from tests.training.test_every_operation import assert_same_end, content_of, files
 
@@ -32,23 +32,8 @@ class Runs:
 
     def run(self, number: int = 10**9, **settings: Any) -> int:
         """With an end at the operation of a number; returns the exit code, that of a signal negative."""
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                signal.alarm(SECONDS)
-                os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-                Faults(self.folder, self.operations, number=number, is_full=False)
-                with exit_on_user_error():
-                    run("classifier", self.folder, **(SETTINGS | settings))
-                code = 0
-            except SystemExit as end:
-                code = end.code
-            except BaseException:  # noqa: BLE001 - what Python prints
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        start = partial(run, "classifier", self.folder, **(SETTINGS | settings))
+        return run_with_faults(start, self.folder, self.operations, log=self.log, seconds=SECONDS, number=number)
 
 
 def check(runs: Runs, number: int, reference: Path, earlier: Path | None, *, resume: bool) -> bool:
