@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten, split_columns
-from bertorch.data.tagged_sentences import parse_tagged
+from bertorch.data.tag_lines import parse_tagged
 from bertorch.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
