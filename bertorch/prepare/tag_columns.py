@@ -13,7 +13,7 @@ import numpy as np
 from loguru import logger
 
 from bertorch.data.lines import SHOWN_ERRORS, BadLineError, read_numbered_rows, shorten
-from bertorch.data.tagged_sentences import find_violations, format_tagged, parse_tagged
+from bertorch.data.tag_lines import find_violations, format_tagged, parse_tagged
 from bertorch.data.tags import SCHEMES, SPELLINGS, TagSet, convert_tags, is_tag, scheme_of
 from bertorch.errors import UserError
 from bertorch.prepare import iob1
