@@ -11,10 +11,10 @@ from typing_extensions import override
 from bertorch.config import option
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing, write_lines
+from bertorch.prepare.annotated_texts import AnnotatedText, read_annotated_texts, types_of
 from bertorch.prepare.brat import brat_files, read_brat
 from bertorch.prepare.command import FileCommand, RowsCommand, write
 from bertorch.prepare.doccano import doccano_lines, read_doccano
-from bertorch.prepare.entity_lines import EntityLine, read_entity_lines, types_of
 from bertorch.prepare.label_studio import ANNOTATIONS, label_studio_lines, read_label_studio
 from bertorch.prepare.offsets import OFFSETS
 
@@ -32,7 +32,7 @@ class _AnnotationCommand(RowsCommand):
     )
     label_file: str | None = option(None, help="also write the types of the entities, a line each")
 
-    def _types(self, lines: Sequence[EntityLine], source: str) -> list[str]:
+    def _types(self, lines: Sequence[AnnotatedText], source: str) -> list[str]:
         return [] if self.label_file is None else types_of(lines, source)
 
     def _write_labels(self, types: Iterable[str]) -> None:
@@ -43,18 +43,18 @@ class _AnnotationCommand(RowsCommand):
 @dataclass(frozen=True, kw_only=True)
 class _AnnotationFileCommand(FileCommand, _AnnotationCommand):
     @abstractmethod
-    def _read(self) -> list[EntityLine]:
+    def _read(self) -> list[AnnotatedText]:
         """The lines of an export."""
 
     @abstractmethod
-    def _back(self, lines: Sequence[EntityLine]) -> Iterable[str]:
+    def _back(self, lines: Sequence[AnnotatedText]) -> Iterable[str]:
         """The lines of what the tool imports."""
 
     @override
     def run(self) -> None:
-        lines = read_entity_lines(self.input_file, on_bad_row=self.on_bad_row) if self.reverse else self._read()
+        lines = read_annotated_texts(self.input_file, on_bad_row=self.on_bad_row) if self.reverse else self._read()
         types = self._types(lines, self.input_file)
-        write(self.output_file, self._back(lines) if self.reverse else map(EntityLine.format, lines))
+        write(self.output_file, self._back(lines) if self.reverse else map(AnnotatedText.format, lines))
         self._write_labels(types)
 
 
@@ -63,11 +63,11 @@ class Doccano(_AnnotationFileCommand):
     """Convert doccano's entities (JSONL or JSON) into entity lines, or back."""
 
     @override
-    def _read(self) -> list[EntityLine]:
+    def _read(self) -> list[AnnotatedText]:
         return read_doccano(self.input_file, offsets=self.offsets, on_bad_row=self.on_bad_row)
 
     @override
-    def _back(self, lines: Sequence[EntityLine]) -> Iterable[str]:
+    def _back(self, lines: Sequence[AnnotatedText]) -> Iterable[str]:
         return doccano_lines(lines, offsets=self.offsets)
 
 
@@ -87,7 +87,7 @@ class LabelStudio(_AnnotationFileCommand):
     model_version: str = option("bertorch", help="with --reverse: name of the predictions")
 
     @override
-    def _read(self) -> list[EntityLine]:
+    def _read(self) -> list[AnnotatedText]:
         return read_label_studio(
             self.input_file,
             offsets=self.offsets,
@@ -98,7 +98,7 @@ class LabelStudio(_AnnotationFileCommand):
         )
 
     @override
-    def _back(self, lines: Sequence[EntityLine]) -> Iterable[str]:
+    def _back(self, lines: Sequence[AnnotatedText]) -> Iterable[str]:
         return label_studio_lines(
             lines,
             offsets=self.offsets,
@@ -137,13 +137,13 @@ class Brat(_AnnotationCommand):
         if self.input_dir is not None and self.output_file is not None:
             lines = read_brat(self.input_dir, offsets=self.offsets, on_bad_row=self.on_bad_row)
             types = self._types(lines, self.input_dir)
-            write(self.output_file, map(EntityLine.format, lines))
+            write(self.output_file, map(AnnotatedText.format, lines))
             self._write_labels(types)
         elif self.input_file is not None and self.output_dir is not None:
             self._reverse(self.input_file, Path(self.output_dir))
 
     def _reverse(self, input_file: str, folder: Path) -> None:
-        lines = read_entity_lines(input_file, on_bad_row=self.on_bad_row)
+        lines = read_annotated_texts(input_file, on_bad_row=self.on_bad_row)
         types = self._types(lines, input_file)
         stem = Path(input_file).stem
         files = brat_files(lines, offsets=self.offsets, stem=stem, lines_per_document=self.lines_per_document)

@@ -18,7 +18,7 @@ from typing_extensions import override
 from bertorch.data.lines import BadLineError, parse_lines, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
-from bertorch.prepare.entity_lines import Entity, EntityLine, checked_text
+from bertorch.prepare.annotated_texts import AnnotatedText, Entity, checked_text, in_order
 from bertorch.prepare.offsets import (
     REPEATED,
     Annotated,
@@ -29,7 +29,6 @@ from bertorch.prepare.offsets import (
     counting_to_write,
     countings_for,
     fit,
-    in_order,
     offsets_of,
     settle,
 )
@@ -73,7 +72,7 @@ class _Document:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def read_brat(folder: str, *, offsets: str, on_bad_row: str) -> list[EntityLine]:
+def read_brat(folder: str, *, offsets: str, on_bad_row: str) -> list[AnnotatedText]:
     """Read all documents of a folder and the folders in it, an entity line for each line of text that is not blank.
 
     Args:
@@ -207,7 +206,7 @@ def _located_parts(
     return parts
 
 
-def _lines(name: str, text: str, entities: Sequence[Entity]) -> Iterator[EntityLine]:
+def _lines(name: str, text: str, entities: Sequence[Entity]) -> Iterator[AnnotatedText]:
     """The lines of a text that are not blank, with their entities, which are in its order."""
     start, index = 0, 0
     for end in (*(found.start() for found in re.finditer("\n", text)), len(text)):
@@ -218,12 +217,12 @@ def _lines(name: str, text: str, entities: Sequence[Entity]) -> Iterator[EntityL
             inside.append(entity._replace(start=entity.start - start, end=entity.end - start))
             index += 1
         if line.strip():
-            yield EntityLine(checked_text(line, "text", ()), inside, {DOCUMENT: name})
+            yield AnnotatedText(checked_text(line, "text", ()), inside, {DOCUMENT: name})
         start = end + 1
 
 
 def brat_files(
-    lines: Sequence[EntityLine], *, offsets: str, stem: str, lines_per_document: int
+    lines: Sequence[AnnotatedText], *, offsets: str, stem: str, lines_per_document: int
 ) -> dict[str, list[str]]:
     """The lines of each file of the documents that brat reads.
 
@@ -237,7 +236,7 @@ def brat_files(
         UserError: the name of a document that leads out of a folder, or a type with a space, which brat cannot have.
     """
     counting = counting_to_write(lines, offsets, USUAL)
-    documents: dict[str, list[EntityLine]] = {}
+    documents: dict[str, list[AnnotatedText]] = {}
     unnamed = []
     for line in lines:
         if DOCUMENT in line.more:
@@ -266,7 +265,7 @@ def _document_name(value: Any) -> str:
     return str(path)
 
 
-def _annotations(lines: Iterable[EntityLine], text: str, counting: str) -> Iterator[str]:
+def _annotations(lines: Iterable[AnnotatedText], text: str, counting: str) -> Iterator[str]:
     """T lines of a document, with a fragment for each line of an entity that has several."""
     at = offsets_of(text, counting)
     first, number = 0, 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertorch.data.lines import BadLineError, first_few, shorten
 from bertorch.files import to_json
-from bertorch.prepare.entity_lines import EntityLine, checked_text, other_keys
+from bertorch.prepare.annotated_texts import AnnotatedText, checked_text, other_keys
 from bertorch.prepare.json_documents import read_json_documents
 from bertorch.prepare.offsets import Annotated, Fit, LeftOut, counting_to_write, fit_text, offsets_of, settle
 
@@ -22,7 +22,7 @@ _OTHERS = {"relations": "relations", "cats": "labels of documents", "Comments": 
 REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
 
 
-def read_doccano(path: str, *, offsets: str, on_bad_row: str) -> list[EntityLine]:
+def read_doccano(path: str, *, offsets: str, on_bad_row: str) -> list[AnnotatedText]:
     """Read an export; keys such as the id are kept.
 
     Args:
@@ -69,7 +69,7 @@ def _left_out(item: Mapping[str, Any]) -> list[LeftOut]:
     ]
 
 
-def doccano_lines(lines: Sequence[EntityLine], *, offsets: str) -> Iterator[str]:
+def doccano_lines(lines: Sequence[AnnotatedText], *, offsets: str) -> Iterator[str]:
     """The lines that doccano imports as JSONL, with the column `label`; `offsets` as in `read_doccano`."""
     counting = counting_to_write(lines, offsets, USUAL)
     for line in lines:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bertorch.data.lines import BadLineError, first_few, shorten
 from bertorch.files import to_json
-from bertorch.prepare.entity_lines import EntityLine, checked_text, other_keys
+from bertorch.prepare.annotated_texts import AnnotatedText, checked_text, other_keys
 from bertorch.prepare.json_documents import read_json_documents
 from bertorch.prepare.offsets import Annotated, Fit, LeftOut, Reading, counting_to_write, fit_text, offsets_of, settle
 
@@ -26,7 +26,7 @@ REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
 
 def read_label_studio(
     path: str, *, offsets: str, on_bad_row: str, text_key: str, to_name: str, annotations: str
-) -> list[EntityLine]:
+) -> list[AnnotatedText]:
     """Read an export; the task's id and the other keys of its data are kept.
 
     Args:
@@ -125,7 +125,7 @@ def _annotated(results: Iterable[Any], to_name: str, left_out: list[LeftOut]) ->
 
 
 def label_studio_lines(
-    lines: Sequence[EntityLine], *, offsets: str, text_key: str, from_name: str, to_name: str, model_version: str
+    lines: Sequence[AnnotatedText], *, offsets: str, text_key: str, from_name: str, to_name: str, model_version: str
 ) -> Iterator[str]:
     """An array of tasks with predictions, which Label Studio imports, a task a line.
 

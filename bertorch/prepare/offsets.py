@@ -15,7 +15,7 @@ from loguru import logger
 
 from bertorch.data.lines import BadLineError, shorten
 from bertorch.errors import UserError
-from bertorch.prepare.entity_lines import Entity, EntityLine, checked_type, is_whole
+from bertorch.prepare.annotated_texts import AnnotatedText, Entity, checked_type, in_order, is_whole
 
 COUNTINGS = {"code_points": "code points", "utf16": "units of UTF-16"}
 OFFSETS = ("auto", *COUNTINGS)
@@ -46,7 +46,7 @@ class LeftOut(NamedTuple):
 class Reading:
     """A document of a tool, read with one way of counting."""
 
-    lines: list[EntityLine]
+    lines: list[AnnotatedText]
     left_out: list[LeftOut] = field(default_factory=list)
 
 
@@ -73,7 +73,7 @@ def countings_for(text: str, offsets: str, usual: str) -> list[str]:
     return [usual, *(name for name in COUNTINGS if name != usual)] if _ASTRAL.search(text) else [usual]
 
 
-def counting_to_write(lines: Iterable[EntityLine], offsets: str, usual: str) -> str:
+def counting_to_write(lines: Iterable[AnnotatedText], offsets: str, usual: str) -> str:
     """The way of counting of the offsets that are written for a tool; the log names it where it matters."""
     counting = usual if offsets == "auto" else offsets
     if any(_ASTRAL.search(line.text) for line in lines):
@@ -131,11 +131,6 @@ def located(text: str, annotated: Iterable[Annotated], counting: str, left_out: 
     return in_order(found)
 
 
-def in_order(entities: Iterable[Entity]) -> list[Entity]:
-    """Entities by start, end and type."""
-    return sorted(entities, key=lambda entity: entity[:3])
-
-
 def _is_same(covered: Any, surface: str) -> bool:
     """Whether two texts are the same but for white space."""
     return _squeezed(str(covered)) == _squeezed(surface)
@@ -172,12 +167,12 @@ def fit_text(
 
     def read(counting: str) -> Reading:
         lost = list(left_out)
-        return Reading([EntityLine(text, located(text, annotated, counting, lost), more)], lost)
+        return Reading([AnnotatedText(text, located(text, annotated, counting, lost), more)], lost)
 
     return fit({name: partial(read, name) for name in countings_for(text, offsets, usual)})
 
 
-def settle(path: str, documents: Iterable[tuple[int, Fit]], remedy: str) -> list[EntityLine]:
+def settle(path: str, documents: Iterable[tuple[int, Fit]], remedy: str) -> list[AnnotatedText]:
     """The lines of the documents of a file, with their numbers; log what was left out.
 
     Where several ways of counting fit and give different entities, the one is taken that alone fits other documents.

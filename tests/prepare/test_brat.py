@@ -4,10 +4,10 @@ import re
 import pytest
 
 from bertorch.errors import UserError
+from bertorch.prepare.annotated_texts import AnnotatedText, Entity
 from bertorch.prepare.brat import brat_files, read_brat
-from bertorch.prepare.entity_lines import Entity, EntityLine
 from tests.conftest import ROOT
-from tests.prepare.annotated import random_line, utf16
+from tests.prepare.random_texts import random_text, utf16
 
 SAMPLE = ROOT / "data" / "annotations" / "brat"
 
@@ -30,7 +30,7 @@ def random_documents(seed, count=100):
     """Lines of documents of some lines each, 1,000 in all."""
     chance = random.Random(seed)
     names = [f"part-{number % 3}/{number:03d}" for number in range(count)]
-    return [random_line(chance, breaks=False, document=name) for name in sorted(names) for _ in range(1000 // count)]
+    return [random_text(chance, breaks=False, document=name) for name in sorted(names) for _ in range(1000 // count)]
 
 
 def documents_of(lines):
@@ -40,7 +40,7 @@ def documents_of(lines):
     return documents
 
 
-def exported(lines, counting, end="\n", as_one=False) -> dict[str, str]:
+def exported(lines, counting, end, *, as_one) -> dict[str, str]:
     """The documents as brat leaves them, written here independently; `as_one`: a line's end counts as one."""
     files = {}
     for name, content in documents_of(lines).items():
@@ -63,13 +63,13 @@ def exported(lines, counting, end="\n", as_one=False) -> dict[str, str]:
 @pytest.mark.parametrize(("end", "as_one"), [("\n", False), ("\r\n", False), ("\r\n", True)])
 def test_round_trip_of_1000_sentences(tmp_path, counting, end, as_one):
     lines = random_documents(6)
-    for name, text in exported(lines, counting, end, as_one).items():
+    for name, text in exported(lines, counting, end, as_one=as_one).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(text.encode())
     assert read(tmp_path) == read(tmp_path, counting) == lines
     files = back(lines, offsets=counting)
     assert {name: "".join(f"{line}\n" for line in content) for name, content in files.items()} == exported(
-        lines, counting
+        lines, counting, "\n", as_one=False
     )
     write(tmp_path / "again", files)
     assert read(tmp_path / "again") == lines
@@ -189,8 +189,8 @@ def test_documents_that_are_not_whole(tmp_path):
 
 
 def test_lines_without_a_document_make_some():
-    lines = [EntityLine(f"a{n}", [Entity(0, 1, "X")]) for n in range(5)]
-    named = EntityLine("b", [], {"document": "lines-0002"})
+    lines = [AnnotatedText(f"a{n}", [Entity(0, 1, "X")]) for n in range(5)]
+    named = AnnotatedText("b", [], {"document": "lines-0002"})
     files = back([*lines[:3], named, *lines[3:]], lines_per_document=2)
     assert {name: content for name, content in files.items() if name.endswith("txt")} == {
         "lines-0002.txt": ["b"],
@@ -202,17 +202,19 @@ def test_lines_without_a_document_make_some():
 
 
 def test_an_entity_over_a_line_break_is_written_in_fragments():
-    files = back([EntityLine("张三\r\n李😀四。", [Entity(1, 6, "X")])])
+    files = back([AnnotatedText("张三\r\n李😀四。", [Entity(1, 6, "X")])])
     assert files["lines-0001.ann"] == ["T1\tX 1 2;4 6\t三 李😀"]
-    assert back([EntityLine("😀\n四", [Entity(0, 3, "X")])], offsets="utf16")["lines-0001.ann"] == ["T1\tX 0 2;3 4\t😀 四"]
+    assert back([AnnotatedText("😀\n四", [Entity(0, 3, "X")])], offsets="utf16")["lines-0001.ann"] == [
+        "T1\tX 0 2;3 4\t😀 四"
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../../x", 7, None, "a\0b", "."])
 def test_names_stay_in_the_folder(name):
     with pytest.raises(UserError, match="expected the name of a document with the key 'document', such as reports/7"):
-        back([EntityLine("a", [], {"document": name})])
+        back([AnnotatedText("a", [], {"document": name})])
 
 
 def test_types_with_white_space_are_refused():
     with pytest.raises(UserError, match=re.escape("expected types without white space, which brat does not take, got")):
-        back([EntityLine("a", [Entity(0, 1, "family name")])])
+        back([AnnotatedText("a", [Entity(0, 1, "family name")])])

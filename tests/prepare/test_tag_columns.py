@@ -196,7 +196,10 @@ def test_conll_2003_in_bio(file, source):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ("Li NNP I-PER", "expected 4 columns as in the first row, a token first and its tag last, got 3: 'Li NNP I-PER'"),
+        (
+            "Li NNP I-PER",
+            "expected 4 columns as in the first row, a token first and its tag last, got 3: 'Li",
+        ),
         ("Li NNP B-NP x I-PER", "expected 4 columns as in the first row"),
         ("Li O", "expected 4 columns as in the first row"),
         ("Li NNP B-NP PER", "expected a tag such as O or B-PER, got 'PER'"),

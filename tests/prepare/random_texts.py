@@ -2,7 +2,7 @@
 
 import random
 
-from bertorch.prepare.entity_lines import Entity, EntityLine
+from bertorch.prepare.annotated_texts import AnnotatedText, Entity
 
 # Chinese, outside the Basic Multilingual Plane too, an emoji of several code points, combining characters, CRLF, tabs.
 PIECES = [
@@ -27,7 +27,7 @@ def utf16(text: str, index: int) -> int:
     return len(text[:index].encode("utf-16-le")) // 2
 
 
-def random_line(chance: random.Random, *, breaks: bool = True, **more: object) -> EntityLine:
+def random_text(chance: random.Random, *, breaks: bool = True, **more: object) -> AnnotatedText:
     """A text and up to 5 of its spans, which may overlap, none with white space at an end."""
     text = "字" + "".join(chance.choices(PIECES + (BREAKS if breaks else []), k=chance.randrange(1, 25)))
     entities = set()
@@ -36,9 +36,9 @@ def random_line(chance: random.Random, *, breaks: bool = True, **more: object) -
         end = chance.randrange(start, len(text)) + 1
         if text[start:end].strip() == text[start:end]:
             entities.add(Entity(start, end, chance.choice(TYPES)))
-    return EntityLine(text, sorted(entities, key=lambda entity: entity[:3]), dict(more))
+    return AnnotatedText(text, sorted(entities, key=lambda entity: entity[:3]), dict(more))
 
 
-def random_lines(seed: int, count: int = 1000, *, breaks: bool = True) -> list[EntityLine]:
+def random_texts(seed: int, count: int = 1000, *, breaks: bool = True) -> list[AnnotatedText]:
     chance = random.Random(seed)
-    return [random_line(chance, breaks=breaks, id=number) for number in range(count)]
+    return [random_text(chance, breaks=breaks, id=number) for number in range(count)]

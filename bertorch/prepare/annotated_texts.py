@@ -1,4 +1,7 @@
-"""Entity lines: a JSON object a line with a text and its entities, also those that `predict` of a tagger writes."""
+"""Texts with entities as annotation tools exchange them: from and to lines of `bertorch.data.entity_lines`.
+
+Beside what training reads, they have scores, and other keys such as an id.
+"""
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -6,14 +9,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from bertorch.data.json_lines import parse_object
+from bertorch.data.entity_lines import ENTITY_FORM, entities_of
+from bertorch.data.json_lines import AS_WRITTEN, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten
 from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.prepare.json_documents import JSON
 
-FORM = '{"text": "…", "entities": [{"start": 0, "end": 2, "type": "PER"}]}'
 # Keys of lines of ours, which no other key of a document may take.
 _OWN_KEYS = {"text", "entities", "label", "labels", "tokens", "tags"}
 _REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
@@ -29,7 +32,7 @@ class Entity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EntityLine:
+class AnnotatedText:
     """A text and its entities, which may overlap."""
 
     text: str
@@ -47,7 +50,7 @@ def other_keys(item: Mapping[str, Any], used: Collection[str] = ()) -> dict[str,
     return {key: value for key, value in item.items() if key not in used and key not in _OWN_KEYS}
 
 
-def types_of(lines: Iterable[EntityLine], source: str) -> list[str]:
+def types_of(lines: Iterable[AnnotatedText], source: str) -> list[str]:
     """The types of all entities, sorted, for a label file.
 
     Raises:
@@ -82,7 +85,7 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def read_entity_lines(path: str, *, on_bad_row: str = "stop") -> list[EntityLine]:
+def read_annotated_texts(path: str, *, on_bad_row: str = "stop") -> list[AnnotatedText]:
     """Read entity lines whose texts are strings or lists of tokens, which become strings, see `join_tokens`.
 
     Raises:
@@ -92,42 +95,37 @@ def read_entity_lines(path: str, *, on_bad_row: str = "stop") -> list[EntityLine
     return list(read_rows(path, _parse, on_bad_line=on_bad_row, remedy=_REMEDY))
 
 
-def _parse(line: str) -> EntityLine:
-    item = parse_object(line, FORM, JSON)
-    entities = item.get("entities")
-    if not isinstance(entities, list) or not all(isinstance(entity, dict) for entity in entities):
-        hint = "; these are tags, of which run_ner.py and predict make entities" if "label" in item else ""
-        raise BadLineError(f"expected {FORM}, got the keys {first_few(list(item)) or 'none'}{hint}")
-    text = item.get("text")
-    if not isinstance(text, list):
-        text = checked_text(text, "text", item)
-        found = [_entity(entity, range(len(text) + 1), range(len(text) + 1), text) for entity in entities]
-    elif text and all(isinstance(token, str) and token for token in text):
-        text, starts, ends = join_tokens(text)
-        text = checked_text(text, "text", item)
-        found = [_entity(entity, [*starts, len(text)], [0, *ends], None) for entity in entities]
+def _parse(line: str) -> AnnotatedText:
+    written = parse_object(line, ENTITY_FORM, AS_WRITTEN)
+    if "entities" not in written:
+        got = "tags, of which predict makes entities" if "label" in written else f"the keys {first_few(list(written))}"
+        raise BadLineError(f"expected a text and entities ({ENTITY_FORM}), got {got}")
+    source, extents = entities_of(line, written)
+    item = parse_object(line, ENTITY_FORM, JSON)
+    if isinstance(source, str):
+        text, starts, ends = source, list(range(len(source))), list(range(1, len(source) + 1))
     else:
-        raise BadLineError(f"expected a text or its tokens with the key 'text', got {shorten(str(text))}")
-    return EntityLine(text, sorted(set(found), key=lambda entity: entity[:3]), other_keys(item))
+        text, starts, ends = join_tokens(source)
+    entities = []
+    for (start, end, type_), found in zip(extents, item["entities"], strict=True):
+        entity = Entity(starts[start], ends[end - 1], checked_type(type_), found.get("score"))
+        surface = text[entity.start : entity.end]
+        if not surface:
+            raise BadLineError(f"expected an entity with text, got {type_} from {start} to {end}")
+        if isinstance(source, str) and found.get("text", surface) != surface:
+            raise BadLineError(
+                f"expected the text of an entity as it stands from {start} to {end}, {shorten(surface)}, "
+                f"got {shorten(str(found['text']))}"
+            )
+        if isinstance(entity.score, bool) or not isinstance(entity.score, int | float | None):
+            raise BadLineError(f"expected a number as the score of an entity, got {shorten(str(entity.score))}")
+        entities.append(entity)
+    return AnnotatedText(checked_text(text, "text", item), in_order(entities), other_keys(item))
 
 
-def _entity(item: Mapping[str, Any], starts: Sequence[int], ends: Sequence[int], text: str | None) -> Entity:
-    """An entity of a line; `starts` and `ends` are the code points of what it counts, `text` its text to compare."""
-    type_, score = checked_type(item.get("type")), item.get("score")
-    start: Any = item.get("start")
-    end: Any = item.get("end")
-    length = len(starts) - 1
-    if not (is_whole(start) and is_whole(end) and 0 <= start < end <= length):
-        expected = f"start and end (exclusive) within the text, 0 to {length}"
-        raise BadLineError(f"expected {expected}, got {start} and {end} for {type_}")
-    if text is not None and item.get("text", text[start:end]) != text[start:end]:
-        raise BadLineError(
-            f"expected an entity's text as it stands from {start} to {end}, {shorten(text[start:end])}, "
-            f"got {shorten(str(item['text']))}"
-        )
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise BadLineError(f"expected a number as the score of an entity, got {shorten(str(score))}")
-    return Entity(starts[start], ends[end], type_, score)
+def in_order(entities: Iterable[Entity]) -> list[Entity]:
+    """Entities by start, end and type."""
+    return sorted(entities, key=lambda entity: entity[:3])
 
 
 def join_tokens(tokens: Sequence[str]) -> tuple[str, list[int], list[int]]:
@@ -137,11 +135,11 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, list[int], list[int]]:
     """
     starts, ends, parts = [0], [len(tokens[0])], [tokens[0]]
     for left, right in pairwise(tokens):
-        parts += [" " if not _is_wide(left[-1]) and not _is_wide(right[0]) else "", right]
+        parts += ["" if _is_wide(left[-1:]) or _is_wide(right[:1]) else " ", right]
         starts.append(ends[-1] + len(parts[-2]))
         ends.append(starts[-1] + len(right))
     return "".join(parts), starts, ends
 
 
 def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in "WF"
+    return character != "" and unicodedata.east_asian_width(character) in "WF"
