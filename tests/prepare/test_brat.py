@@ -6,10 +6,10 @@ import pytest
 from bertorch.errors import UserError
 from bertorch.prepare.annotated_texts import AnnotatedText, Entity
 from bertorch.prepare.brat import brat_files, read_brat
-from tests.conftest import ROOT
+from tests.conftest import ANNOTATIONS
 from tests.prepare.random_texts import random_text, utf16
 
-SAMPLE = ROOT / "data" / "annotations" / "brat"
+SAMPLE = ANNOTATIONS / "brat"
 
 
 def read(folder, offsets="auto", on_bad_row="stop"):

@@ -7,10 +7,10 @@ import pytest
 from bertorch.errors import UserError
 from bertorch.prepare.annotated_texts import AnnotatedText, Entity
 from bertorch.prepare.doccano import doccano_lines, read_doccano
-from tests.conftest import ROOT
+from tests.conftest import ANNOTATIONS
 from tests.prepare.random_texts import random_texts, utf16
 
-SAMPLE = ROOT / "data" / "annotations" / "doccano.jsonl"
+SAMPLE = ANNOTATIONS / "doccano.jsonl"
 
 
 def read(path, offsets="auto", on_bad_row="stop"):

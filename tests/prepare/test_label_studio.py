@@ -6,10 +6,10 @@ import pytest
 from bertorch.errors import UserError
 from bertorch.prepare.annotated_texts import AnnotatedText, Entity
 from bertorch.prepare.label_studio import label_studio_lines, read_label_studio
-from tests.conftest import ROOT
+from tests.conftest import ANNOTATIONS
 from tests.prepare.random_texts import random_texts, utf16
 
-SAMPLE = ROOT / "data" / "annotations" / "label_studio.json"
+SAMPLE = ANNOTATIONS / "label_studio.json"
 
 
 def read(path, **options):
