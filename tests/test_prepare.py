@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bertorch import cli
+from bertorch import cli, predict
 from bertorch.data.readers import read_label_names
 from bertorch.data.tagged_sentences import read_tag_set, read_tagged_sentences
 from bertorch.prepare.__main__ import main
@@ -168,6 +168,37 @@ def test_our_lines_are_what_training_reads(folder):
         found = [[(*map(int, span[:2]), tags.types[span[2]]) for span in spans] for spans in read.spans]
         expected = [[(each["start"], each["end"], each["type"]) for each in line["entities"]] for line in lines]
         assert [sorted(each) for each in found] == [sorted(each) for each in expected]
+
+
+@pytest.mark.slow
+def test_predictions_are_corrected_in_a_tool_and_come_back(folders, folder):
+    """1,000 sentences, many with an emoji, that a tagger has tagged; every one is accepted as it is."""
+    sentences = ["".join(json.loads(line)["text"]) for name in ("train", "dev") for line in open(NER / f"{name}.json")]
+    texts = [("😀" * (number % 3)) + sentences[number % len(sentences)] for number in range(1000)]
+    (folder / "texts.json").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options = {"model_dir": str(folders["ner"]), "input_file": str(folder / "texts.json")}
+    predict.run(predict.PredictConfig(**options, output_file=str(folder / "predicted.json")))
+    expected = [json.loads(line) for line in (folder / "predicted.json").read_text().splitlines()]
+    spans = [[(each["start"], each["end"], each["type"]) for each in line["entities"]] for line in expected]
+    assert [line["text"] for line in expected] == texts
+    assert sum(map(len, spans)) > 1000
+
+    reverse = f"--reverse --input_file {folder}/predicted.json"
+    main(f"doccano {reverse} --output_file {folder}/doccano.jsonl".split())
+    main(f"doccano --input_file {folder}/doccano.jsonl --output_file {folder}/1.json --offsets utf16".split())
+    main(f"label_studio {reverse} --output_file {folder}/tasks.json".split())
+    tasks = json.loads((folder / "tasks.json").read_text())
+    (folder / "done.json").write_text(json.dumps([each | {"annotations": each["predictions"]} for each in tasks]))
+    main(f"label_studio --input_file {folder}/done.json --output_file {folder}/2.json".split())
+    main(f"brat {reverse} --output_dir {folder}/brat".split())
+    main(f"brat --input_dir {folder}/brat --output_file {folder}/3.json".split())
+    assert len(list((folder / "brat").iterdir())) == 40
+    for number in (1, 2, 3):
+        back = [json.loads(line) for line in (folder / f"{number}.json").read_text().splitlines()]
+        assert [line["text"] for line in back] == texts
+        assert [[(e["start"], e["end"], e["type"]) for e in line["entities"]] for line in back] == [
+            sorted(each) for each in spans
+        ]
 
 
 def test_brat_there_and_back(folder, log_lines):
