@@ -13,6 +13,7 @@ from bertorch.data.entity_lines import ENTITY_FORM, entities_of
 from bertorch.data.json_lines import AS_WRITTEN, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten
 from bertorch.data.readers import NOT_IN_LABELS
+from bertorch.data.tags import is_tag
 from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.prepare.json_documents import JSON
@@ -54,11 +55,15 @@ def types_of(lines: Iterable[AnnotatedText], source: str) -> list[str]:
     """The types of all entities, sorted, for a label file.
 
     Raises:
-        UserError: no entity.
+        UserError: no entity, or a type such as B-cell, for which a label file would be taken for one of tags.
     """
     types = sorted({entity.type for line in lines for entity in line.entities})
     if not types:
         raise UserError(f"{source}: expected entities, whose types are the labels, got none; leave out --label_file")
+    if tag := next(filter(is_tag, types), None):
+        raise UserError(
+            f"{source}: expected types that are no tags, as a label file has either, got {tag!r}; rename it"
+        )
     return types
 
 

@@ -2,8 +2,9 @@
 
 A line, or an item of an array, is `{"id": 1, "text": "…", "label": [[0, 2, "PER"], …]}`; older versions call the key
 `labels` or `entities`. With relations it is `{"text": "…", "entities": [{"start_offset", "end_offset", "label"}, …],
-"relations": […]}`. Since version 1.5 the offsets are those of JavaScript, in units of UTF-16 (doccano's issue 2290);
-versions before counted code points, and nothing in an export says which.
+"relations": […]}`. Since version 1.5 the offsets are those of JavaScript, in units of UTF-16 (pull request 1511 and
+issue 2290 of doccano); versions before counted code points (its pull request 108), and nothing in an export says which.
+A project with the option "Count grapheme clusters as one character" counts these, which cannot be told from either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -78,6 +78,9 @@ def test_types():
     assert types_of(lines, "x") == ["LOC", "PER"]
     with pytest.raises(UserError, match="x: expected entities, whose types are the labels, got none"):
         types_of([AnnotatedText("a", [])], "x")
+    for tag in ("B-cell", "O"):
+        with pytest.raises(UserError, match=f"x: expected types that are no tags, as a label file has .*, got '{tag}'"):
+            types_of([AnnotatedText("a", [Entity(0, 1, "X"), Entity(0, 1, tag)])], "x")
 
 
 @given(st.text(), st.text())
