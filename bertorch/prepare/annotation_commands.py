@@ -12,7 +12,8 @@ from bertorch.config import option
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing, write_lines
 from bertorch.prepare.annotated_texts import AnnotatedText, read_annotated_texts, types_of
-from bertorch.prepare.brat import brat_files, read_brat
+from bertorch.prepare.brat import read_brat
+from bertorch.prepare.brat_files import brat_files
 from bertorch.prepare.command import FileCommand, RowsCommand, write
 from bertorch.prepare.doccano import doccano_lines, read_doccano
 from bertorch.prepare.label_studio import ANNOTATIONS, label_studio_lines, read_label_studio

@@ -5,7 +5,8 @@ import pytest
 
 from bertorch.errors import UserError
 from bertorch.prepare.annotated_texts import AnnotatedText, Entity
-from bertorch.prepare.brat import brat_files, read_brat
+from bertorch.prepare.brat import read_brat
+from bertorch.prepare.brat_files import brat_files
 from tests.conftest import ANNOTATIONS
 from tests.prepare.random_texts import random_text, utf16
 
