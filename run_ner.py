@@ -4,7 +4,9 @@ r"""Sequence labelling, such as named entities, by BERT and a linear layer, or B
         --label_file data/ner/labels.txt --pretrained_model_name_or_path data/bert-tiny-zh --use_crf
     torchrun --nproc_per_node=2 run_ner.py …
 
-Lines are `{"text": ["我", "们"], "label": ["O", "O"]}`, with a tag for each token; the label file has one tag a line.
+Lines are `{"text": ["我", "们"], "label": ["O", "O"]}`, with a tag for each token, or `{"text": "…", "entities":
+[{"start": 0, "end": 2, "type": "PER"}]}`, in characters of a text or tokens of a list, `end` exclusive. The label file
+has one tag a line, or one type.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from functools import partial
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import FoldsConfig, option
+from bertorch.config import SPLITS, FoldsConfig, option
 from bertorch.errors import UserError
 
 
@@ -21,10 +23,17 @@ from bertorch.errors import UserError
 class NERConfig(FoldsConfig):
     """Options of `run_ner.py`."""
 
-    label_file: str = option(is_input=True, help="one tag a line; its line number from 0 is its id")
+    label_file: str = option(is_input=True, help="one tag, or one type of entities, a line")
     tag: str = option("bios", choices=("bios", "bio", "bioes"), help="the tag scheme; bioes also reads BMES")
     use_crf: bool = option(False, help="a linear-chain CRF over the emissions")
     crf_learning_rate: float = option(5e-5, minimum=0.0, help="peak rate of the CRF and of the linear layer under it")
+    split: str = option(
+        SPLITS[0],
+        choices=SPLITS,
+        group="data",
+        is_later=True,
+        help="the tokens of a text with entities that is no list: characters, or words and single Chinese characters",
+    )
     constrain_crf: bool = option(False, group="optimisation", help="the CRF obeys the tag scheme in training too")
 
     def __post_init__(self) -> None:
@@ -41,8 +50,7 @@ class NERConfig(FoldsConfig):
 def run(config: NERConfig) -> None:
     """Read the data, build the task, train."""
     from bertorch.data.load import load_examples
-    from bertorch.data.readers import read_label_names
-    from bertorch.data.tags import TagSet
+    from bertorch.data.tagged_sentences import read_tag_set
     from bertorch.encoder.pretrained import load_tokenizer
     from bertorch.tasks.tagging import TaggingTask, tagged_sentences
     from bertorch.training.folds import fit_folds
@@ -50,8 +58,8 @@ def run(config: NERConfig) -> None:
     name = config.pretrained_model_name_or_path
     if config.crf_learning_rate != NERConfig.crf_learning_rate and not config.use_crf:
         logger.warning("--crf_learning_rate is the rate of the CRF's head: without --use_crf it changes nothing")
-    tags = TagSet(read_label_names(config.label_file), config.tag, config.label_file)
-    read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf)
+    tags = read_tag_set(config.label_file, config.tag)
+    read = partial(tagged_sentences, tags=tags, strict=config.constrain_crf, split=config.split, as_spans=False)
     tokenizer = load_tokenizer(name, max_seq_length=config.max_seq_length)
     train, dev = load_examples(config, tokenizer, read, read)
     make_task = partial(
@@ -61,6 +69,7 @@ def run(config: NERConfig) -> None:
         tags,
         head="crf" if config.use_crf else "linear",
         constrain_training=config.constrain_crf,
+        split=config.split,
         head_learning_rate=config.crf_learning_rate,
         max_seq_length=config.max_seq_length,
     )

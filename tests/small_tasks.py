@@ -216,7 +216,7 @@ def tagged_data(examples: int, windows: int = 1) -> TaggedDataset:
         [store.input_ids[a + 1 : b - 1] for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
     )
     return TaggedDataset(
-        store, starts, first, inner.astype(np.int64) % len(TAGS), np.arange(0, examples * windows + 1, windows)
+        store, starts, first, np.arange(0, examples * windows + 1, windows), inner.astype(np.int64) % len(TAGS)
     )
 
 

@@ -121,6 +121,7 @@ OWN = {
         # beyond the published options
         "constrain_crf": False,
         "folds": None,
+        "split": "characters",
     },
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
@@ -139,7 +140,7 @@ VALUES = {
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
     "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
     "more_train_data_files": ("m", "n"), "mix": "equal", "query_prompt": "q: ", "passage_prompt": "p: ",
-    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0,
+    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0, "split": "words",
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from bertorch.config import SPLITS
 from bertorch.data.dataset import Examples
+from bertorch.data.span_dataset import SpanDataset, tokenize_sentences
 from bertorch.data.spans import Span, SpanFinder
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
@@ -30,11 +32,21 @@ HEADS: dict[str, type[SpanModel]] = {"linear": LinearTagger, "crf": CrfTagger}
 
 
 def tagged_sentences(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, tags: TagSet, strict: bool, on_bad_line: str
-) -> TaggedDataset:
-    """Sentences with a tag for each token. See `read_tagged_sentences`."""
-    sentences = read_tagged_sentences(path, tags, strict=strict, on_bad_line=on_bad_line)
-    return TaggedDataset.of(tokenizer, sentences, max_length=max_length)
+    path: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    tags: TagSet,
+    strict: bool,
+    on_bad_line: str,
+    split: str,
+    as_spans: bool,
+) -> TaggedDataset | SpanDataset:
+    """Sentences with a tag for each token, or with spans. See `read_tagged_sentences`."""
+    sentences = read_tagged_sentences(
+        path, tags, strict=strict, on_bad_line=on_bad_line, split=split, as_spans=as_spans
+    )
+    return tokenize_sentences(tokenizer, sentences, max_length=max_length)
 
 
 class TaggingTask(Task[TaggedBatch]):
@@ -44,6 +56,7 @@ class TaggingTask(Task[TaggedBatch]):
         model: with its head.
         head: its name in `HEADS`.
         head_learning_rate: rate of the head's own parameters, if it has any.
+        split: how the texts of its data were cut into tokens, a name of `SPLITS`.
         inputs: see `Task`.
     """
 
@@ -58,11 +71,13 @@ class TaggingTask(Task[TaggedBatch]):
         head: str,
         *,
         head_learning_rate: float | None = None,
+        split: str = SPLITS[0],
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self.span_model = model
         self.head = head
+        self.split = split
         self.label_names = model.tags.tags
         self.head_learning_rate = head_learning_rate if model.head_parameters() else None
 
@@ -76,6 +91,7 @@ class TaggingTask(Task[TaggedBatch]):
         head: str,
         head_learning_rate: float,
         max_seq_length: int,
+        split: str = SPLITS[0],
         **head_options: Any,
     ) -> Self:
         """Load a hub model or local folder with a fresh head for these tags; `head_options` are those of the head.
@@ -86,9 +102,8 @@ class TaggingTask(Task[TaggedBatch]):
         model = HEADS[head].from_pretrained(name, tags, **head_options)
         for encoder in model.encoders:
             encoder.require_positions(max_seq_length)
-        return cls(
-            model, head, head_learning_rate=head_learning_rate, tokenizer=tokenizer, max_seq_length=max_seq_length
-        )
+        inputs: InputSettings = {"tokenizer": tokenizer, "max_seq_length": max_seq_length}
+        return cls(model, head, head_learning_rate=head_learning_rate, split=split, **inputs)
 
     @classmethod
     @override
@@ -97,7 +112,12 @@ class TaggingTask(Task[TaggedBatch]):
         if head not in HEADS:
             raise UserError(f"{loaded.folder}/config.json: expected a head of {', '.join(HEADS)}, got {head!r}")
         model = HEADS[head].from_folder(loaded)
-        return cls(model, head, **loaded.inputs)
+        split = loaded.metadata.setting("split", (None, *SPLITS), loaded.folder) or SPLITS[0]
+        return cls(model, head, split=split, **loaded.inputs)
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        return {**super().settings(), **({} if self.split == SPLITS[0] else {"split": self.split})}
 
     @override
     def losses_of(self, outputs: Tensor, batch: TaggedBatch) -> Losses:
@@ -193,7 +213,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset]:
-        read = read_tagged_sentences(path, self.span_model.tags, on_bad_line=on_bad_line)
+        read = read_tagged_sentences(path, self.span_model.tags, on_bad_line=on_bad_line, split=self.split)
         return read, TaggedDataset.of(self.tokenizer, read, max_length=self.max_seq_length)
 
     @override

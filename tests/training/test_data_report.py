@@ -152,7 +152,16 @@ def test_the_tags_of_entities(tokenizer, log_lines):
     """Counted by plain loops over the file; also of a part of it, and of sentences of several windows."""
     tags = TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt")
     path = str(NER / "dev.json")
-    whole = tagged_sentences(path, tokenizer=tokenizer, max_length=32, tags=tags, strict=False, on_bad_line="stop")
+    whole = tagged_sentences(
+        path,
+        tokenizer=tokenizer,
+        max_length=32,
+        tags=tags,
+        strict=False,
+        on_bad_line="stop",
+        split="characters",
+        as_spans=False,
+    )
     chosen = np.arange(5, 60)
     lines = [json.loads(line)["label"] for line in (NER / "dev.json").read_text().splitlines()]
     begins = [[tag[2:] for tag in line if tag[0] in "BS"] for line in lines]
