@@ -69,12 +69,14 @@ def _reading(path: str) -> Iterator[None]:
 def _items(path: str) -> Iterator[tuple[int, tuple[Any, int]]]:
     """Line of each item of the array, from 1; the item and its column."""
     text = _decoded(path)
-    line, counted = 1, 0  # line of the character `counted`
+    line, begin, counted = 1, 0, 0  # line of the character `counted`, and where that line begins
 
     def place(index: int) -> tuple[int, int]:
-        nonlocal line, counted
-        line, counted = line + text.count("\n", counted, index), index
-        return line, index - text.rfind("\n", 0, index)
+        nonlocal line, begin, counted
+        if breaks := text.count("\n", counted, index):
+            line, begin = line + breaks, text.rfind("\n", counted, index) + 1
+        counted = index
+        return line, index - begin + 1
 
     def fail(index: int, got: str) -> UserError:
         row, column = place(index)
