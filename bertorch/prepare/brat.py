@@ -19,6 +19,7 @@ from bertorch.errors import UserError
 from bertorch.files import require_file
 from bertorch.prepare.annotated_texts import AnnotatedText, Entity, checked_text, in_order
 from bertorch.prepare.offsets import (
+    COUNTINGS,
     REPEATED,
     Annotated,
     Fit,
@@ -32,7 +33,8 @@ from bertorch.prepare.offsets import (
 
 USUAL = "code_points"
 DOCUMENT = "document"  # the key of an entity line with the name of its document
-_TEXT_BOUND = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
+_OFFSETS = "[0-9]{1,18} [0-9]{1,18}"  # any text is shorter
+_TEXT_BOUND = re.compile(rf"(\S+) ({_OFFSETS}(?:;{_OFFSETS})*)")
 _OTHERS = {
     "R": "relations",
     "*": "equivalences",
@@ -102,11 +104,11 @@ def _fit(root: Path, offsets: str, stem: Path) -> Fit:
     document = _parse(root, stem)
     texts = {"": document.text}
     if "\r\n" in document.text:
-        texts[" with CRLF as one"] = document.text.replace("\r\n", "\n")
+        texts[", with CRLF as one"] = document.text.replace("\r\n", "\n")
     candidates: dict[str, Callable[[], Reading]] = {}
     for name, text in texts.items():
         for counting in countings_for(text, offsets, USUAL):
-            candidates[counting + name] = partial(_read, document, text, counting)
+            candidates[f"{COUNTINGS[counting]}{name}" if name else counting] = partial(_read, document, text, counting)
     return replace(fit(candidates), place=str(document.ann))
 
 

@@ -76,6 +76,13 @@ def test_round_trip_of_1000_sentences(tmp_path, counting, end, as_one):
     assert read(tmp_path / "again") == lines
 
 
+def test_the_log_says_what_is_counted_in_words(tmp_path, log_lines):
+    write(tmp_path, {"a.ann": ["T1\tX 6 8\tcd"]})
+    (tmp_path / "a.txt").write_bytes("😀😀b\r\ncd\r\n".encode())
+    assert [line.entities for line in read(tmp_path)] == [[], [Entity(0, 2, "X")]]
+    assert "its offsets are in units of UTF-16, with CRLF as one" in log_lines[-1]
+
+
 def test_the_sample(log_lines):
     lines = read(SAMPLE)
     assert [(line.more["document"], line.text) for line in lines] == [
@@ -149,6 +156,8 @@ def test_annotations_without_their_text_are_kept(tmp_path):
         ("T2\tPER 0\tab", "expected T1, a tab, TYPE START END, a tab and the text, or a line of another kind"),
         ("T2\tPER -1 2\tab", "expected T1, a tab"),
         ("T2\tPER a b\tab", "expected T1, a tab"),
+        (f"T2\tPER 0 {'9' * 5000}\tab", "expected T1, a tab"),
+        ("T2\tPER ٠ ٢\tab", "expected T1, a tab"),
         ("T2\t0 2\tab", "expected T1, a tab"),
         ("T2 PER 0 2 ab", "expected T1, a tab"),
         ("X1\tPER 0 2\tab", "expected T1, a tab"),
