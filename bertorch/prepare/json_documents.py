@@ -1,6 +1,7 @@
 """JSON documents, one a line or in an array, as annotation tools export them."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,14 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant}, which is no number of JSON")
 
 
-JSON = json.JSONDecoder(parse_constant=_refuse)
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{shorten(number)[1:-1]}, which is no finite number")
+    return value
+
+
+JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)  # what it reads can be written as JSON
 _BLANK = re.compile(r"[ \t\r\n]*")
 _MARK = b"\xef\xbb\xbf"
 

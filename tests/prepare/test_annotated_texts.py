@@ -61,6 +61,7 @@ def test_joined_tokens_stand_where_they_are_said_to(tokens):
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "A", "score": "x"}]}', "expected a number as the"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "A", "score": true}]}', "expected a number"),
         ('{"text": "ab", "entities": [], "id": NaN}', "got: NaN, which is no number of JSON"),
+        ('{"text": "ab", "entities": [], "id": -1e999}', "got: -1e999, which is no finite number"),
     ],
 )  # fmt: skip
 def test_malformed_lines_are_named(file, log_lines, line, expected):
