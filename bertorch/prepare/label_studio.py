@@ -105,10 +105,13 @@ def _annotated(results: Iterable[Any], to_name: str, left_out: list[LeftOut]) ->
         else:
             kind = f"left out results of the type {result.get('type')}"
             left_out.append(LeftOut(kind, shorten(to_json(result.get("value", result)))))
-    several = len({region.get("to_name") for region in regions}) > 1
-    for region in regions:
+    names = [region.get("to_name") for region in regions]
+    for name in names:
+        if not isinstance(name, str | None):
+            raise BadLineError(f"expected the name of a text as to_name, got {shorten(to_json(name))}")
+    several = len(set(names)) > 1
+    for region, name in zip(regions, names, strict=True):
         value: Any = region.get("value")
-        name = region.get("to_name")
         if several and name != to_name:
             left_out.append(
                 LeftOut("left out entities of other texts than --to_name", f"{name}: {shorten(to_json(value))}")
@@ -117,7 +120,7 @@ def _annotated(results: Iterable[Any], to_name: str, left_out: list[LeftOut]) ->
         match value:
             case {"start": start, "end": end, "labels": [_, *_] as types}:
                 yield from (Annotated(start, end, type_, value.get("text")) for type_ in types)
-            case {"start": _, "end": _}:
+            case {"start": _, "end": _} if not value.get("labels"):
                 left_out.append(LeftOut("left out regions without a label", shorten(to_json(value))))
             case _:
                 expected = '{"start", "end", "text", "labels": ["TYPE"]}'

@@ -101,7 +101,8 @@ class Locator:
         start, end = (self._index_of(offset) if is_whole(offset) else None for offset in bounds)
         if start is None or end is None or start >= end:
             expected = f"start and end (exclusive) of characters of the text, 0 to {self._end} {self._unit}"
-            raise BadLineError(f"expected {expected}, got {bounds[0]} and {bounds[1]} for {type_}")
+            got = " and ".join(shorten(offset) if isinstance(offset, str) else str(offset) for offset in bounds)
+            raise BadLineError(f"expected {expected}, got {got} for {type_}")
         surface = self._text[start:end]
         if annotated.covered is not None and not _is_same(annotated.covered, surface):
             raise BadLineError(

@@ -174,7 +174,16 @@ def test_covered_text_is_compared_but_for_white_space(file):
         (task("张三", region(0, 3, "张三")), "of the text, 0 to 2 code points, got 0 and 3 for PER"),
         (task("张三", region(0.0, 2)), "got 0.0 and 2 for PER"),
         (task("张三", region(None, 2)), "got None and 2 for PER"),
-        (task("张三", region("/p[1]", "/p[1]")), "got /p[1] and /p[1] for PER"),
+        (task("张三", region("/p[1]", "/p[1]")), "got '/p[1]' and '/p[1]' for PER"),
+        (task("张三", region("0", "2")), "got '0' and '2' for PER"),
+        (
+            task("张三", region(0, 2) | {"value": {"start": 0, "end": 2, "labels": "PER"}}),
+            'expected the value of a region as {"start", "end", "text", "labels"',
+        ),
+        (
+            task("张三", region(0, 2) | {"to_name": ["text"]}),
+            "expected the name of a text as to_name, got '[\"text\"]'",
+        ),
         (task("张三", region(0, 2, labels=[3])), "expected the type of an entity, such as 'PER', got '3'"),
         (task("张三", {"type": "labels", "value": [1]}), 'expected the value of a region as {"start", "end", "text", '),
         (task("张三", {"type": "labels"}), "expected the value of a region as"),
