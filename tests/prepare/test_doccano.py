@@ -128,7 +128,7 @@ def test_white_space_and_repetitions(file, log_lines):
         ({"text": "a", "label": [[0, 1]]}, "got '[0, 1]'"),
         ({"text": "a", "label": [[0, 1, 7]]}, "expected the type of an entity, such as 'PER', got '7'"),
         ({"text": "a", "label": [[0, 2, "A"]]}, "of the text, 0 to 1 units of UTF-16, got 0 and 2 for A"),
-        ({"text": "a", "label": [["0", 1, "A"]]}, "got 0 and 1 for A"),
+        ({"text": "a", "label": [["0", 1, "A"]]}, "got '0' and 1 for A"),
         ({"text": "a", "label": [[1, 1, "A"]]}, "got 1 and 1 for A"),
         ({"text": "a", "label": [[-1, 1, "A"]]}, "got -1 and 1 for A"),
         ({"text": " ", "label": []}, "expected a text with the key 'text', got an empty one"),
