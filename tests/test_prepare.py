@@ -87,6 +87,33 @@ def test_several_labels(folder, log_lines):
     assert sorted(parts[0] + parts[1]) == sorted((TOPICS / "train.txt").read_text().splitlines())
 
 
+def test_the_labels_of_entities_are_their_types(folder, log_lines):
+    """One is enough, as for training; beside lines with entities, tags give their types too."""
+    tagged, out = '{"text": ["a", "b"], "label": ["B-PER", "O"]}\n', folder / "out"
+
+    def entity(type_):
+        return f'{{"text": "ab", "entities": [{{"start": 0, "end": 1, "type": "{type_}"}}]}}\n'
+
+    def labels(content):
+        (folder / "in.json").write_text(content)
+        main(["labels", "--input_file", str(folder / "in.json"), "--output_file", str(out), "--overwrite"])
+        return read_tag_set(str(out), "bio").types
+
+    assert labels(entity("PER")) == ["PER"]
+    assert labels(entity("LOC") + tagged) == labels(tagged + entity("LOC")) == ["LOC", "PER"]
+    assert labels(tagged) == ["PER"]
+    out.unlink()
+    for content, expected in (
+        (entity("LOC") + entity("B-cell"), "expected types that are no tags, as a label file has either, got 'B-cell'"),
+        ('{"text": "ab", "entities": []}\n', "expected at least one type of entities, got none"),
+        (entity("LOC") + tagged.replace("B-PER", "PER"), "expected tags such as B-PER beside lines with entities, got"),
+    ):
+        (folder / "in.json").write_text(content)
+        message = failure(log_lines, "labels", "--input_file", folder / "in.json", "--output_file", out)
+        assert message.startswith(f"{folder}/in.json: {expected}")
+    assert not out.exists()
+
+
 def test_split_then_dedupe(folder):
     lines = [f"text {number % 90}\t{number % 2}" for number in range(100)]
     (folder / "all.tsv").write_text("".join(f"{line}\n" for line in lines))

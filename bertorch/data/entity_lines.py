@@ -50,8 +50,8 @@ def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
     """The text and the entities, of any types, in the object that `AS_WRITTEN` made of the line.
 
     Raises:
-        BadLineError: another form, an empty text, half a surrogate pair, a position that is no whole number or outside
-            the text, an entity without a character or token, or one that stands there twice; with the column.
+        BadLineError: another form, an empty text or type, half a surrogate pair, a position that is no whole number
+            or outside the text, an entity without a character or token, or one that stands there twice; with the column.
     """
     source, found = _source_of(line, parsed), parsed["entities"]
     if not isinstance(found, list):
@@ -139,6 +139,7 @@ def _extent_of(line: str, source: str | list[str], index: int, item: Any) -> Ext
             text = f"from {low} to {high}" if low < high else f"of {low}"
             raise bad(f'"{key}"{above} {text} in a text of {len(source)} {unit}', shown(value), key)
         positions.append(position)
-    if not is_string(item["type"]):
-        raise bad('a string as "type"', shown(item["type"]), "type")
-    return positions[0], positions[1], item["type"]
+    type_: Any = item["type"]
+    if not is_string(type_) or not type_.strip() or HALF_PAIR.search(type_):
+        raise bad('a text that is not blank as "type"', shown(type_), "type")
+    return positions[0], positions[1], type_

@@ -55,16 +55,21 @@ def types_of(lines: Iterable[AnnotatedText], source: str) -> list[str]:
     """The types of all entities, sorted, for a label file.
 
     Raises:
-        UserError: no entity, or a type such as B-cell, for which a label file would be taken for one of tags.
+        UserError: no entity, or see `require_types`.
     """
     types = sorted({entity.type for line in lines for entity in line.entities})
     if not types:
         raise UserError(f"{source}: expected entities, whose types are the labels, got none; leave out --label_file")
+    require_types(types, source)
+    return types
+
+
+def require_types(types: Iterable[str], source: str) -> None:
+    """Raise a `UserError` for a type such as B-cell, for which a label file would be taken for one of tags."""
     if tag := next(filter(is_tag, types), None):
         raise UserError(
             f"{source}: expected types that are no tags, as a label file has either, got {tag!r}; rename it"
         )
-    return types
 
 
 def checked_text(value: Any, key: str, keys: Iterable[str]) -> str:

@@ -13,10 +13,11 @@ from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import SPELLINGS
 from bertorch.errors import UserError
 from bertorch.files import to_json, write_lines
+from bertorch.prepare.annotated_texts import require_types
 from bertorch.prepare.annotation_commands import Brat, Doccano, LabelStudio
 from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
 from bertorch.prepare.command import Command, FileCommand, RowsCommand, write
-from bertorch.prepare.examples import Example, collect_labels, read_examples
+from bertorch.prepare.examples import Example, collect_labels, read_examples, with_types
 from bertorch.prepare.splits import overlap_report, report_lines, split_examples, without_duplicates
 from bertorch.prepare.tables import DELIMITERS, convert_table
 from bertorch.prepare.tag_columns import LAYOUTS, SOURCES, Sentence, read_tag_columns, read_tag_json, tagged_lines
@@ -152,9 +153,15 @@ class Labels(_TextsCommand):
         source = ", ".join(self.input_file)
         read = partial(read_examples, num_texts=self.texts, label_separator=self.label_separator)
         examples = [example for path in self.input_file for example in read(path)]
-        labels = collect_labels(examples, self.order)
-        if len(labels) < 2:
-            raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
+        if any(example.has_entities for example in examples):
+            labels = collect_labels(with_types(examples, source), self.order)
+            if not labels:
+                raise UserError(f"{source}: expected at least one type of entities, got none")
+            require_types(labels, source)
+        else:
+            labels = collect_labels(examples, self.order)
+            if len(labels) < 2:
+                raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
         for label in filter(NOT_IN_LABELS.search, labels):
             raise UserError(f"{source}: expected labels without control characters, got {shorten(label)}")
         write(self.output_file, labels)

@@ -3,13 +3,14 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from bertorch.data.entity_lines import ENTITY_FORM, entities_of, has_entities
 from bertorch.data.json_lines import AS_WRITTEN, parse_object
 from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten, split_columns
 from bertorch.data.tag_lines import TAGGED_FORM, tokens_and_tags
+from bertorch.data.tags import is_tag
 from bertorch.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
@@ -27,6 +28,7 @@ class Example:
     ]  # the text columns, or the tokens, or the text with entities; examples with equal ones are duplicates
     labels: tuple[str, ...]  # the label columns, the tags, or the types of the entities; empty without any
     column: str | None = None  # of `--group_by`
+    has_entities: bool = False
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -58,13 +60,13 @@ def read_examples(
     is_json = False
     width = 0
 
-    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str | None]:
+    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str | None, bool]:
         nonlocal is_json, width
         if not width:
             is_json = line.lstrip().startswith("{") and "\t" not in line
             width = 1 if is_json else line.count("\t") + 1
         if is_json:
-            return line, *_of_json(line), None
+            return line, *_of_json(line)
         texts = max(width - 1, 1) if num_texts is None else num_texts
         several = label_separator is not None and texts < width
         columns = split_columns(line, width, "as in the first line", last_may_be_blank=several)
@@ -73,7 +75,7 @@ def read_examples(
         if several:
             last = labels.pop().strip()
             labels += last.split(label_separator) if last else []
-        return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column
+        return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column, False
 
     rows = list(read_numbered_rows(path, parse, remedy=REMEDY))
     for option, columns in (("texts", num_texts), ("group_by", group_by)):
@@ -83,15 +85,30 @@ def read_examples(
     return [Example(number, *row) for number, row in rows]
 
 
-def _of_json(line: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The texts and labels of a line with tags or entities."""
+def _of_json(line: str) -> tuple[tuple[str, ...], tuple[str, ...], None, bool]:
+    """Of a line with tags or entities what an `Example` has after it: texts, labels, no column, whether entities."""
     parsed = parse_object(line, f"{TAGGED_FORM} or {ENTITY_FORM}", AS_WRITTEN)
     if not has_entities(parsed):
         tokens, tags = tokens_and_tags(line, parsed)
-        return tuple(tokens), tuple(tags)
+        return tuple(tokens), tuple(tags), None, False
     source, entities = entities_of(line, parsed)
     texts = (source,) if isinstance(source, str) else tuple(source)
-    return texts, tuple(type_ for _, _, type_ in entities)
+    return texts, tuple(type_ for _, _, type_ in entities), None, True
+
+
+def with_types(examples: Iterable[Example], source: str) -> list[Example]:
+    """Examples of entities and of tags, with the types of the tags in their place, so that all labels are types.
+
+    Raises:
+        UserError: a label that is no tag.
+    """
+    return [each if each.has_entities else replace(each, labels=_types_of(each.labels, source)) for each in examples]
+
+
+def _types_of(tags: Iterable[str], source: str) -> tuple[str, ...]:
+    if other := next((tag for tag in tags if not is_tag(tag)), None):
+        raise UserError(f"{source}: expected tags such as B-PER beside lines with entities, got {shorten(other)}")
+    return tuple(tag.partition("-")[2] for tag in tags if tag != "O")
 
 
 def collect_labels(examples: Sequence[Example], order: str) -> list[str]:

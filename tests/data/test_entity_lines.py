@@ -188,15 +188,25 @@ NEITHER = 'expected two lists of strings ({"text": ["我", "们"], "label": ["O"
             '{"text": ["李雷"], "entities": [{"start": 0, "end": §2, "type": "PER"}]}',
             f"{END}of 1 in a text of 1 tokens, got 2 in entity 1",
         ),
-        (SINGLE % '{"start": 0, "end": 1, "type": §3}', 'expected a string as "type", got 3 in entity 1'),
-        (SINGLE % '{"start": 0, "end": 1, "type": §null}', 'expected a string as "type", got null in entity 1'),
+        (
+            SINGLE % '{"start": 0, "end": 1, "type": §3}',
+            'expected a text that is not blank as "type", got 3 in entity 1',
+        ),
+        (
+            SINGLE % '{"start": 0, "end": 1, "type": §null}',
+            'expected a text that is not blank as "type", got null in entity 1',
+        ),
         (
             SINGLE % '{"start": 0, "end": 1, "type": "PER"}, {"start": 0, "end": 1, "type": §"per"}',
             "expected one of the types (PER, LOC, ORG), got 'per' in entity 2",
         ),
         (
             SINGLE % '{"start": 0, "end": 1, "type": §"\\ud800"}',
-            "expected one of the types (PER, LOC, ORG), got '\\ud800' in entity 1",
+            "expected a text that is not blank as \"type\", got '\\ud800' in entity 1",
+        ),
+        (
+            SINGLE % '{"start": 0, "end": 1, "type": §" "}',
+            "expected a text that is not blank as \"type\", got ' ' in entity 1",
         ),
         (
             SINGLE % '{"type": "LOC", "start": 0, "end": 2}, §{"end": 2, "type": "LOC", "start": 0}',

@@ -37,6 +37,7 @@ def test_json_lines_with_entities(file):
     first, second, third = read_examples(file("\n".join(lines)))
     assert (first.line, first.texts, first.labels) == (lines[0], ("北大",), ("ORG", "LOC"))
     assert (second.texts, second.labels, third.labels) == (("我",), (), ("O",))
+    assert [example.has_entities for example in (first, second, third)] == [True, True, False]
     assert collect_labels([first, second], "sorted") == ["LOC", "ORG"]
 
 
