@@ -51,7 +51,8 @@ def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
 
     Raises:
         BadLineError: another form, an empty text or type, half a surrogate pair, a position that is no whole number
-            or outside the text, an entity without a character or token, or one that stands there twice; with the column.
+            or outside the text, an entity without a character or token, or one that stands there twice; with the
+            column.
     """
     source, found = _source_of(line, parsed), parsed["entities"]
     if not isinstance(found, list):
