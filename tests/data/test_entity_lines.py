@@ -1,6 +1,7 @@
 """Lines with entities: as spans and as tags, every error by line and column, and what comes back."""
 
 import json
+import random
 import re
 
 import numpy as np
@@ -10,9 +11,12 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
+from bertorch.data.spans import Span
 from bertorch.data.tagged_sentences import TaggedSentences, read_tag_set, read_tagged_sentences
 from bertorch.data.tags import SCHEMES, TagSet, tag_entities
 from bertorch.errors import UserError
+from bertorch.files import to_json
+from bertorch.tasks.text_tokens import TextTokens
 from tests.conftest import NER, NESTED
 from tests.data.hostile_files import attempt, damaged_bytes, write_lines, written
 
@@ -104,6 +108,29 @@ def test_what_predict_writes_can_be_read_back(read):
     entity = {"type": "PER", "start": 0, "end": 2, "text": "李雷", "score": 0.25}
     more = {"tokens": ["李", "雷"], "tags": ["B-PER", "I-PER"], "id": 9}
     assert spans_of(read(json.dumps({"text": "李雷", "entities": [entity], **more}), as_spans=True)) == [[[0, 2, 0]]]
+
+
+@pytest.mark.parametrize("split", ["characters", "words"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_spans_that_predict_writes_are_those_that_are_read(read, split, as_list):
+    """Random spans of tokens, also nested, in the form of `bertorch.predict`: type, start, end and text."""
+    chance = random.Random(f"{split} {as_list}")
+    parts = ["李雷", "在 ", "😀", "New York", "B2B", "  ", "𠀀", "!", "\u3000", "\t", "é", "\u200b"]
+    lines, expected = [], []
+    for _ in range(200):
+        source = "".join(chance.choices(parts, k=chance.randint(1, 8))) + "。"
+        text = TextTokens.of(source.split() if as_list else source, split)
+        spans = set()
+        for _ in range(chance.randint(0, 5)):
+            start = chance.randrange(len(text))
+            spans.add((start, chance.randint(start + 1, len(text)), chance.randrange(len(TYPES))))
+        expected.append([list(span) for span in sorted(spans)])
+        found = [text.entity(Span(TYPES[type_], start, end, 1.0)) for start, end, type_ in spans]
+        entities = [{"type": each.type, "start": each.start, "end": each.end, "text": each.text} for each in found]
+        lines.append(to_json({"text": text.source, "entities": entities}))
+    sentences = read(*lines, as_spans=True, split=split)
+    assert spans_of(sentences) == expected
+    assert sentences.is_nested
 
 
 def test_both_kinds_of_lines_in_one_file(read):
