@@ -147,7 +147,9 @@ class Brat(_AnnotationCommand):
         lines = read_annotated_texts(input_file, on_bad_row=self.on_bad_row)
         types = self._types(lines, input_file)
         stem = Path(input_file).stem
-        files = brat_files(lines, offsets=self.offsets, stem=stem, lines_per_document=self.lines_per_document)
+        files = brat_files(
+            lines, source=input_file, offsets=self.offsets, stem=stem, lines_per_document=self.lines_per_document
+        )
         paths = {str(folder / name): content for name, content in files.items()}
         refuse_existing([*paths, *self.outputs], overwrite=self.overwrite)
         for path, content in paths.items():
