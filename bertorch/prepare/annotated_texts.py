@@ -16,11 +16,11 @@ from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import is_tag
 from bertorch.errors import UserError
 from bertorch.files import to_json
+from bertorch.prepare.examples import REMEDY_OF_ROWS
 from bertorch.prepare.json_documents import JSON
 
 # Keys of lines of ours, which no other key of a document may take.
 _OWN_KEYS = {"text", "entities", "label", "labels", "tokens", "tags"}
-_REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
 
 
 class Entity(NamedTuple):
@@ -102,13 +102,13 @@ def read_annotated_texts(path: str, *, on_bad_row: str = "stop") -> list[Annotat
         UserError: a missing or empty file, or malformed lines: other JSON, an entity outside its text or with another
             text than stands there.
     """
-    return list(read_rows(path, _parse, on_bad_line=on_bad_row, remedy=_REMEDY))
+    return list(read_rows(path, _parse, on_bad_line=on_bad_row, remedy=REMEDY_OF_ROWS))
 
 
 def _parse(line: str) -> AnnotatedText:
     written = parse_object(line, ENTITY_FORM, AS_WRITTEN)
     if "entities" not in written:
-        got = "tags, of which predict makes entities" if "label" in written else f"the keys {first_few(list(written))}"
+        got = "tags" if "label" in written else f"the keys {first_few(list(written))}"
         raise BadLineError(f"expected a text and entities ({ENTITY_FORM}), got {got}")
     source, extents = entities_of(line, written)
     item = parse_object(line, ENTITY_FORM, JSON)

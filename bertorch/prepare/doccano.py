@@ -20,7 +20,6 @@ USUAL = "utf16"
 _FORM = '{"text": "…", "label": [[0, 2, "PER"]]}'
 _ENTITIES = ("label", "labels", "entities")
 _OTHERS = {"relations": "relations", "cats": "labels of documents", "Comments": "comments"}
-REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
 
 
 def read_doccano(path: str, *, offsets: str, on_bad_row: str) -> list[AnnotatedText]:
@@ -40,7 +39,7 @@ def read_doccano(path: str, *, offsets: str, on_bad_row: str) -> list[AnnotatedT
         more = other_keys(item, {*_ENTITIES, *_OTHERS})
         return fit_text(text, list(_annotated(item)), more, _left_out(item), offsets=offsets, usual=USUAL)
 
-    rows = read_json_documents(path, parse, form=_FORM, on_bad_row=on_bad_row, remedy=REMEDY)
+    rows = read_json_documents(path, parse, form=_FORM, on_bad_row=on_bad_row)
     return settle(path, rows, "say which with --offsets: utf16 since doccano 1.5, code_points before")
 
 

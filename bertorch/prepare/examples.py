@@ -15,6 +15,7 @@ from bertorch.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 REMEDY = "Fix them in the file; nothing was written."
+REMEDY_OF_ROWS = "Fix them, or skip them with --on_bad_row skip; nothing was written."  # for a `RowsCommand`
 
 
 @dataclass(frozen=True)

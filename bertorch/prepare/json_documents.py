@@ -12,6 +12,7 @@ from bertorch.data.json_lines import parse_object
 from bertorch.data.lines import BadLineError, parse_lines, read_numbered_rows, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
+from bertorch.prepare.examples import REMEDY_OF_ROWS
 
 Row = TypeVar("Row")
 
@@ -33,7 +34,7 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def read_json_documents(
-    path: str, parse: Callable[[dict[str, Any]], Row], *, form: str, on_bad_row: str, remedy: str
+    path: str, parse: Callable[[dict[str, Any]], Row], *, form: str, on_bad_row: str
 ) -> Iterator[tuple[int, Row]]:
     """Line numbers, from 1, and rows of the JSON objects of a file: one a line, or the items of an array.
 
@@ -45,7 +46,7 @@ def read_json_documents(
     require_file(path, "a readable text file")
     if not _is_array(path):
         return read_numbered_rows(
-            path, lambda line: parse(parse_object(line, form, JSON)), on_bad_line=on_bad_row, remedy=remedy
+            path, lambda line: parse(parse_object(line, form, JSON)), on_bad_line=on_bad_row, remedy=REMEDY_OF_ROWS
         )
 
     def parse_item(item: tuple[Any, int]) -> Row:
@@ -57,7 +58,7 @@ def read_json_documents(
         except BadLineError as error:
             raise BadLineError(str(error), column) from error
 
-    options = {"on_bad_line": on_bad_row, "remedy": remedy, "expected": f"an array of JSON objects ({form})"}
+    options = {"on_bad_line": on_bad_row, "remedy": REMEDY_OF_ROWS, "expected": f"an array of JSON objects ({form})"}
     return parse_lines(path, _items(path), parse_item, **options)
 
 

@@ -21,7 +21,6 @@ ANNOTATIONS = ("latest", "first", "all")
 _FORM = '{"data": {"text": "…"}, "annotations": [{"result": […]}]}'
 _MIN_KEYS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")  # of JSON-MIN
 _UNLABELLED = LeftOut("left out tasks without an annotation", "it has none, or only cancelled ones")
-REMEDY = "Fix them, or skip them with --on_bad_row skip; nothing was written."
 
 
 def read_label_studio(
@@ -61,7 +60,7 @@ def read_label_studio(
         annotated = list(_annotated(results, to_name, left_out))
         return fit_text(text, annotated, more, left_out, offsets=offsets, usual=USUAL)
 
-    rows = read_json_documents(path, parse, form=_FORM, on_bad_row=on_bad_row, remedy=REMEDY)
+    rows = read_json_documents(path, parse, form=_FORM, on_bad_row=on_bad_row)
     return settle(path, rows, "say which with --offsets: code_points since 2022, utf16 before")
 
 

@@ -48,7 +48,7 @@ def test_joined_tokens_stand_where_they_are_said_to(tokens):
     [
         ("x", ":1: expected a JSON object"),
         ('{"text": "a"}', "got the keys text"),
-        ('{"text": ["a"], "label": ["O"]}', "got tags, of which predict makes entities"),
+        ('{"text": ["a"], "label": ["O"]}', "}]}), got tags"),
         ('{"text": "", "entities": []}', "expected a text that is not empty"),
         ('{"text": [" "], "entities": []}', "expected a text with the key 'text', got an empty one"),
         ('{"text": "\\ud83d", "entities": []}', "expected text, got half a surrogate pair"),

@@ -6,7 +6,7 @@ from bertorch.errors import UserError
 from bertorch.prepare import json_documents
 from bertorch.prepare.json_documents import read_json_documents
 
-OPTIONS = {"form": "{…}", "on_bad_row": "stop", "remedy": "Fix them."}
+OPTIONS = {"form": "{…}", "on_bad_row": "stop"}
 
 
 class Searched(str):
