@@ -12,6 +12,7 @@ from bertorch.data.json_lines import (
     column_of_value,
     is_string,
     is_strings,
+    refuse_half_pairs,
     shown,
 )
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, shorten
@@ -102,18 +103,12 @@ def _source_of(line: str, parsed: dict[str, Any]) -> str | list[str]:
         got = "the keys " + first_few(list(parsed)) if "text" not in parsed else shown(source)
         column = column_of_value(line, "text") if "text" in parsed else None
         raise BadLineError(f'expected a text or a list of tokens as "text" ({ENTITY_FORM}), got {got}', column)
-    parts = [source] if isinstance(source, str) else source
     if isinstance(source, str) and not source.strip():
         error = f'expected a text that is not empty as "text" ({ENTITY_FORM}), got {shorten(source)}'
         raise BadLineError(error, column_of_value(line, "text"))
-    if not parts:
+    if not source:
         raise BadLineError(f"expected at least one token ({ENTITY_FORM}), got none", column_of_value(line, "text"))
-    if "\\" in line:  # UTF-8 has no lone surrogate; only an escape can be one
-        for index, part in enumerate(parts):
-            if HALF_PAIR.search(part):
-                where, path = ('"text"', ()) if isinstance(source, str) else (f"token {index + 1}", (index,))
-                error = f"expected text, got half a surrogate pair in {where}: {shorten(part)}"
-                raise BadLineError(error, column_of_value(line, "text", *path))
+    refuse_half_pairs(line, source)
     return source
 
 

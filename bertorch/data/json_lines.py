@@ -3,7 +3,7 @@
 import json
 from typing import Any, TypeGuard
 
-from bertorch.data.lines import BadLineError, shorten
+from bertorch.data.lines import HALF_PAIR, BadLineError, shorten
 
 _JSON = json.JSONDecoder()
 
@@ -76,6 +76,18 @@ def column_of_value(line: str, *path: str | int) -> int:
     for step in path:
         start = _start_within(line, start, step)
     return start + 1
+
+
+def refuse_half_pairs(line: str, text: str | list[str]) -> None:
+    """Raise a `BadLineError` for a lone surrogate in what a line has as `"text"`: a text, or a list of tokens."""
+    if "\\" not in line:  # UTF-8 has no lone surrogate; only an escape can be one
+        return
+    path: tuple[int, ...]
+    for index, part in enumerate([text] if isinstance(text, str) else text):
+        if HALF_PAIR.search(part):
+            where, path = ('"text"', ()) if isinstance(text, str) else (f"token {index + 1}", (index,))
+            error = f"expected text, got half a surrogate pair in {where}: {shorten(part)}"
+            raise BadLineError(error, column_of_value(line, "text", *path))
 
 
 def _start_within(line: str, start: int, step: str | int) -> int:

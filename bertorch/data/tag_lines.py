@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bertorch.data.json_lines import AS_WRITTEN, column_of_value, is_strings, parse_object
-from bertorch.data.lines import HALF_PAIR, BadLineError, shorten
+from bertorch.data.json_lines import AS_WRITTEN, column_of_value, is_strings, parse_object, refuse_half_pairs
+from bertorch.data.lines import BadLineError, shorten
 from bertorch.data.tags import TagSet
 from bertorch.files import to_json
 
@@ -29,11 +29,7 @@ def tokens_and_tags(line: str, parsed: dict[str, Any]) -> tuple[list[str], list[
         error = f"expected a tag for each of the {len(tokens)} tokens, got {len(tags)} tags"
         path = ("label", min(len(tokens), len(tags) - 1)) if tags else ("label",)
         raise BadLineError(error, column_of_value(line, *path))
-    if "\\" in line:  # UTF-8 has no lone surrogate; only an escape can be one
-        for index, token in enumerate(tokens):
-            if HALF_PAIR.search(token):
-                error = f"expected text, got half a surrogate pair in token {index + 1}: {shorten(token)}"
-                raise BadLineError(error, column_of_value(line, "text", index))
+    refuse_half_pairs(line, tokens)
     return tokens, tags
 
 
