@@ -51,6 +51,13 @@ def parse_entities(line: str) -> EntityLine:
     return entities_of(line, parse_object(line, ENTITY_FORM, AS_WRITTEN))
 
 
+def has_entities(parsed: dict[str, Any]) -> bool:
+    """Whether the object of a line has entities; a `BadLineError` if it has tags too."""
+    if "entities" in parsed and "label" in parsed:  # they may differ: nested entities have no tags
+        raise BadLineError('expected one of "label" and "entities", got both; leave one of them out')
+    return "entities" in parsed
+
+
 def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
     """As `parse_entities`, from the object that `AS_WRITTEN` made of the line."""
     source = _source_of(line, parsed)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from loguru import logger
 
-from bertorch.data.entity_lines import ENTITY_FORM
+from bertorch.data.entity_lines import ENTITY_FORM, has_entities
 from bertorch.data.entity_reader import EntityReader
 from bertorch.data.json_lines import AS_WRITTEN, column_of_value, is_string, is_strings, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten, stream_rows
@@ -97,11 +97,7 @@ def read_tagged_sentences(
 
     def parse(line: str) -> tuple[list[str], np.ndarray]:
         parsed = parse_object(line, _FORMS, AS_WRITTEN)
-        if "entities" not in parsed:
-            return _tagged(line, parsed, tags, strict=strict)
-        if "label" in parsed:
-            raise BadLineError('expected one of "label" and "entities", got both; leave one of them out')
-        return read_entities(line, parsed)
+        return read_entities(line, parsed) if has_entities(parsed) else _tagged(line, parsed, tags, strict=strict)
 
     def token_lists() -> Iterator[tuple[str]]:
         for tokens, found in read_rows(path, parse, on_bad_line=on_bad_line):

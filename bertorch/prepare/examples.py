@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bertorch.data.entity_lines import ENTITY_FORM, entities_of, has_entities
+from bertorch.data.json_lines import AS_WRITTEN, parse_object
 from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten, split_columns
-from bertorch.data.tag_lines import parse_tagged
+from bertorch.data.tag_lines import TAGGED_FORM, tokens_and_tags
 from bertorch.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
@@ -20,8 +22,10 @@ class Example:
 
     line_number: int  # from 1
     line: str
-    texts: tuple[str, ...]  # the text columns, or the tokens; examples with equal ones are duplicates
-    labels: tuple[str, ...]  # the label columns, or the tags; empty without any
+    texts: tuple[
+        str, ...
+    ]  # the text columns, or the tokens, or the text with entities; examples with equal ones are duplicates
+    labels: tuple[str, ...]  # the label columns, the tags, or the types of the entities; empty without any
     column: str | None = None  # of `--group_by`
 
     @property
@@ -40,7 +44,9 @@ def columns_line(columns: Sequence[str]) -> str:
 def read_examples(
     path: str, num_texts: int | None = None, *, group_by: int | None = None, label_separator: str | None = None
 ) -> list[Example]:
-    """Read JSON lines of tagged sentences, if the first begins with a brace and has no tab, or lines of columns.
+    """Read JSON lines, if the first begins with a brace and has no tab, or lines of columns.
+
+    JSON lines are of tagged sentences, whose labels are the tags, or of entities, whose labels are the types.
 
     The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one. The column
     `group_by`, counted from 1, makes the groups; by default the texts do. With a `label_separator` the last column has
@@ -58,8 +64,7 @@ def read_examples(
             is_json = line.lstrip().startswith("{") and "\t" not in line
             width = 1 if is_json else line.count("\t") + 1
         if is_json:
-            tokens, tags = parse_tagged(line)
-            return line, tuple(tokens), tuple(tags), None
+            return line, *_of_json(line), None
         texts = max(width - 1, 1) if num_texts is None else num_texts
         several = label_separator is not None and texts < width
         columns = split_columns(line, width, "as in the first line", last_may_be_blank=several)
@@ -78,8 +83,19 @@ def read_examples(
     return [Example(number, *row) for number, row in rows]
 
 
+def _of_json(line: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts and labels of a line with tags or entities."""
+    parsed = parse_object(line, f"{TAGGED_FORM} or {ENTITY_FORM}", AS_WRITTEN)
+    if not has_entities(parsed):
+        tokens, tags = tokens_and_tags(line, parsed)
+        return tuple(tokens), tuple(tags)
+    source, entities = entities_of(line, parsed)
+    texts = (source,) if isinstance(source, str) else tuple(source)
+    return texts, tuple(type_ for _, _, type_ in entities)
+
+
 def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
-    """The labels or tags of examples, for a label file.
+    """The labels, tags or types of entities of examples, for a label file.
 
     The order is `sorted` (O first, then numbers by value), `first` (as they first come) or `frequency` (the most
     frequent first, ties as they first come).
