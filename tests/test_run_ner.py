@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
+from bertorch.config import NERConfig
 from bertorch.errors import UserError
 from bertorch.inference.load import load_trained
 from bertorch.training.metrics_file import METRICS, read_metrics
-from run_ner import NERConfig, run
+from run_ner import run
 from tests.conftest import NER, TINY, launcher, run_script
 from tests.log_lines import F1_LINE, TRAINING_LINE, assert_refused, command, last_result, matches
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import BatchNegConfig, ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig, NERConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
@@ -22,7 +22,6 @@ from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY

@@ -21,9 +21,9 @@ _ALL = "micro average"
 
 
 class SpanMetric(Metric[TaggedBatch]):
-    """Mean loss of a word, and precision, recall and F1 of entities by type; the outputs are those of a `SpanModel`.
+    """Mean loss of a word or sentence, and precision, recall and F1 of entities by type.
 
-    After `reduce`, `gold` and `predicted` are the entities.
+    The outputs are those of a `SpanModel`. After `reduce`, `gold` and `predicted` are the entities.
     """
 
     name = "F1"
@@ -31,7 +31,7 @@ class SpanMetric(Metric[TaggedBatch]):
     def __init__(self, model: SpanModel, device: torch.device) -> None:
         self._model = model
         self.types: list[str] = model.tags.types  # of entities, by their ids
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, words, words with right tags, examples
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, labels, right tags, examples
         self._has_tags = False
         self._rows = [torch.zeros(0, 5, dtype=torch.int64, device=device)]  # extents, and whether they are gold
 
@@ -78,7 +78,7 @@ class SpanMetric(Metric[TaggedBatch]):
 
     @property
     def loss(self) -> float:
-        """Mean loss of a word."""
+        """Mean loss of a word, or of a sentence by a head that gives words no tags."""
         return (self._sums[0] / self._sums[1]).item()
 
     @override
@@ -104,9 +104,10 @@ class SpanMetric(Metric[TaggedBatch]):
     def warnings(self) -> Sequence[str]:
         if self.predicted or not self.gold:
             return ()
-        none = f"all tags are O: no entity is predicted, and there are {len(self.gold)}"
-        of_crf = "(that of a CRF is --crf_learning_rate, such as 1e-3)"
-        return (f"{none}; {USUAL_CAUSES} {of_crf}, or few entities in the training data",)
+        all_outside = "all tags are O: " if self._has_tags else ""
+        none = f"{all_outside}no entity is predicted, and there are {len(self.gold)}"
+        of_head = f"(that of {'a CRF' if self._has_tags else 'the head'} is --crf_learning_rate, such as 1e-3)"
+        return (f"{none}; {USUAL_CAUSES} {of_head}, or few entities in the training data",)
 
     @override
     def report(self) -> dict[str, Any]:
