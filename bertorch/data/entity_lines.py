@@ -5,22 +5,19 @@ Entities may be nested, overlap, and share a span with another type. Further key
 `bertorch.predict` writes, are ignored.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from bertorch.data.json_lines import (
-    AS_WRITTEN,
     WholeNumber,
     column_of_value,
     is_string,
     is_strings,
-    parse_object,
     shown,
 )
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, shorten
+from bertorch.data.tag_lines import TAGGED_FORM
 from bertorch.data.tags import Extent
 from bertorch.data.text_splits import cut_text
-from bertorch.files import to_json
 
 ENTITY_FORM = '{"text": "…", "entities": [{"start": 0, "end": 2, "type": "PER"}]}'
 _KEYS = ("start", "end", "type")
@@ -40,32 +37,26 @@ class EntityLine(NamedTuple):
         return f"{type_} {start}:{end} {shorten(text if isinstance(text, str) else ' '.join(text))}"
 
 
-def parse_entities(line: str) -> EntityLine:
-    """The text and the entities of a line, of any types.
-
-    Raises:
-        BadLineError: no JSON object of this form, a repeated key, an empty text, half a surrogate pair, a position that
-            is no whole number or outside the text, an entity without a character or token, or one that stands there
-            twice; with the column.
-    """
-    return entities_of(line, parse_object(line, ENTITY_FORM, AS_WRITTEN))
-
-
 def has_entities(parsed: dict[str, Any]) -> bool:
-    """Whether the object of a line has entities; a `BadLineError` if it has tags too."""
-    if "entities" in parsed and "label" in parsed:  # they may differ: nested entities have no tags
-        raise BadLineError('expected one of "label" and "entities", got both; leave one of them out')
+    """Whether the object of a line has entities, and not tags; a `BadLineError` if it has both or neither."""
+    if ("entities" in parsed) == ("label" in parsed):  # both may differ: nested entities have no tags
+        forms = f"two lists of strings ({TAGGED_FORM}) or a text and entities ({ENTITY_FORM})"
+        keys = first_few(list(parsed))
+        raise BadLineError(f"expected {forms}, got {f'the keys {keys}' if keys else 'no key'}")
     return "entities" in parsed
 
 
 def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
-    """As `parse_entities`, from the object that `AS_WRITTEN` made of the line."""
-    source = _source_of(line, parsed)
-    found = parsed.get("entities")
+    """The text and the entities, of any types, in the object that `AS_WRITTEN` made of the line.
+
+    Raises:
+        BadLineError: another form, an empty text, half a surrogate pair, a position that is no whole number or outside
+            the text, an entity without a character or token, or one that stands there twice; with the column.
+    """
+    source, found = _source_of(line, parsed), parsed["entities"]
     if not isinstance(found, list):
-        got = "the keys " + first_few(list(parsed)) if "entities" not in parsed else shown(found)
-        column = column_of_value(line, "entities") if "entities" in parsed else None
-        raise BadLineError(f'expected a list of objects as "entities" ({ENTITY_FORM}), got {got}', column)
+        error = f'expected a list of objects as "entities" ({ENTITY_FORM}), got {shown(found)}'
+        raise BadLineError(error, column_of_value(line, "entities"))
     first_index: dict[Extent, int] = {}
     for index, item in enumerate(found):
         extent = _extent_of(line, source, index, item)
@@ -75,11 +66,6 @@ def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
             raise BadLineError(error, column_of_value(line, "entities", index))
         first_index[extent] = index
     return EntityLine(source, list(first_index))
-
-
-def format_entities(source: str | Sequence[str], entities: Iterable[Extent]) -> str:
-    """The line that `parse_entities` reads."""
-    return to_json({"text": source, "entities": [dict(zip(_KEYS, entity, strict=True)) for entity in entities]})
 
 
 def tokens_of(line: str, entities: EntityLine, split: str) -> tuple[list[str], list[Extent]]:

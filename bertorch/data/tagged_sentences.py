@@ -89,7 +89,7 @@ def read_tagged_sentences(
     Raises:
         UserError: a missing or empty file, or malformed lines, with the column of the first error in each: no JSON
             object of these forms, a repeated key, no token, a lone surrogate, another number of tags than of tokens,
-            an unknown tag or type, or what `parse_entities` and `tokens_of` raise.
+            an unknown tag or type, or what `entities_of` and `tokens_of` raise.
     """
     labels = SpanLists(tags) if as_spans else GrowingLists()
     read_entities = EntityReader(tags, split, as_spans=as_spans)

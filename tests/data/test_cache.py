@@ -15,7 +15,7 @@ from bertorch.data import array_folder, cache, fingerprint, scratch
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import TextRows
-from bertorch.data.readers import read_label_names
+from bertorch.data.tagged_sentences import read_tag_set
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.tasks.in_batch_negatives import anchors_with_positives, sentences_twice
@@ -23,7 +23,7 @@ from bertorch.tasks.scored_pairs import scored_pairs
 from bertorch.tasks.sentence_bert import labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts, labelled_windows
 from bertorch.tasks.tagging import tagged_sentences
-from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
+from tests.conftest import MATCHING, NER, NESTED, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 
 TAGS = TagSet(["O", "B-a", "I-a"], "bio", "labels.txt")
 AS_TAGS = {"split": "characters", "as_spans": False}
@@ -83,11 +83,12 @@ def folders(cache_dir: Path) -> list[Path]:
         (
             tagged_sentences,
             NER / "dev.json",
-            {
-                "tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"),
-                "strict": False,
-                **AS_TAGS,
-            },
+            {"tags": read_tag_set(str(NER / "labels.txt"), "bios"), "strict": False, **AS_TAGS},
+        ),
+        (
+            tagged_sentences,
+            NESTED / "dev.json",
+            {"tags": read_tag_set(str(NESTED / "labels.txt"), "bio"), "strict": False, **AS_TAGS, "as_spans": True},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
