@@ -139,6 +139,7 @@ class TaggerMembers(Members):
     """
 
     members: Any  # of K `LinearTagger`
+    reads_spans, is_flat = LinearTagger.reads_spans, LinearTagger.is_flat
 
     def __init__(self, taggers: Sequence[Any]) -> None:
         super().__init__(taggers)
@@ -166,6 +167,14 @@ class TaggerMembers(Members):
     def marginals(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
         """See `SpanModel`."""
         return self.members[0].marginals(outputs, batch)
+
+    def notes(self) -> Sequence[str]:
+        """See `SpanModel`."""
+        return self.members[0].notes()
+
+    def usage_elsewhere(self, text: str) -> str:
+        """See `SpanModel`."""
+        return self.members[0].usage_elsewhere(text)
 
 
 class TaggingEnsemble(TaggingTask):

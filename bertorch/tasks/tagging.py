@@ -192,7 +192,8 @@ class TaggingTask(Task[TaggedBatch]):
 
     def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
         tokens = [text.tokens for text in texts]
-        return TaggedDataset.of(self.tokenizer, TaggedSentences.untagged(tokens), max_length=self.max_seq_length)
+        untagged = TaggedSentences.untagged(tokens, split=self.split)
+        return TaggedDataset.of(self.tokenizer, untagged, max_length=self.max_seq_length)
 
     def _spans(self, batch: TaggedBatch, *, with_scores: bool) -> Tensor:
         emissions = self.outputs(batch)  # (T, C)
