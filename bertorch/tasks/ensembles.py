@@ -168,10 +168,6 @@ class TaggerMembers(Members):
         """See `SpanModel`."""
         return self.members[0].marginals(outputs, batch)
 
-    def notes(self) -> Sequence[str]:
-        """See `SpanModel`."""
-        return self.members[0].notes()
-
     def usage_elsewhere(self, text: str) -> str:
         """See `SpanModel`."""
         return self.members[0].usage_elsewhere(text)

@@ -108,18 +108,12 @@ class GlobalPointerTagger(SpanModel):
         return {"head_size": self.head_size, "decoding": self.decoding, "tags": self.tags.tags}
 
     @override
-    def notes(self) -> Sequence[str]:
-        overlapping = "no two entities overlap" if self.is_flat else "entities may lie inside each other, and overlap"
-        return (
-            f"the head is an efficient global pointer ({_HEAD}, {self.head_size} dimensions) with {self.decoding} "
-            f"decoding: {overlapping}",
-        )
-
-    @override
     def usage_elsewhere(self, text: str) -> str:
+        overlaps = "do not overlap" if self.is_flat else "may lie inside each other"
         return (
             "from transformers import AutoModel\n\n"
-            "# transformers does not know the head: this is the encoder under it\n"
+            f"# The encoder alone. The head is a global pointer ({_HEAD}, {self.head_size} dimensions) with\n"
+            f"# {self.decoding} decoding: entities {overlaps}. transformers does not know it.\n"
             "print(AutoModel.from_pretrained({folder}))"
         )
 

@@ -50,10 +50,6 @@ class SpanModel(EncoderModel):
         """What config.json keeps of the head, see `Task.settings`."""
         return {}
 
-    def notes(self) -> Sequence[str]:
-        """What whoever uses the head must know, see `Task.notes`."""
-        return ()
-
     @abstractmethod
     def usage_elsewhere(self, text: str) -> str:
         """For the model card: Python without bertorch on a text, `{folder}` left open."""

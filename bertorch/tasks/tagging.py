@@ -133,10 +133,6 @@ class TaggingTask(Task[TaggedBatch]):
         return {**self.span_model.settings(), **split}
 
     @override
-    def notes(self) -> Sequence[str]:
-        return self.span_model.notes()
-
-    @override
     def losses_of(self, outputs: Tensor, batch: TaggedBatch) -> Losses:
         return {"loss": self.span_model.loss(outputs, batch)}
 

@@ -138,8 +138,8 @@ def test_a_saved_folder_loads_back_with_one_call(decoding, tmp_path):
         ours, theirs = (each.span_model.decode(outputs, batch, with_scores=True).spans for each in (loaded, task))
     assert torch.equal(ours.extents, theirs.extents)
     assert torch.equal(ours.scores, theirs.scores)
-    assert list(loaded.notes()) == list(task.notes())
-    assert f"{decoding} decoding" in loaded.notes()[0]
+    assert loaded.usage() == task.usage()
+    assert f"{decoding} decoding: entities" in loaded.usage()[1]
 
 
 def test_a_saved_folder_opens_in_auto_model(tmp_path, caplog):
