@@ -163,18 +163,14 @@ class _Gold(NamedTuple):
         size, device = len(cu_words) - 1, spans.device
         real = spans[:, 0] < size  # (P,)
         sentences, first, ends, _ = spans.unbind(1)  # (P,) each
-        keys = ((sentences * (max_words + 1) + first) * (max_words + 1) + ends).where(
-            real, torch.iinfo(torch.int64).max
-        )
-        keys, order = keys.sort()  # filler last
+        keys = (sentences * (max_words + 1) + first) * (max_words + 1) + ends  # (P,), of a cell
+        keys, order = keys.where(real, torch.iinfo(torch.int64).max).sort()  # filler last
         real = real.index_select(0, order)
         sentences, first, ends, types = (spans.index_select(0, order) * real[:, None]).unbind(1)
         last = (ends - 1).clamp(min=0)  # (P,)
         is_first = (F.pad(keys, (1, 0), value=-1).diff() != 0) | ~real  # (P,)
         indices = torch.arange(len(keys), device=device)  # (P,)
-        first_rows = (
-            indices.where(is_first, 0).cummax(0).values if len(keys) else indices
-        )  # (P,), that of the same cell
+        first_rows = indices.where(is_first, 0).cummax(0).values  # (P,), the first row with the same cell
         is_entity = torch.zeros(len(keys), num_types, dtype=torch.bool, device=device)
         is_entity.index_put_((first_rows, types), torch.ones((), dtype=torch.bool, device=device))
         words = torch.stack([first, last], dim=1) + cu_words.index_select(0, sentences)[:, None]  # (P, 2)
