@@ -678,8 +678,8 @@ class NERConfig(FoldsConfig):
         None,
         choices=ENTITY_HEADS,
         is_later=True,
-        help="linear: tags, each word by itself (the default); crf: as --use_crf; global_pointer: spans, "
-        "also such as overlap",
+        help="linear: tags, each word by itself (the default); crf: as --use_crf; global_pointer: spans, which "
+        "may overlap",
     )
     use_crf: bool = option(False, help="a linear-chain CRF over the emissions")
     crf_learning_rate: float = option(
@@ -702,7 +702,8 @@ class NERConfig(FoldsConfig):
         SPLITS[0],
         choices=SPLITS,
         is_later=True,
-        help="the tokens of a text with entities that is no list: characters, or words and single Chinese characters",
+        help="what tokens are, and how texts that are no lists are cut: characters, or words and single "
+        "Chinese characters",
     )
     constrain_crf: bool = option(False, group="optimisation", help="the CRF obeys the tag scheme in training too")
 

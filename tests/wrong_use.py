@@ -90,7 +90,9 @@ PROGRAMS = [
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
-        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio")),
+        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio"), ("--head", "linear", "--use_crf")),
+        *(("--head_size", "32"), ("--decoding", "flat"), ("--head", "global_pointer", "--r_drop", "1")),
+        *(("--head", "global_pointer", "--folds", "2", "--dev_ratio", "0.5"), ("--label_file", "reviews.labels")),
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
     _inference(
