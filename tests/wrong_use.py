@@ -14,7 +14,7 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import BatchNegConfig, ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig, NERConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.label_issues import LabelIssuesConfig
@@ -22,7 +22,6 @@ from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 from tests.conftest import ANNOTATIONS, MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
@@ -91,7 +90,9 @@ PROGRAMS = [
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
-        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio")),
+        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio"), ("--head", "linear", "--use_crf")),
+        *(("--head_size", "32"), ("--decoding", "flat"), ("--head", "global_pointer", "--r_drop", "1")),
+        *(("--head", "global_pointer", "--folds", "2", "--dev_ratio", "0.5"), ("--label_file", "reviews.labels")),
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
     _inference(

@@ -69,7 +69,7 @@ class SpanDataset(WordDataset):
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: TaggedSentences, *, max_length: int) -> "SpanDataset":
         """Tokenise sentences, which have spans, and cut them into windows, see `Words.of`."""
         assert sentences.spans is not None
-        words = Words.of(tokenizer, sentences.tokens, max_length=max_length)
+        words = Words.of(tokenizer, sentences.tokens, max_length=max_length, split=sentences.split)
         return cls(*words, *joined_lists(sentences.spans, (3,)))
 
     @cached_property

@@ -67,7 +67,7 @@ class TaggedDataset(WordDataset):
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: TaggedSentences, *, max_length: int) -> "TaggedDataset":
         """Tokenise sentences and cut them into windows, see `Words.of`."""
-        words = Words.of(tokenizer, sentences.tokens, max_length=max_length)
+        words = Words.of(tokenizer, sentences.tokens, max_length=max_length, split=sentences.split)
         return cls(*words, joined_lists(sentences.tags)[0])
 
     @override

@@ -18,6 +18,7 @@ from bertorch.data.scratch import GrowingLists
 from bertorch.data.spans import SpanLists, any_overlap
 from bertorch.data.tag_lines import TAGGED_FORM, tokens_and_tags
 from bertorch.data.tags import TagSet, is_tag
+from bertorch.data.text_splits import CHARACTERS
 from bertorch.data.texts import TextLists, columns_of
 
 _FORMS = f"{TAGGED_FORM} or {ENTITY_FORM}"
@@ -34,16 +35,17 @@ class TaggedSentences:
     tags: Sequence[np.ndarray] = ()  # of each sentence (tokens,) int64, tag ids; none with `spans`
     # Of each sentence (entities, 3) int64: first token, end (exclusive), type, sorted; None with `tags`.
     spans: Sequence[np.ndarray] | None = None
+    split: str = CHARACTERS  # what the tokens are, a name of `SPLITS`
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @classmethod
-    def untagged(cls, tokens: Sequence[list[str]], *, as_spans: bool = False) -> Self:
+    def untagged(cls, tokens: Sequence[list[str]], *, as_spans: bool = False, split: str = CHARACTERS) -> Self:
         """Sentences without labels: all tags are the first one, or there are no spans."""
         if as_spans:
-            return cls(tokens, spans=[np.zeros((0, 3), np.int64) for _ in tokens])
-        return cls(tokens, [np.zeros(len(each), np.int64) for each in tokens])
+            return cls(tokens, spans=[np.zeros((0, 3), np.int64) for _ in tokens], split=split)
+        return cls(tokens, [np.zeros(len(each), np.int64) for each in tokens], split=split)
 
     @property
     def is_nested(self) -> bool:
@@ -69,7 +71,7 @@ def read_tagged_sentences(
     *,
     strict: bool = False,
     on_bad_line: str = "stop",
-    split: str = "characters",
+    split: str = CHARACTERS,
     as_spans: bool = False,
 ) -> TaggedSentences:
     """Read lines of tokens with a tag for each, and lines with entities, whichever each is.
@@ -108,7 +110,9 @@ def read_tagged_sentences(
     (token_texts,) = columns_of(token_lists())
     violations.log(path)
     tokens, finished = TextLists(token_texts), labels.finish()
-    return TaggedSentences(tokens, spans=finished) if as_spans else TaggedSentences(tokens, finished)
+    if as_spans:
+        return TaggedSentences(tokens, spans=finished, split=split)
+    return TaggedSentences(tokens, finished, split=split)
 
 
 def _tagged(line: str, parsed: dict[str, Any], tags: TagSet, *, strict: bool) -> tuple[list[str], np.ndarray]:

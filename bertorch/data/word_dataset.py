@@ -18,6 +18,7 @@ from typing_extensions import override
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.scratch import GrowingArray, GrowingOffsets
+from bertorch.data.text_splits import CHARACTERS
 from bertorch.data.tokens import CHUNK, TokenStore, WordPieces, end_to_end, joined_hashes, token_pieces
 from bertorch.errors import UserError
 
@@ -61,13 +62,22 @@ class Words(NamedTuple):
     examples: np.ndarray
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[str]], *, max_length: int) -> "Words":
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        sentences: Sequence[list[str]],
+        *,
+        max_length: int,
+        split: str = CHARACTERS,
+    ) -> "Words":
         """Tokenise sentences and cut them into windows of at most `max_length` tokens, special ones included.
+
+        `split` is how texts were cut into words, see `token_pieces`.
 
         Raises:
             UserError: `max_length` leaves no room for a word.
         """
-        pieces = token_pieces(tokenizer, sentences)
+        pieces = token_pieces(tokenizer, sentences, split)
         room = max_length - len(pieces.prefix) - len(pieces.suffix)
         if room < 1:
             least = max_length - room + 1

@@ -18,7 +18,7 @@ class Entity(NamedTuple):
     start: int
     end: int  # exclusive
     text: str
-    score: float  # the probability of exactly this entity
+    score: float  # the probability of exactly this entity, see `SpanBatch.scores`
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TaggedText:
     """A text with what was found in it."""
 
     tokens: list[str]
-    tags: list[str]  # a tag for each token
+    tags: list[str]  # a tag for each token; none where entities overlap, which tags cannot spell
     entities: list[Entity]  # in the order of the text
 
 

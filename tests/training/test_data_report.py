@@ -27,6 +27,7 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    global_pointer_task,
     multi_label_task,
     siamese_task,
     tagged_data,
@@ -248,13 +249,20 @@ def test_predictions_of_one_class_are_told():
     assert classified([1, 1, 1], [1, 1, 1]).warnings() == ()  # there is nothing else
 
 
-@pytest.mark.parametrize("use_crf", [False, True])
-def test_a_tagger_without_entities_is_told(use_crf):
-    task = tagging_task(use_crf=use_crf)
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        (tagging_task(use_crf=False), "all tags are O: no entity is predicted, and there are 2; usual causes: "),
+        (tagging_task(use_crf=True), "all tags are O: no entity is predicted, and there are 2; usual causes: "),
+        (global_pointer_task(), "no entity is predicted, and there are 2; usual causes: "),
+    ],
+    ids=["linear", "crf", "global pointer"],
+)
+def test_a_tagger_without_entities_is_told(task, told):
     metric = SpanMetric(task.span_model, torch.device("cpu"))
     metric.gold, metric.predicted = {(0, 0, 1, 0), (1, 0, 2, 0)}, set()
     (warning,) = metric.warnings()
-    assert warning.startswith("all tags are O: no entity is predicted, and there are 2; usual causes: ")
+    assert warning.startswith(told)
     metric.predicted = {(0, 0, 1, 0)}
     assert metric.warnings() == ()
     metric.gold, metric.predicted = set(), set()
