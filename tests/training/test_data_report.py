@@ -12,6 +12,7 @@ from bertorch.config import ClassifierConfig, TrainingConfig
 from bertorch.data.dataset import Dataset, Subset, TextRows, split_off
 from bertorch.data.load import load_examples
 from bertorch.data.readers import read_label_names
+from bertorch.data.spans import SpanFinder
 from bertorch.data.tags import TagSet
 from bertorch.data.tokens import TokenStore
 from bertorch.errors import InterruptedRunError, UserError
@@ -167,7 +168,7 @@ def test_the_tags_of_entities(tokenizer, log_lines):
     lines = [json.loads(line)["label"] for line in (NER / "dev.json").read_text().splitlines()]
     begins = [[tag[2:] for tag in line if tag[0] in "BS"] for line in lines]
     task = tagging_task(use_crf=False)
-    task.span_model.tags = tags
+    task.span_model.tags, task.span_model.find_spans = tags, SpanFinder(tags)
     for part, found in ((whole, begins), (Subset(whole, chosen), begins[5:60])):
         counts = task.label_counts(part)
         flat = [type_ for types in found for type_ in types]
