@@ -54,6 +54,7 @@ class Contender(NamedTuple):
     losses_of: Callable[[Any], Losses]  # of a batch, summed over its labels
     hooks: Sequence[Hook] = (ClipGradients(1.0),)
     rate_factors: Mapping[nn.Parameter, float] = {}  # on the learning rate
+    dataset: Examples | None = None  # the examples in the form that it reads, if not that of the others
 
 
 def compare_steps(
@@ -74,10 +75,12 @@ def compare_steps(
     schedule = TrainingSchedule(len(dataset), options.batch_size, accumulation=1, seed=0)
     taken = (numbers for epoch in count() for (numbers,) in schedule.steps(epoch))
     for numbers in islice(taken, options.steps + WARMUP):
-        batch = dataset.batch(numbers)
-        tokens.append(len(batch.input_ids))
+        tokens.append(len(dataset.batch(numbers).input_ids))
         for name, step in steps.items():
-            seconds[name].append(timed(partial(step, batch, dataset.label_count(numbers)), device))
+            own = contenders[name].dataset
+            examples = dataset if own is None else own
+            job = partial(step, examples.batch(numbers), examples.label_count(numbers))
+            seconds[name].append(timed(job, device))
 
     medians = {name: statistics.median(times[WARMUP:]) for name, times in seconds.items()}
     *others, last = medians

@@ -1,20 +1,19 @@
-r"""Training steps of a tagger with a linear head and with a CRF on it, on the same batches.
+r"""Training steps of a tagger with a linear head, with a CRF on it, and with a global pointer, on the same sentences.
 
     python -m benchmarks.tagger_step
     python -m benchmarks.tagger_step --pretrained_model_name_or_path bert-base-chinese \
         --train_data_file msra/train.json --label_file msra/labels.txt --json result.json
 
-Both take the same optimisation steps (forward, backward, clipping, AdamW, schedule), turn by turn in one process.
+All take the same optimisation steps (forward, backward, clipping, AdamW, schedule), turn by turn in one process.
 """
 
 from functools import partial
 
 from benchmarks.measuring import DATA, Contender, compare_steps, step_parser
 from bertorch import distributed, log
-from bertorch.data.readers import read_label_names
-from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
-from bertorch.data.tagged_sentences import read_tagged_sentences
-from bertorch.data.tags import TagSet
+from bertorch.data.span_dataset import tokenize_sentences
+from bertorch.data.tagged_dataset import TaggedBatch
+from bertorch.data.tagged_sentences import read_tag_set, read_tagged_sentences
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.precision import Precision
 from bertorch.tasks.base import Losses
@@ -30,13 +29,14 @@ def main() -> None:
     options = parser.parse_args()
     device = distributed.device()
     name = options.pretrained_model_name_or_path
-    tags = TagSet(read_label_names(options.label_file), options.tag, options.label_file)
-    sentences = read_tagged_sentences(options.train_data_file, tags)
-    dataset = TaggedDataset.of(load_tokenizer(name), sentences, max_length=options.max_seq_length)
+    tags, tokenizer = read_tag_set(options.label_file, options.tag), load_tokenizer(name)
     contenders = {}
-    for head in ("crf", "linear"):
-        tagger = HEADS[head].from_pretrained(name, tags).to(device)
-        contenders[head] = Contender(tagger, partial(_losses, tagger))
+    for head in ("global_pointer", "crf", "linear"):
+        settings = {"decoding": "flat"} if HEADS[head].reads_spans else {}
+        tagger = HEADS[head].from_pretrained(name, tags, **settings).to(device)
+        sentences = read_tagged_sentences(options.train_data_file, tags, as_spans=tagger.reads_spans)
+        dataset = tokenize_sentences(tokenizer, sentences, max_length=options.max_seq_length)
+        contenders[head] = Contender(tagger, partial(_losses, tagger), dataset=dataset)
     compare_steps(options, dataset, contenders, Precision.resolve(options.precision, device))
 
 
