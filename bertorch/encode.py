@@ -54,6 +54,7 @@ class EncodeConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.nearest is None) != (self.corpus_file is None):
             raise UserError("--nearest and --corpus_file need each other")
         if self.output_file is None and self.nearest is None:

@@ -67,6 +67,7 @@ class MineConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         wanted = self.rank_to - self.rank_from + 1
         if wanted < 1:
             raise UserError(

@@ -19,6 +19,7 @@ from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.precision import require_finite
+from bertorch.tasks.agreement import Agreement, same_entities
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.label_counts import LabelCounts, blocks_of
 from bertorch.tasks.span_metric import Extent, SpanMetric
@@ -174,6 +175,15 @@ class TaggingTask(Task[TaggedBatch]):
     @override
     def stream_inputs(self, path: str, *, split: str) -> Iterator[TextTokens]:
         return (TextTokens.of(text, split) for text in stream_untagged(path))
+
+    @override
+    def agreement(self) -> Agreement:
+        return Agreement(
+            self.predictor(),
+            lambda texts: [TextTokens.of(text, "characters") for text in texts],
+            partial(self.stream_inputs, split="characters"),
+            same_entities,
+        )
 
     @override
     def predictor(self) -> Inference[TextTokens]:
