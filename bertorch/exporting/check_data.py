@@ -13,14 +13,14 @@ from bertorch.data.dataset import Examples, Subset
 from bertorch.data.fingerprint import content_digest
 from bertorch.errors import UserError
 from bertorch.files import read_record
-from bertorch.tasks.agreement import Agreement
 from bertorch.tasks.base import Task
 from bertorch.training.drawn_examples import DRAWN
 from bertorch.training.run_folder import DATA_FILES, RECORD
 
 BUILT_IN = "built-in texts"
 TEXTS = 256  # of those
-_CHARACTERS = 2500  # of the longest: 512 tokens of English
+_LONGEST = 512
+_CHARACTERS = 5  # of a token of English
 _SENTENCES = (
     "房间干净，早餐也丰富，下次还住这里。",
     "怎么把零钱提现到银行卡？",
@@ -50,12 +50,12 @@ _SENTENCES = (
 )
 
 
-def varied_texts(number: int = TEXTS) -> list[str]:
-    """Texts from one token to beyond what a model takes, in several languages; always the same."""
+def varied_texts(number: int, longest: int) -> list[str]:
+    """Texts from one token to more than `longest` tokens, in several languages; always the same."""
     draw = random.Random(0)
     texts = list(_SENTENCES[: number // 2])
     while len(texts) < number:
-        characters = round(_CHARACTERS ** (len(texts) / (number - 1)))
+        characters = round((_CHARACTERS * longest) ** (len(texts) / (number - 1)))
         text = "A"
         while len(text) <= characters:
             text += draw.choice(_SENTENCES)
@@ -75,9 +75,21 @@ class CheckData:
     inputs: Sequence[Any] = ()
 
 
-def built_in(agreement: Agreement) -> CheckData:
-    """Texts without labels that every model can be checked on."""
-    return CheckData(BUILT_IN, inputs=agreement.inputs_of(varied_texts()))
+def built_in(task: Task[Any]) -> CheckData:
+    """Texts without labels that every model can be checked on, up to the length that it was trained with."""
+    return CheckData(BUILT_IN, inputs=task.agreement().inputs_of(varied_texts(TEXTS, task.max_seq_length)))
+
+
+def longest_examples(task: Task[Any], number: int = 128) -> Examples:
+    """As `built_in`, tokenised, up to the length that the model has positions for, at most 512 tokens."""
+    limits = [encoder.max_length for encoder in task.model.encoders]
+    trained = task.max_seq_length
+    try:
+        task.max_seq_length = min([_LONGEST, *(limit for limit in limits if limit is not None)])
+        agreement = task.agreement()
+        return agreement.inference.examples_of(agreement.inputs_of(varied_texts(number, task.max_seq_length)))
+    finally:
+        task.max_seq_length = trained
 
 
 def check_data(task: Task[Any], folder: str, file: str | None) -> CheckData:
@@ -89,7 +101,7 @@ def check_data(task: Task[Any], folder: str, file: str | None) -> CheckData:
     if file is not None:
         return _of_file(task, file)
     found = _remembered(task, folder)
-    return built_in(task.agreement()) if found is None else found
+    return built_in(task) if found is None else found
 
 
 def _of_file(task: Task[Any], path: str) -> CheckData:

@@ -10,7 +10,7 @@ import torch
 from bertorch import distributed
 from bertorch.data.dataset import Examples
 from bertorch.data.schedule import evaluation_batches
-from bertorch.exporting.check_data import BUILT_IN, CheckData, built_in
+from bertorch.exporting.check_data import BUILT_IN, CheckData, longest_examples
 from bertorch.inference.engine import Engine
 from bertorch.precision import Precision
 from bertorch.resampling import ExampleTable, bootstrap_intervals, percentile_interval
@@ -57,11 +57,11 @@ class Check:
 
 def check_outputs(task: Task[Any], exported: Task[Any], data: CheckData, batch_size: int) -> Check:
     """The largest difference of any output, one text at a time and in batches, on the data and on built-in texts."""
-    agreement = task.agreement()
-    texts = built_in(agreement)
-    sets: list[tuple[Examples, tuple[int, ...]]] = [(agreement.inference.examples_of(texts.inputs), (1, batch_size))]
+    sets: list[tuple[Examples, tuple[int, ...]]] = [(longest_examples(task), (1, batch_size))]
     if data.name != BUILT_IN:
-        examples = data.examples if data.examples is not None else agreement.inference.examples_of(data.inputs)
+        examples = data.examples
+        if examples is None:
+            examples = task.agreement().inference.examples_of(data.inputs)
         sets.append((examples, (batch_size,)))
     differences, compared = [0.0], 0
     for examples, sizes in sets:

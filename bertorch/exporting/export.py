@@ -1,12 +1,10 @@
-"""Exports a saved folder: the files are made beside their place, compared with the model, and moved there if all is well."""
+"""Exports a saved folder: files are made beside their place, compared with the model, and moved there if all is well."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 from loguru import logger
 
 from bertorch import distributed
@@ -16,14 +14,13 @@ from bertorch.encoder.onnx_files import (
     FULL,
     ONNX,
     ExportRecord,
-    GraphKind,
     kinds_of,
     record_path,
     weights_digests,
 )
 from bertorch.errors import UserError
 from bertorch.exporting.card import write_card
-from bertorch.exporting.check_data import CheckData, built_in, check_data
+from bertorch.exporting.check_data import built_in, check_data
 from bertorch.exporting.checking import Check, check_metric, check_outputs
 from bertorch.exporting.folders import (
     copied_files,
@@ -37,7 +34,6 @@ from bertorch.exporting.graphs import padded_model, quantised, require_packages,
 from bertorch.files import writing
 from bertorch.inference.fitted_folder import writing_to
 from bertorch.inference.load import load_trained
-from bertorch.tasks.base import Task
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.run_folder import LOCK
 from bertorch.weights import SAFE_WEIGHTS, load_weights, save_file, weights_file
@@ -92,7 +88,11 @@ def export_graphs(
                 record = ExportRecord(str(source.absolute()), made_of, digests)
                 record.write(graph)
                 exported = load_trained(staging, max_seq_length=task.max_seq_length, backend=backend)
-                check = _check(task, exported, kind, data, batch_size, max_loss)
+                exported.model.to(distributed.device())
+                if kind is FULL:
+                    check = check_outputs(task, exported, data, batch_size)
+                else:
+                    check = check_metric(task, exported, data, batch_size, max_loss)
                 if not check.passed:
                     raise FailedCheckError(kind.file, check)
                 logger.info("{}: {}", kind.file, check)
@@ -129,7 +129,7 @@ def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = Fal
             copy_description(source, staging)
             save_file(load_weights(model_dir), staging / SAFE_WEIGHTS)
             exported = load_trained(staging, max_seq_length=task.max_seq_length)
-            found = check_outputs(task, exported, built_in(task.agreement()), batch_size=32)
+            found = check_outputs(task, exported, built_in(task), batch_size=32)
             check = Check(found.data, found.examples, found.measure, found.value, found.loss, limit=0.0)
             if not check.passed:
                 raise FailedCheckError(SAFE_WEIGHTS, check)
@@ -142,8 +142,8 @@ def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = Fal
 def _source(model_dir: str) -> Path:
     if folds := fold_folders(model_dir):
         raise UserError(
-            f"--model_dir {model_dir}: expected the folder of one model, got that of --folds; export each of them, such "
-            f"as {folds[0]}; --backend then takes this folder too"
+            f"--model_dir {model_dir}: expected the folder of one model, got that of --folds; export each of them, "
+            f"such as {folds[0]}; --backend then takes this folder too"
         )
     if not Path(model_dir).is_dir():
         raise UserError(f"--model_dir {model_dir}: expected the folder that a run saved, got no folder")
@@ -152,20 +152,10 @@ def _source(model_dir: str) -> Path:
 
 @contextmanager
 def _held(model_dir: str, output_dir: str) -> Iterator[None]:
-    """Meanwhile no other command writes into the folder of the export, nor a run into that of the model if it is one."""
+    """Meanwhile no other command writes into the folder of the export, nor a run if that is the model's."""
     if Path(output_dir).resolve() == Path(model_dir).resolve():
         with writing_to(model_dir):
             yield
         return
     with only_writer(Path(os.path.realpath(output_dir)) / LOCK, f"--output_dir {output_dir}"):
         yield
-
-
-def _check(
-    task: Task[Any], exported: Task[Any], kind: GraphKind, data: CheckData, batch_size: int, max_loss: float
-) -> Check:
-    exported.model.to(distributed.device())
-    with torch.inference_mode():
-        if kind is FULL:
-            return check_outputs(task, exported, data, batch_size)
-        return check_metric(task, exported, data, batch_size, max_loss)
