@@ -120,6 +120,7 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, rows: int) -> dict[str, object]:
     """What the vectors depend on."""
     from bertorch.data.fingerprint import file_digest
+    from bertorch.inference.load import graph_contents
 
     return {
         "rows": rows,
@@ -131,6 +132,7 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, r
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
         **{f"content of --model_dir, {file}": digest for file, digest in digests.of_model(config.model_dir).items()},
+        **{f"content of --model_dir, {graph}": digest for graph, digest in graph_contents(model).items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""Exports a saved folder: files are made beside their place, compared with the model, and moved there if all is well."""
+"""Exports of a folder: made beside their place, compared with the model, and moved there if all is well."""
 
 import os
 from collections.abc import Iterator

@@ -8,8 +8,10 @@ import torch
 
 from bertorch import distributed
 from bertorch.config import BACKENDS, PRECISIONS, InferenceConfig
+from bertorch.data.fingerprint import file_digest
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.encoder import LimitedLength
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.sentence_transformers import is_of_sentence_transformers
 from bertorch.errors import UserError
 from bertorch.files import reason
@@ -126,6 +128,12 @@ def load(
             for encoder in task.model.encoders:
                 use_onednn(encoder, resolved.dtype)
     return Model(task, Engine(on, resolved, batch_size=batch_size, shared=shared))
+
+
+def graph_contents(model: Model) -> dict[str, str]:
+    """The digests of the graphs that stand for a model, by backend and file: what its results depend on too."""
+    graphs = [Path(each.path) for each in model.task.model.modules() if isinstance(each, OnnxModel)]
+    return {f"graph {graph.name}": file_digest(str(graph)) for graph in graphs}
 
 
 def load_shared(config: InferenceConfig) -> Model:
