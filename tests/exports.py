@@ -1,5 +1,7 @@
 """Saved folders of one layer, of every kind, and graphs made by hand: what tests of exports are quick with."""
 
+import fcntl
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoTokenizer
 
 from bertorch.data.prompts import Prompts
+from bertorch.encoder.onnx_files import ONNX
 from bertorch.encoder.onnx_model import KEY, GraphInfo
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.exporting import export
+from bertorch.exporting.export import export_graphs
 from bertorch.tasks.base import Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
@@ -119,3 +124,29 @@ def by_hand(path: Path, table: np.ndarray, *, per_token: bool = False, max_lengt
     helper.set_model_props(model, {KEY: info.to_json()})
     onnx.save(model, path)
     return path
+
+
+def exported_classifier(base: Path) -> Path:
+    """A classifier's folder with its export in it; processes that run tests at the same time may share `base`."""
+    folder = base / "classifier"
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "onnx").exists():
+            save(small_task("classification"), folder)
+            export_graphs(str(folder), ONNX, str(folder))
+    return folder
+
+
+def copied(monkeypatch: Any, exported: Path) -> None:
+    """Let further exports of the same weights copy the graph."""
+    source = exported / "onnx" / "model.onnx"
+    monkeypatch.setattr(export, "write_graph", lambda model, padded, path: shutil.copyfile(source, path))
+
+
+def flipped(exported: Path, path: Path) -> None:
+    """A graph of a classifier with the signs of its last layer changed."""
+    model = onnx.load(exported / "onnx" / "model.onnx")
+    for each in model.graph.initializer:
+        if "classifier" in each.name:
+            each.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(each), each.name))
+    onnx.save(model, path)

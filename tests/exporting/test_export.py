@@ -20,7 +20,7 @@ from bertorch.training.model_card import CARD, MARK
 from bertorch.training.run_folder import LOCK
 from bertorch.writer_lock import only_writer
 from tests.conftest import REVIEWS
-from tests.exports import save, small_task
+from tests.exports import copied, flipped, save, small_task
 
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()][:20]
 
@@ -29,14 +29,6 @@ TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().split
 def few_texts(monkeypatch):
     monkeypatch.setattr("bertorch.exporting.check_data.TEXTS", 40)
     monkeypatch.setattr("bertorch.exporting.check_data._LONGEST", 40)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A classifier's folder with its export in it."""
-    folder = save(small_task("classification"), tmp_path_factory.mktemp("exported") / "model")
-    export_graphs(str(folder), ONNX, str(folder))
-    return folder
 
 
 def names(folder) -> set[str]:
@@ -112,12 +104,6 @@ def _shift_bias(path) -> None:
     onnx.save(model, path)
 
 
-def copied(monkeypatch, exported) -> None:
-    """Exports of the same weights take no time."""
-    source = exported / "onnx" / "model.onnx"
-    monkeypatch.setattr(export, "write_graph", lambda model, padded, path: shutil.copyfile(source, path))
-
-
 def test_a_folder_of_its_own_has_all_that_is_needed(exported, tmp_path, monkeypatch):
     copied(monkeypatch, exported)
     output = tmp_path / "export"
@@ -148,21 +134,10 @@ def test_int8_beside_it(exported, tmp_path, monkeypatch):
 
 def test_int8_that_loses_too_much(exported, tmp_path, monkeypatch):
     copied(monkeypatch, exported)
-    monkeypatch.setattr(export, "quantised", lambda full, kind, path: _flipped(exported, path))
+    monkeypatch.setattr(export, "quantised", lambda full, kind, path: flipped(exported, path))
     with pytest.raises(FailedCheckError, match="share of equal labels"):
         export_graphs(str(exported), INT8, str(tmp_path / "export"))
     assert not (tmp_path / "export").exists()
-
-
-def _flipped(exported, path) -> None:
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(exported / "onnx" / "model.onnx")
-    for each in model.graph.initializer:
-        if "classifier" in each.name:
-            each.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(each), each.name))
-    onnx.save(model, path)
 
 
 def test_graphs_of_other_weights_do_not_stay_beside_new_ones(exported, tmp_path, monkeypatch, log_lines):
