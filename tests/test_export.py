@@ -1,7 +1,11 @@
 """The command as a user starts it; and predict, evaluate and encode with what it made, against the model by torch."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from bertorch import encode, evaluate, export, load, predict
 from bertorch.errors import UserError
 from bertorch.exporting.export import export_graphs
-from tests.conftest import MATCHING, NER, REVIEWS, SENTENCES, STS, TOPICS, run_script
+from tests.conftest import MATCHING, NER, REVIEWS, ROOT, SENTENCES, STS, TOPICS, run_script
 from tests.exports import copied, flipped, save, small_task
 
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
@@ -122,7 +126,7 @@ def evaluated(folder, data, target, **settings):
     return json.loads((target / "report.json").read_text())
 
 
-NEXT = [f"{text}\t{other}" for text, other in zip(TEXTS[:20], TEXTS[1:21], strict=True)]
+NEXT = [f"{text}\t{other}" for text, other in pairwise(TEXTS[:21])]
 # The run of a folder → its dev data, and lines to predict.
 BACKENDS = {
     "classifier": (REVIEWS / "dev.txt", TEXTS),
@@ -209,3 +213,15 @@ def test_tags_and_scores_of_a_crf(graphs):
     ):
         assert one.tags == other.tags
         assert [each.score for each in one.entities] == pytest.approx([each.score for each in other.entities], abs=1e-4)
+
+
+def test_the_example_of_the_docs_needs_no_torch(exported):
+    """Ten lines with onnxruntime and tokenizers give the labels that torch does."""
+    page = (ROOT / "docs" / "export.en.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    blocked = "import sys\nfor name in ('torch', 'transformers', 'bertorch'):\n    sys.modules[name] = None\n"
+    example = example.replace("checkpoint/demo", str(exported))
+    done = subprocess.run([sys.executable, "-c", blocked + example], capture_output=True, text=True, check=True)
+    texts = re.findall(r"encode_batch\(\[\"(.*)\", \"(.*)\"\]\)", example)[0]
+    model = load(exported, max_seq_length=128)
+    assert done.stdout == f"{np.array([model.labels.index(each.label) for each in model.predict(texts)])}\n"

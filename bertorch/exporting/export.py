@@ -1,9 +1,10 @@
 """Exports of a folder: made beside their place, compared with the model, and moved there if all is well."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
@@ -34,6 +35,7 @@ from bertorch.exporting.graphs import padded_model, quantised, require_packages,
 from bertorch.files import writing
 from bertorch.inference.fitted_folder import writing_to
 from bertorch.inference.load import load_trained
+from bertorch.tasks.base import Task
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.run_folder import LOCK
 from bertorch.weights import SAFE_WEIGHTS, load_weights, save_file, weights_file
@@ -71,15 +73,14 @@ def export_graphs(
         made_of, digests = weights_digests(model_dir, record_path(output / FOLDER / kinds[0].file))
         require_same_source(output, kinds, made_of, overwrite=overwrite)
         task = load_trained(model_dir)
-        padded = padded_model(task)
+        padded_model(task)  # raises
         data = check_data(task, model_dir, check_file)
         checks: dict[str, Check] = {}
         files: list[Path] = []
         with writing(output), unfinished(output, is_folder=True) as staging:
             copy_description(source, staging)
             (staging / FOLDER).mkdir()
-            full = staging / FOLDER / FULL.file if backend == ONNX else staging / FULL.file
-            write_graph(task.model, padded, full)
+            full = _full_graph(task, staging, output, made_of, is_wanted=backend == ONNX)
             task.model.to(distributed.device())
             for kind in reversed(kinds):  # a fast one would be opened in the place of a safe one
                 graph = staging / FOLDER / kind.file
@@ -137,6 +138,17 @@ def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = Fal
         logger.info("{}: {}", output / SAFE_WEIGHTS, check)
         write_card(task, source, output, f"The weights in `{SAFE_WEIGHTS}` are those of the run; outputs are the same.")
     return check
+
+
+def _full_graph(task: Task[Any], staging: Path, output: Path, made_of: Mapping[str, str], *, is_wanted: bool) -> Path:
+    """The graph in fp32: in its place if it `is_wanted`, else beside it; or one that is there, of the same weights."""
+    there = output / FOLDER / FULL.file
+    record = None if is_wanted or not there.exists() else ExportRecord.read(there)
+    if record is not None and record.made_of == made_of:
+        return there
+    full = staging / FOLDER / FULL.file if is_wanted else staging / FULL.file
+    write_graph(task.model, padded_model(task), full)
+    return full
 
 
 def _source(model_dir: str) -> Path:
