@@ -29,7 +29,7 @@ from bertorch.exporting.folders import (
     graph_files,
     put_into_place,
     require_room,
-    require_same_source,
+    stale_files,
 )
 from bertorch.exporting.graphs import padded_model, quantised, require_packages, write_graph
 from bertorch.files import writing
@@ -71,7 +71,7 @@ def export_graphs(
     with _held(model_dir, output_dir):
         require_room(output, source, [output / FOLDER / kind.file for kind in kinds], overwrite=overwrite)
         made_of, digests = weights_digests(model_dir, record_path(output / FOLDER / kinds[0].file))
-        require_same_source(output, kinds, made_of, overwrite=overwrite)
+        stale = stale_files(output, kinds, made_of, overwrite=overwrite)
         task = load_trained(model_dir)
         padded_model(task)  # raises
         data = check_data(task, model_dir, check_file)
@@ -99,10 +99,11 @@ def export_graphs(
                 logger.info("{}: {}", kind.file, check)
                 checks[kind.file] = check
                 ExportRecord(record.source, made_of, digests, check.record()).write(graph)
-                files += graph_files(staging, kind, output)
+                new, gone = graph_files(staging, kind)
+                files, stale = [*files, *new], [*stale, *gone]
             if output.resolve() != source.resolve():
                 files = [*copied_files(staging), *files]
-            put_into_place(staging, output, files)
+            put_into_place(staging, output, files, stale)
         write_card(task, source, output)
     return checks
 

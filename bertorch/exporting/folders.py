@@ -7,8 +7,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from bertorch.atomic import remove, to_disk
-from bertorch.encoder.onnx_files import ARM, FOLDER, FULL, SAFE, VNNI, ExportRecord, GraphKind, files_of, record_path
+from bertorch.atomic import to_disk
+from bertorch.encoder.onnx_files import ARM, FOLDER, FULL, SAFE, VNNI, ExportRecord, GraphKind, files_of
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing
 from bertorch.training.saved_files import describes_model
@@ -43,14 +43,13 @@ def require_room(output: Path, source: Path, targets: Sequence[Path], *, overwri
             )
 
 
-def require_same_source(
-    output: Path, kinds: Sequence[GraphKind], made_of: Mapping[str, str], *, overwrite: bool
-) -> None:
-    """Check that graphs that stay beside those of these kinds are of the same weights; with `overwrite` remove others.
+def stale_files(output: Path, kinds: Sequence[GraphKind], made_of: Mapping[str, str], *, overwrite: bool) -> list[Path]:
+    """The files of graphs of other weights, which must not stay beside those of these kinds; relative to the folder.
 
     Raises:
-        UserError: one is not, and `overwrite` is not set.
+        UserError: there are some, and `overwrite` is not set.
     """
+    stale: list[Path] = []
     for kind in (FULL, VNNI, SAFE, ARM):
         graph = output / FOLDER / kind.file
         record = ExportRecord.read(graph) if kind not in kinds else None
@@ -61,9 +60,8 @@ def require_same_source(
                 f"{graph}: expected a graph of the weights that are exported, got one of other weights; choose another "
                 "--output_dir, or let --overwrite remove it"
             )
-        logger.warning("{}: is of other weights, and is removed", graph)
-        for file in reversed(files_of(graph)):  # the record first
-            file.unlink(missing_ok=True)
+        stale += files_of(Path(FOLDER) / kind.file)
+    return stale
 
 
 def copy_description(source: Path, target: Path) -> None:
@@ -73,16 +71,19 @@ def copy_description(source: Path, target: Path) -> None:
         shutil.copyfile(source / file, target / file)
 
 
-def put_into_place(staging: Path, output: Path, files: Sequence[Path]) -> None:
-    """Move files, relative to both folders, into place, each at once.
+def put_into_place(staging: Path, output: Path, files: Sequence[Path], stale: Sequence[Path] = ()) -> None:
+    """Move files, relative to both folders, into place, each at once; stale ones are removed.
 
     Of a graph the record comes last, and an older one goes first: without a record a graph is not taken.
     """
     to_disk(staging)
-    records = [file for file in files if file.name.endswith(".onnx.json")]
-    for file in records:
-        (output / file).unlink(missing_ok=True)
-    for file in [*(each for each in files if each not in records), *records]:
+    records = [file for file in files if _is_record(file)]
+    leaving = [file for file in [*records, *stale] if (output / file).exists()]
+    for file in sorted(leaving, key=_is_record, reverse=True):
+        (output / file).unlink()
+        if file not in files and not _is_record(file):
+            logger.warning("{}: is of other weights, and was removed", output / file)
+    for file in sorted(files, key=_is_record):
         target = output / file
         if target.parent.is_symlink():  # is not followed
             target.parent.unlink()
@@ -91,12 +92,13 @@ def put_into_place(staging: Path, output: Path, files: Sequence[Path]) -> None:
         to_disk(target.parent, deep=False)
 
 
-def graph_files(staging: Path, kind: GraphKind, output: Path) -> list[Path]:
-    """The files of a graph in the staging folder, relative to it; what an older one has beside them is removed."""
-    graph = Path(FOLDER) / kind.file
-    there = [file for file in files_of(graph) if (staging / file).exists()]
-    if record_path(output / graph).exists() or (output / graph).exists():
-        for file in files_of(graph):
-            if file not in there:
-                remove(output / file)
-    return there
+def _is_record(file: Path) -> bool:
+    return file.name.endswith(".onnx.json")
+
+
+def graph_files(staging: Path, kind: GraphKind) -> tuple[list[Path], list[Path]]:
+    """The files of a graph relative to the staging folder, and those that it has not, but an older one may have."""
+    files = files_of(Path(FOLDER) / kind.file)
+    return [file for file in files if (staging / file).exists()], [
+        file for file in files if not (staging / file).exists()
+    ]

@@ -148,9 +148,14 @@ def test_graphs_of_other_weights_do_not_stay_beside_new_ones(exported, tmp_path,
     record.write_text(record.read_text().replace('"made_of": {', '"made_of": {"other.bin": "x",'))
     with pytest.raises(UserError, match="expected a graph of the weights that are exported, got one of other weights"):
         export_graphs(str(exported), INT8, str(output), max_loss=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "quantised", lambda full, kind, path: flipped(exported, path))
+        with pytest.raises(FailedCheckError):
+            export_graphs(str(exported), INT8, str(output), overwrite=True)
+    assert {"onnx/model.onnx", "onnx/model.onnx.json"} <= names(output)
     export_graphs(str(exported), INT8, str(output), max_loss=0.5, overwrite=True)
     assert not {"onnx/model.onnx", "onnx/model.onnx.json"} & names(output)
-    assert any("is of other weights, and is removed" in line for line in log_lines)
+    assert any("is of other weights, and was removed" in line for line in log_lines)
 
 
 def test_a_file_of_another_model_is_not_replaced_without_a_word(exported, tmp_path, monkeypatch):
@@ -164,6 +169,15 @@ def test_a_file_of_another_model_is_not_replaced_without_a_word(exported, tmp_pa
     export_graphs(str(exported), ONNX, str(output), overwrite=True)
     assert (output / CARD).read_text() == "mine"
     assert load(output, backend=ONNX).labels == ["negative", "positive"]
+
+
+def test_what_a_graph_has_not_is_not_left_from_an_older_one(exported, tmp_path, monkeypatch):
+    copied(monkeypatch, exported)
+    output = tmp_path / "export"
+    export_graphs(str(exported), ONNX, str(output))
+    (output / "onnx" / "model.head.npz").write_bytes(b"of an older one")
+    export_graphs(str(exported), ONNX, str(output), overwrite=True)
+    assert "onnx/model.head.npz" not in names(output)
 
 
 def test_no_folder(tmp_path):
