@@ -143,8 +143,10 @@ def _remembered(task: Task[Any], folder: str) -> CheckData | None:
     if content_digest(path) != options.get(f"content of {option}"):
         logger.warning("{}: is gone or has another content than in the run, so that the check is on other texts", path)
         return None
+    logger.info("the check is on the dev examples of the run: {}", path)
     _, examples = task.read_labelled(path, str(options.get("--on_bad_line", "stop")))
+    name = Path(path).name  # stands in the model card, which others read
     if drawn is not None:
         examples = Subset(examples, np.array(drawn, dtype=np.int64))
-        return CheckData(f"{path}, the {len(drawn)} examples of --dev_ratio", examples)
-    return CheckData(path, examples)
+        return CheckData(f"{name}, the {len(drawn)} examples of --dev_ratio", examples)
+    return CheckData(name, examples)

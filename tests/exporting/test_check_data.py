@@ -52,7 +52,7 @@ def test_without_a_record_the_texts_are_built_in(classifier, tmp_path):
 def test_the_dev_file_of_the_run(classifier, tmp_path):
     remember(tmp_path, "--dev_data_file", REVIEWS / "dev.txt")
     data = check_data(classifier, str(tmp_path), None)
-    assert data.name == str(REVIEWS / "dev.txt")
+    assert data.name == "dev.txt"
     assert len(data.examples) == len((REVIEWS / "dev.txt").read_text().splitlines())
 
 
@@ -70,7 +70,7 @@ def test_the_examples_that_dev_ratio_drew(classifier, tmp_path):
     (tmp_path / DRAWN).write_text(json.dumps({"examples": [2, 7, 30]}))
     data = check_data(classifier, str(tmp_path), None)
     _, all_of_them = classifier.read_labelled(str(REVIEWS / "train.txt"), "stop")
-    assert data.name.endswith("train.txt, the 3 examples of --dev_ratio")
+    assert data.name == "train.txt, the 3 examples of --dev_ratio"
     found, expected = data.examples.batch(np.arange(3)), all_of_them.batch(np.array([1, 6, 29]))
     assert found.input_ids.tolist() == expected.input_ids.tolist()
 
