@@ -41,13 +41,14 @@ format: $(SETUP)  ## put the style right where a tool can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole commands against peers, a CRF against others, the token cache, inference, search, a busy machine
+benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole commands against peers, a CRF against others, a global pointer against its formula, the token cache, inference, search, a busy machine
 	$(BIN)/python -m benchmarks.classifier_step
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.end_to_end --case saving
 	$(BIN)/python -m benchmarks.tagger_step
 	$(BIN)/python -m benchmarks.crf
+	$(BIN)/python -m benchmarks.global_pointer
 	$(BIN)/python -m benchmarks.token_cache
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.search

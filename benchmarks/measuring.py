@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -136,6 +138,22 @@ def run_command(arguments: list[str], environment: Mapping[str, str] | None = No
     if done.returncode:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
     return done.stderr
+
+
+def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module gives in a fresh process, of which only its own work takes time and memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def memory_mib(name: str) -> float:
+    """A memory of this process in MiB, under Linux' name for it in /proc/self/status.
+
+    `resource.getrusage` also counts what the process that started this one had.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return int(found) / 1024
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -10,7 +10,6 @@ differ by rounding.
 """
 
 import argparse
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import torch
 from sentence_transformers.util import semantic_search
 from torch import Tensor
 
-from benchmarks.measuring import hardware, versions, write_json
+from benchmarks.measuring import hardware, in_process, versions, write_json
 from bertorch.tasks.search import search
 
 OURS = "bertorch"
@@ -50,7 +49,7 @@ def main() -> None:
     """Measure each contender, print times, memory and ratios, write JSON on demand."""
     options = _options()
     names = [name for name in CONTENDERS if name != "faiss" or options.with_faiss]
-    measured = {name: _in_process(name, options) for name in names}
+    measured = {name: in_process(_measure, name, options) for name in names}
     scores = {name: result.pop("scores") for name, result in measured.items()}
     ours = measured[OURS]
     for name, result in measured.items():
@@ -78,17 +77,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(name, options, theirs))
-    process.start()
-    result = ours.recv()
-    process.join()
-    return result
-
-
-def _measure(name: str, options: argparse.Namespace, pipe: Any) -> None:
+def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     corpus, queries = (torch.randn(rows, options.width) for rows in (options.passages, options.queries))
     for vectors in (corpus, queries):  # in place: the peak before the search is that of the vectors
@@ -100,7 +89,7 @@ def _measure(name: str, options: argparse.Namespace, pipe: Any) -> None:
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_of_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megabytes = (peak - before) / 1024
-    pipe.send({"seconds": seconds, "cpu_seconds": cpu_seconds, "megabytes": megabytes, "scores": scores.numpy()})
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "megabytes": megabytes, "scores": scores.numpy()}
 
 
 if __name__ == "__main__":

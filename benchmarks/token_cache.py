@@ -31,7 +31,7 @@ import torch
 from loguru import logger
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.measuring import DATA, hardware, versions, write_json
+from benchmarks.measuring import DATA, hardware, memory_mib, versions, write_json
 from bertorch import distributed
 from bertorch.data.cache import open_dataset
 from bertorch.data.schedule import TrainingSchedule
@@ -165,29 +165,20 @@ def _process(rank: int, port: int, folder: Path, options: argparse.Namespace) ->
 
 
 class _Memory:
-    """The largest resident memory of this process, all of it and its anonymous part, in MiB above what it has now.
-
-    `resource.getrusage` also counts what the process that started it had, so this asks Linux.
-    """
+    """The largest resident memory of this process, all of it and its anonymous part, in MiB above what it has now."""
 
     def __init__(self) -> None:
-        self._all, self._anonymous = _mib("VmHWM"), _mib("RssAnon")
+        self._all, self._anonymous = memory_mib("VmHWM"), memory_mib("RssAnon")
         self._peak = self._anonymous
         threading.Thread(target=self._sample, daemon=True).start()
 
     def added(self) -> tuple[float, float]:
-        return _mib("VmHWM") - self._all, self._peak - self._anonymous
+        return memory_mib("VmHWM") - self._all, self._peak - self._anonymous
 
     def _sample(self) -> None:
         while True:
-            self._peak = max(self._peak, _mib("RssAnon"))
+            self._peak = max(self._peak, memory_mib("RssAnon"))
             time.sleep(0.02)
-
-
-def _mib(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (found,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-    return int(found) / 1024
 
 
 if __name__ == "__main__":

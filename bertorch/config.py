@@ -29,6 +29,8 @@ MULTI_LABEL_LOSSES = ("bce", "zlpr")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
 MIXES = ("proportional", "equal")
+ENTITY_HEADS = ("linear", "crf", "global_pointer")  # as in `bertorch.tasks.tagging`, which imports torch
+DECODINGS = ("flat", "nested")
 PROMPT_ROLES = ("query", "passage", "none")
 
 T = TypeVar("T")
@@ -666,3 +668,99 @@ class BatchNegConfig(ContrastiveConfig):
         if len(bounds) != 2 or not all(map(math.isfinite, bounds)):
             raise UserError(f"--score_range: expected two numbers, such as 0,5, got {self.score_range}")
         return bounds[0], bounds[1]
+
+
+# What a head without tags cannot have, by option.
+_OF_TAGS = {
+    "folds": "writes the probability of each tag of a word",
+    "r_drop": "compares the probabilities of the tags of a word",
+}
+
+
+class DefaultRate(float):
+    """The default of a rate: equal to the same number on the command line, but told from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NERConfig(FoldsConfig):
+    """The options of `run_ner.py`."""
+
+    label_file: str = option(is_input=True, help="one tag, or one type of entities, a line")
+    tag: str = option("bios", choices=("bios", "bio", "bioes"), help="the tag scheme; bioes also reads BMES")
+    head: str | None = option(
+        None,
+        choices=ENTITY_HEADS,
+        is_later=True,
+        help="linear: tags, each word by itself (the default); crf: as --use_crf; global_pointer: spans, which "
+        "may overlap",
+    )
+    use_crf: bool = option(False, help="a linear-chain CRF over the emissions")
+    crf_learning_rate: float = option(
+        DefaultRate(5e-5),
+        minimum=0.0,
+        help="peak rate of the CRF and of the linear layer under it; of a global pointer only if given, else it has "
+        "--learning_rate",
+    )
+    head_size: int = option(
+        64, minimum=2, maximum=4096, is_later=True, help="of a global pointer: dimensions of its queries and keys, even"
+    )
+    decoding: str = option(
+        "auto",
+        choices=("auto", *DECODINGS),
+        is_later=True,
+        help="of a global pointer: nested takes all spans with a score above 0, flat the best of those that overlap; "
+        "auto: flat if no entities of the training data overlap",
+    )
+    split: str = _data(
+        SPLITS[0],
+        choices=SPLITS,
+        is_later=True,
+        help="what tokens are, and how texts that are no lists are cut: characters, or words and single "
+        "Chinese characters",
+    )
+    constrain_crf: bool = option(False, group="optimisation", help="the CRF obeys the tag scheme in training too")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_crf and self.head not in (None, "crf"):
+            raise UserError(f"--use_crf means --head crf, got --head {self.head}; leave one of them out")
+        # Both ways to name a head are one, also in the record of a run.
+        self._set(use_crf=self.head_name == "crf", head=self.head if self.head_name == "global_pointer" else None)
+        if self.constrain_crf and not self.use_crf:
+            raise UserError("--constrain_crf needs --use_crf, which is --head crf")
+        if self.folds is not None and self.constrain_crf and self.on_bad_line == "skip":
+            raise UserError(
+                "--folds, --constrain_crf and --on_bad_line skip: sentences whose tags break the scheme would be left "
+                "out, and out_of_fold.tsv has all sentences; choose two of them"
+            )
+        if self.head is None:
+            self._require_default("head_size", "decoding")
+            return
+        if self.head_size % 2:
+            raise UserError(
+                f"--head_size: expected an even number, as rotary positions turn pairs, got {self.head_size}"
+            )
+        for name, use in _OF_TAGS.items():
+            if getattr(self, name) is not None:
+                raise UserError(f"--{name} {use}, which --head {self.head} does not have; take another head")
+        if not self.gives_head_rate:
+            self._set(crf_learning_rate=self.learning_rate)
+
+    @property
+    def head_name(self) -> str:
+        """The head, whichever option named it."""
+        return self.head or ("crf" if self.use_crf else "linear")
+
+    @property
+    def gives_head_rate(self) -> bool:
+        """Whether the head has a rate that was given, or of a global pointer that of the encoder."""
+        return not isinstance(self.crf_learning_rate, DefaultRate)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _require_default(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UserError(f"--{name} is for --head global_pointer, got {self.head_name}; leave it out")

@@ -56,10 +56,14 @@ class PredictConfig(InferenceConfig):
     )
     tags: bool = option(False, help="of a tagger, also the tokens and the tag of each")
     logits: bool = option(False, help="logits in the place of probabilities; also as an array, see --output_file")
-    split: str = option(
-        "characters",
+    min_score: float | None = option(
+        None, minimum=0.0, maximum=1.0, help="of a tagger, only entities with at least this score, each with its score"
+    )
+    split: str | None = option(
+        None,
         choices=SPLITS,
-        help="the tokens of plain text for a tagger: characters, or words and single Chinese characters",
+        help="the tokens of plain text for a tagger: characters, or words and single Chinese characters; by default as "
+        "in training",
     )
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class PredictConfig(InferenceConfig):
             raise UserError(
                 "--ranked is for models with one score, and --logits for those with labels; choose one of them"
             )
+        if self.min_score is not None and self.logits:
+            raise UserError("--min_score is for taggers, and --logits for models with labels of texts; choose one")
         if self.is_array and not self.logits:
             raise UserError(
                 f"--output_file {self.output_file}: an array is for --logits; add it, or choose another name"
@@ -94,6 +100,7 @@ def run(config: PredictConfig) -> None:
     if not is_stream(config.output_file):
         refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
     model = load_shared(config)
+    model.task.set_line_options(tags=config.tags, min_score=config.min_score)
     if config.is_array:
         _write_array(config, model)
         return

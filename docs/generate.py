@@ -12,7 +12,15 @@ from typing import Any, get_args, get_type_hints
 
 from bertorch.cli import default_text, grouped_options, spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import GROUPS, BatchNegConfig, ClassifierConfig, InferenceConfig, LaunchedConfig, TrainingConfig
+from bertorch.config import (
+    GROUPS,
+    BatchNegConfig,
+    ClassifierConfig,
+    InferenceConfig,
+    LaunchedConfig,
+    NERConfig,
+    TrainingConfig,
+)
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.export import ExportConfig
@@ -21,7 +29,6 @@ from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.conftest import (
     MATCHING,
     NER,
+    NESTED,
     NLI,
     PARAPHRASES,
     RANKING,
@@ -125,6 +126,18 @@ RUNS = {
             "learning_rate": 1e-3,
             "epochs": 4,
             "save_steps": 25,
+        },
+    ),
+    "nested": (
+        "run_ner.py",
+        (NESTED / "train.json", NESTED / "dev.json", None),
+        {
+            "label_file": NESTED / "labels.txt",
+            "head": "global_pointer",
+            "learning_rate": 1e-3,
+            "epochs": 8,
+            "save_steps": 24,
+            "logging_steps": 24,
         },
     ),
 }

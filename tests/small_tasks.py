@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch.data.dataset import Dataset, TextRows
 from bertorch.data.retrieval_dataset import RetrievalDataset
+from bertorch.data.span_dataset import SpanDataset
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tags import TagSet
 from bertorch.data.windowed_dataset import WindowedDataset
@@ -18,6 +19,7 @@ from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.tasks.cosent import CoSENT
 from bertorch.tasks.embedding_loss import EmbeddingLoss
+from bertorch.tasks.global_pointer_head import GlobalPointerTagger
 from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from bertorch.tasks.multi_label import MultiLabelTask
 from bertorch.tasks.ranking import RankingTask
@@ -140,6 +142,33 @@ def tiny_tagging_task(*, use_crf: bool) -> TaggingTask:
     return task
 
 
+def global_pointer_task(decoding: str = "nested", **settings: object) -> TaggingTask:
+    """A head of 8 dimensions, which finds entities from the start."""
+    encoder = small_encoder("bert", **settings)
+    torch.manual_seed(1)
+    model = GlobalPointerTagger(encoder, TAGS, decoding=decoding, head_size=8)
+    torch.nn.init.constant_(model.global_pointer.bounds.bias, -0.5)
+    return TaggingTask(model, "global_pointer", head_learning_rate=1e-2)
+
+
+def tiny_global_pointer_task(decoding: str = "nested") -> TaggingTask:
+    """On the embedded checkpoint, with all that a saved folder holds; it finds entities from the start."""
+    torch.manual_seed(0)
+    task = TaggingTask.from_pretrained(
+        str(TINY),
+        AutoTokenizer.from_pretrained(TINY),
+        TAGS,
+        head="global_pointer",
+        head_learning_rate=1e-3,
+        max_seq_length=128,
+        decoding=decoding,
+        head_size=16,
+    )
+    torch.nn.init.constant_(task.span_model.global_pointer.bounds.bias, -0.5)
+    task.model.eval()
+    return task
+
+
 def classification_data(size: int, seed: int = 0) -> Dataset:
     """Sentences whose class depends on their first token."""
     store = random_store(size, seed)
@@ -216,8 +245,25 @@ def tagged_data(examples: int, windows: int = 1) -> TaggedDataset:
         [store.input_ids[a + 1 : b - 1] for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
     )
     return TaggedDataset(
-        store, starts, first, inner.astype(np.int64) % len(TAGS), np.arange(0, examples * windows + 1, windows)
+        store, starts, first, np.arange(0, examples * windows + 1, windows), inner.astype(np.int64) % len(TAGS)
     )
+
+
+def entity_data(examples: int, windows: int = 1) -> SpanDataset:
+    """The sentences of `tagged_data`; three of four are an entity as a whole, with one of a word inside."""
+    tagged = tagged_data(examples, windows)
+    spans, counts = [], []
+    for index in range(examples):
+        tags = tagged.labels_of(np.array([index]))
+        inner = 1 + int(tags.sum()) % max(len(tags) - 1, 1)
+        found = [
+            (0, len(tags), int(tags[0]) % 2),
+            *([(inner, inner + 1, int(tags[-1]) % 2)] if inner < len(tags) else []),
+        ]
+        spans += found if index % 4 else []
+        counts.append(len(found) if index % 4 else 0)
+    words = (tagged.store, tagged.word_starts, tagged.word_offsets, tagged.examples)
+    return SpanDataset(*words, np.array(spans, np.int64), np.concatenate([[0], counts]).cumsum())
 
 
 def retrieval_data(texts: int = 30, queries: int = 6, seed: int = 0) -> RetrievalDataset:

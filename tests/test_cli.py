@@ -1,15 +1,16 @@
 """The command line is frozen: names, defaults and meanings that people have in their shell history."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from bertorch import cli
-from bertorch.config import BatchNegConfig, ClassifierConfig, option
+from bertorch.config import ENTITY_HEADS, BatchNegConfig, ClassifierConfig, NERConfig, option
 from bertorch.errors import UserError
 from bertorch.evaluate import EvaluateConfig
-from run_ner import NERConfig
+from bertorch.tasks.tagging import HEADS
+from bertorch.training.run_options import plain_options
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
 
@@ -121,6 +122,10 @@ OWN = {
         # beyond the published options
         "constrain_crf": False,
         "folds": None,
+        "split": "characters",
+        "head": None,
+        "head_size": 64,
+        "decoding": "auto",
     },
 }
 SCRIPTS = pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)
@@ -139,15 +144,15 @@ VALUES = {
     "cache_dir": "c", "eval_steps": 3, "max_steps": 50, "patience": 2, "tensorboard_dir": "b", "threads": 2,
     "matryoshka": "16,8", "r_drop": 4.0, "layer_decay": 0.8,
     "more_train_data_files": ("m", "n"), "mix": "equal", "query_prompt": "q: ", "passage_prompt": "p: ",
-    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0,
+    "teacher": "t.npy", "teacher_weight": 0.25, "teacher_temperature": 3.0, "split": "words",
 }  # fmt: skip
 
 
 # What each contradicts: --resume; --dev_data_file twice; --adversarial_epsilon; --label_smoothing twice; --mean_loss;
-# --init_from_ckpt.
+# --init_from_ckpt; --use_crf.
 CONTRADICTING = (
     "overwrite", "dev_ratio", "folds", "freeze_layers", "focal_gamma", "logit_adjustment", "loss", "score_range",
-    "layers_from",
+    "layers_from", "head", "head_size", "decoding",
 )  # fmt: skip
 
 
@@ -241,6 +246,78 @@ def test_vectors_of_a_teacher_have_no_temperature(script, capsys):
 @pytest.mark.parametrize("scheme", ["bio", "bios", "bioes"])
 def test_the_tag_schemes(scheme):
     assert cli.parse(NERConfig, [*REQUIRED, "--tag", scheme]).tag == scheme
+
+
+POINTER = ["--head", "global_pointer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "head"),
+    [
+        ([], "linear"),
+        (["--head", "linear"], "linear"),
+        (["--use_crf"], "crf"),
+        (["--head", "crf"], "crf"),
+        (["--head", "crf", "--use_crf"], "crf"),
+        (POINTER, "global_pointer"),
+    ],
+)
+def test_the_heads(arguments, head):
+    """However a head is named, it is the same run, also that of before there was `--head`."""
+    config = cli.parse(NERConfig, [*REQUIRED, *arguments])
+    assert (config.head_name, config.use_crf) == (head, head == "crf")
+    described = plain_options(config)
+    assert described["--use_crf"] == (head == "crf")
+    assert described.get("--head") == ("global_pointer" if head == "global_pointer" else None)
+    assert replace(config, saved_dir="other").head_name == head
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rate", "is_given"),
+    [
+        (["--learning_rate", "1e-3"], 5e-5, False),
+        (["--learning_rate", "1e-3", *POINTER], 1e-3, True),
+        (["--learning_rate", "1e-3", *POINTER, "--crf_learning_rate", "5e-5"], 5e-5, True),
+        (["--learning_rate", "1e-3", *POINTER, "--crf_learning_rate", "2e-3"], 2e-3, True),
+        (["--crf_learning_rate", "5e-5"], 5e-5, True),
+    ],
+)
+def test_the_rate_of_the_head(arguments, rate, is_given):
+    """A global pointer has that of the encoder, unless one is given, be it the default of a CRF."""
+    config = cli.parse(NERConfig, [*REQUIRED, *arguments])
+    assert (config.crf_learning_rate, config.gives_head_rate) == (rate, is_given)
+    assert plain_options(config)["--crf_learning_rate"] == rate
+    again = replace(config, saved_dir="other")
+    assert (again.crf_learning_rate, again.gives_head_rate) == (rate, is_given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--use_crf", "--head", "linear"], "--use_crf means --head crf, got --head linear; leave one of them out"),
+        (["--use_crf", *POINTER], "--use_crf means --head crf, got --head global_pointer"),
+        ([*POINTER, "--constrain_crf"], "--constrain_crf needs --use_crf"),
+        (
+            [*POINTER, "--folds", "2"],
+            "--folds writes the probability of each tag of a word, which --head global_pointer",
+        ),
+        ([*POINTER, "--r_drop", "1"], "--r_drop compares the probabilities of the tags of a word, which --head"),
+        ([*POINTER, "--head_size", "7"], "--head_size: expected an even number, as rotary positions turn pairs, got 7"),
+        ([*POINTER, "--head_size", "1"], "--head_size: expected at least 2, got 1"),
+        (["--head_size", "32"], "--head_size is for --head global_pointer, got linear; leave it out"),
+        (["--use_crf", "--decoding", "flat"], "--decoding is for --head global_pointer, got crf; leave it out"),
+        (["--head", "biaffine"], "--head: invalid choice: 'biaffine'"),
+    ],
+)
+def test_heads_that_make_no_sense(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(NERConfig, [*REQUIRED, *arguments])
+    assert exit_.value.code == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_the_heads_are_those_of_the_task():
+    assert list(ENTITY_HEADS) == list(HEADS)
 
 
 def test_a_constrained_crf_needs_a_crf(capsys):
@@ -471,7 +548,7 @@ PUBLISHED_OWN = {
     SentenceBertConfig: set(OWN[SentenceBertConfig]) - {"folds", "matryoshka", *FILES, *TEACHER},
     SimCSEConfig: {"margin", "scale", "dropout", "pooling_mode", "output_emb_size"},
     BatchNegConfig: {"margin", "scale", "pooling_mode", "output_emb_size", "mean_loss", "loss", "score_range"},
-    NERConfig: {"label_file", "tag", "use_crf", "crf_learning_rate"},
+    NERConfig: {"label_file", "tag", "head", "use_crf", "crf_learning_rate", "head_size", "decoding"},
 }
 
 

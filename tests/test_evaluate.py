@@ -10,12 +10,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from bertorch import evaluate, figures, load
+from bertorch import compare, evaluate, figures, load
 from bertorch.data.predictions import read_evaluation
 from bertorch.errors import UserError
 from bertorch.tasks.base import Errors
 from bertorch.tasks.metrics import class_report
-from tests.conftest import MATCHING, NER, NLI, REVIEWS, STS, run_processes
+from tests.conftest import MATCHING, NER, NESTED, NLI, REVIEWS, STS, run_processes
 from tests.log_lines import F1_LINE, last_result
 
 
@@ -179,6 +179,79 @@ def test_entities(folders, tmp_path):
     assert report["measures"]["f1"]["value"] == pytest.approx(report["strict"]["micro average"]["f1"])
     assert header == ["number", "entities", "predicted", "text"]
     assert all(row[1] != row[2] for row in errors)
+
+
+def test_entities_that_overlap(folders, tmp_path):
+    folder, log = folders.run("nested")
+    report, (header, *errors) = run(folder, NESTED / "dev.json", tmp_path)
+    strict = report["strict"]["micro average"]
+    assert strict["f1"] == pytest.approx(last_result(F1_LINE, log), abs=1e-5)
+    assert strict["f1"] > 0.6
+    gold = [json.loads(line)["entities"] for line in (NESTED / "dev.json").read_text().splitlines()]
+    assert strict["support"] == sum(map(len, gold))
+    assert "token_accuracy" not in report
+    assert header == ["number", "entities", "predicted", "text"]
+    assert errors
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    expected = [sorted([each["start"], each["end"], each["type"]] for each in entities) for entities in gold]
+    assert [sorted([start, end, type_] for type_, start, end in row["gold"]) for row in rows] == expected
+    assert [row["number"] for row in rows if row["gold"] != row["predicted"]] == [int(row[0]) for row in errors]
+    text, number = errors[0][3], int(errors[0][0])
+    shown = [each.split(" ", 2) for each in errors[0][1].split("; ")] if errors[0][1] else []
+    assert sorted(where for _, where, _ in shown) == sorted(
+        f"{each['start']}:{each['end']}" for each in gold[number - 1]
+    )
+    assert all(text[slice(*map(int, where.split(":")))] == words for _, where, words in shown)
+
+
+def test_either_form_of_a_file_is_the_same(folders, tmp_path):
+    """Flat entities as tags, as entities of a text, and of tokens; of a head that has tags, and one that has not."""
+    lines = [json.loads(line) for line in (NESTED / "dev.json").read_text().splitlines()]
+    flat, tagged, of_tokens = [], [], []
+    for line in lines:
+        entities = []
+        for entity in sorted(line["entities"], key=lambda each: (each["start"], -each["end"])):
+            if not entities or entity["start"] >= entities[-1]["end"]:
+                entities.append(entity)
+        tags = ["O"] * len(line["text"])
+        for start, end, type_ in ((each["start"], each["end"], each["type"]) for each in entities):
+            tags[start:end] = [f"B-{type_}" if end - start > 1 else f"S-{type_}", *[f"I-{type_}"] * (end - start - 1)]
+        tokens = list(line["text"])
+        flat.append({"text": line["text"], "entities": entities})
+        tagged.append({"text": tokens, "label": tags})
+        of_tokens.append({"text": tokens, "entities": entities})
+    reports = []
+    for name, content in (("flat", flat), ("tagged", tagged), ("tokens", of_tokens)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, content)))
+        report, errors = run(folders["nested"], tmp_path / name, tmp_path / f"{name} report")
+        reports.append((report["strict"], report["lenient"], errors))
+    assert reports[0] == reports[1] == reports[2]
+    text = {"text": "他在北京。", "entities": [{"start": 2, "end": 4, "type": "LOC"}]}
+    tags = {"text": [*"他在北京。"], "label": ["O", "O", "B-LOC", "I-LOC", "O"]}
+    strict = []
+    for line in (text, tags):
+        (tmp_path / "one").write_text(json.dumps(line))
+        strict.append(run(folders["ner"], tmp_path / "one", tmp_path / "one report", overwrite=True)[0]["strict"])
+    assert strict[0] == strict[1]
+    (tmp_path / "one").write_text(
+        json.dumps(
+            lines[0]
+            | {
+                "text": "北京大学",
+                "entities": [{"start": 0, "end": 2, "type": "LOC"}, {"start": 0, "end": 4, "type": "ORG"}],
+            }
+        )
+    )
+    with pytest.raises(UserError, match="one:1:.*expected entities that do not overlap.*--head global_pointer"):
+        run(folders["ner"], tmp_path / "one", tmp_path / "one report", overwrite=True)
+
+
+def test_taggers_on_entities_that_overlap_are_compared(folders, tmp_path):
+    for name in ("one", "two"):
+        run(folders["nested"], NESTED / "dev.json", tmp_path / name)
+    compare.main([str(tmp_path / "one"), str(tmp_path / "two"), "--output_file", str(tmp_path / "out.json")])
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert "f1" in json.dumps(report)
 
 
 def test_tokens_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path):

@@ -19,10 +19,13 @@ from bertorch import load, predict
 from bertorch.data.teacher import TeacherRows, TextsDigest
 from bertorch.errors import UserError
 from bertorch.inference import engine
-from tests.conftest import MATCHING, NER, REVIEWS, launcher, run_processes, run_script
+from tests.conftest import MATCHING, NER, NESTED, REVIEWS, launcher, run_processes, run_script
 
 REVIEW_TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
 PAIRS = [line.rpartition("\t")[0] for line in (MATCHING / "dev.txt").read_text().splitlines()]
+
+
+NESTED_TEXTS = [json.loads(line)["text"] for line in (NESTED / "dev.json").read_text().splitlines()]
 
 
 def run(folder, lines, tmp_path, monkeypatch, **settings):
@@ -125,6 +128,49 @@ def test_entities_of_plain_text_and_of_tokens(folders, tmp_path, monkeypatch):
         assert second.keys() == {"text", "entities"}
         assert all(text[each["start"] : each["end"]] == each["text"] for each in second["entities"])
     assert sum(len(each["entities"]) for each in by_text) > 20
+
+
+@pytest.mark.parametrize("name", ["ner with a CRF", "nested"])
+def test_only_entities_that_are_sure(name, folders, tmp_path, monkeypatch):
+    """With their scores; the lines without the option have none."""
+    texts = NESTED_TEXTS
+    plain = [json.loads(line) for line in run(folders[name], texts, tmp_path, monkeypatch)]
+    found = load(folders[name]).tag(texts)
+    scores = sorted(entity.score for each in found for entity in each.entities)
+    least = scores[len(scores) // 2]
+    for limit in (0.0, least, 1.0):
+        lines = run(folders[name], texts, tmp_path, monkeypatch, overwrite=True, min_score=limit)
+        kept = 0
+        for line, without, each in zip(map(json.loads, lines), plain, found, strict=True):
+            assert [set(entity) for entity in line["entities"]] == [{"type", "start", "end", "text", "score"}] * len(
+                line["entities"]
+            )
+            expected = [entity for entity in each.entities if entity.score >= limit - 1e-6]
+            assert [entity["score"] for entity in line["entities"]] == pytest.approx(
+                [entity.score for entity in expected], abs=2e-6
+            )
+            bare = [{key: entity[key] for key in ("type", "start", "end", "text")} for entity in line["entities"]]
+            assert all(entity in without["entities"] for entity in bare)
+            assert limit > 0 or bare == without["entities"]
+            kept += len(bare)
+        assert (kept > 0) == (limit <= least)
+    assert all("score" not in entity for line in plain for entity in line["entities"])
+
+
+def test_tags_are_of_the_entities_that_are_kept(folders, tmp_path, monkeypatch):
+    lines = run(folders["ner with a CRF"], NESTED_TEXTS, tmp_path, monkeypatch, tags=True, min_score=0.6)
+    for line in map(json.loads, lines):
+        begins = [index for index, tag in enumerate(line["tags"]) if tag[0] in "BS"]
+        assert begins == [entity["start"] for entity in line["entities"]]
+
+
+def test_what_taggers_and_others_cannot(folders, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--tags: expected a model whose entities never overlap, got one with nested"):
+        run(folders["nested"], NESTED_TEXTS, tmp_path, monkeypatch, tags=True)
+    with pytest.raises(UserError, match="expected a tagging model to predict --min_score with, got one of run_class"):
+        run(folders["classifier"], ["好"], tmp_path, monkeypatch, min_score=0.5)
+    with pytest.raises(UserError, match="--min_score is for taggers, and --logits for models with labels"):
+        predict.PredictConfig(model_dir="a", input_file="b", output_file="c", min_score=0.5, logits=True)
 
 
 def test_a_text_in_json_is_one(folders, tmp_path, monkeypatch):

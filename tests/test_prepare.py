@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bertorch import cli
+from bertorch import cli, predict
 from bertorch.data.readers import read_label_names
+from bertorch.data.tagged_sentences import read_tag_set, read_tagged_sentences
 from bertorch.prepare.__main__ import main
 from bertorch.prepare.commands import COMMANDS
-from tests.conftest import NER, REVIEWS, ROOT, TOPICS, run_script
+from tests.conftest import ANNOTATIONS, NER, REVIEWS, ROOT, TOPICS, run_script
 
 BMES = "我 S-PER\n在 O\n北 B-LOC\n京 E-LOC\n\n好 O\n"
 
@@ -86,6 +87,33 @@ def test_several_labels(folder, log_lines):
     assert sorted(parts[0] + parts[1]) == sorted((TOPICS / "train.txt").read_text().splitlines())
 
 
+def test_the_labels_of_entities_are_their_types(folder, log_lines):
+    """One is enough, as for training; beside lines with entities, tags give their types too."""
+    tagged, out = '{"text": ["a", "b"], "label": ["B-PER", "O"]}\n', folder / "out"
+
+    def entity(type_):
+        return f'{{"text": "ab", "entities": [{{"start": 0, "end": 1, "type": "{type_}"}}]}}\n'
+
+    def labels(content):
+        (folder / "in.json").write_text(content)
+        main(["labels", "--input_file", str(folder / "in.json"), "--output_file", str(out), "--overwrite"])
+        return read_tag_set(str(out), "bio").types
+
+    assert labels(entity("PER")) == ["PER"]
+    assert labels(entity("LOC") + tagged) == labels(tagged + entity("LOC")) == ["LOC", "PER"]
+    assert labels(tagged) == ["PER"]
+    out.unlink()
+    for content, expected in (
+        (entity("LOC") + entity("B-cell"), "expected types that are no tags, as a label file has either, got 'B-cell'"),
+        ('{"text": "ab", "entities": []}\n', "expected at least one type of entities, got none"),
+        (entity("LOC") + tagged.replace("B-PER", "PER"), "expected tags such as B-PER beside lines with entities, got"),
+    ):
+        (folder / "in.json").write_text(content)
+        message = failure(log_lines, "labels", "--input_file", folder / "in.json", "--output_file", out)
+        assert message.startswith(f"{folder}/in.json: {expected}")
+    assert not out.exists()
+
+
 def test_split_then_dedupe(folder):
     lines = [f"text {number % 90}\t{number % 2}" for number in range(100)]
     (folder / "all.tsv").write_text("".join(f"{line}\n" for line in lines))
@@ -129,9 +157,115 @@ def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
     assert message == f"{one}: expected labels without control characters, got 'd\\x01'"
 
 
+def test_doccano_there_and_back(folder, log_lines):
+    """What comes back from our lines is the export but for comments."""
+    ours, back = folder / "ours.json", folder / "back.jsonl"
+    sample = ANNOTATIONS / "doccano.jsonl"
+    types = folder / "types"
+    main(f"doccano --input_file {sample} --output_file {ours} --label_file {types}".split())
+    assert read_label_names(str(types)) == ["LOC", "ORG", "PER"]
+    assert read_tag_set(str(types), "bio").types == ["LOC", "ORG", "PER"]
+    main(f"doccano --reverse --input_file {ours} --output_file {back}".split())
+    expected = [json.loads(line) for line in sample.read_text().splitlines()]
+    assert [json.loads(line) | {"Comments": []} for line in back.read_text().splitlines()] == expected
+    assert failure(log_lines, "doccano", "--reverse", "--input_file", ours, "--output_file", back).startswith(
+        f"{back}: expected no file of this name, got one"
+    )
+    empty = folder / "empty.json"
+    empty.write_text('{"text": "a", "entities": []}\n')
+    command = ["doccano", "--reverse", "--input_file", empty, "--output_file", folder / "new", "--label_file"]
+    message = failure(log_lines, *command, folder / "types.2")
+    assert message == (f"{empty}: expected entities, whose types are the labels, got none; leave out --label_file")
+    assert not (folder / "new").exists()
+
+
+def test_our_lines_are_what_training_reads(folder):
+    """Also what it does not need: an id, and where a line is from."""
+    out = [folder / name for name in ("doccano", "label_studio", "brat")]
+    types = folder / "types"
+    main(f"doccano --input_file {ANNOTATIONS}/doccano.jsonl --output_file {out[0]} --label_file {types}".split())
+    main(f"label_studio --input_file {ANNOTATIONS}/label_studio.json --output_file {out[1]}".split())
+    main(f"brat --input_dir {ANNOTATIONS}/brat --output_file {out[2]}".split())
+    tags = read_tag_set(str(types), "bio")
+    for path, count in zip(out, (6, 4, 4), strict=True):
+        read = read_tagged_sentences(str(path), tags, as_spans=True)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(read) == count
+        assert list(read.tokens) == [list(line["text"]) for line in lines]
+        found = [[(*map(int, span[:2]), tags.types[span[2]]) for span in spans] for spans in read.spans]
+        expected = [[(each["start"], each["end"], each["type"]) for each in line["entities"]] for line in lines]
+        assert [sorted(each) for each in found] == [sorted(each) for each in expected]
+
+
+@pytest.mark.slow
+def test_predictions_are_corrected_in_a_tool_and_come_back(folders, folder):
+    """1,000 sentences, many with an emoji, that a tagger has tagged; every one is accepted as it is."""
+    lines = (NER / "train.json").read_text().splitlines()
+    sentences = ["".join(json.loads(line)["text"]) for line in lines]
+    texts = [("😀" * (number % 3)) + sentences[number % len(sentences)] for number in range(1000)]
+    (folder / "texts.json").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options = {"model_dir": str(folders["ner"]), "input_file": str(folder / "texts.json")}
+    predict.run(predict.PredictConfig(**options, output_file=str(folder / "predicted.json")))
+    expected = [json.loads(line) for line in (folder / "predicted.json").read_text().splitlines()]
+    spans = [[(each["start"], each["end"], each["type"]) for each in line["entities"]] for line in expected]
+    assert [line["text"] for line in expected] == texts
+    assert sum(map(len, spans)) > 1000
+
+    reverse = f"--reverse --input_file {folder}/predicted.json"
+    main(f"doccano {reverse} --output_file {folder}/doccano.jsonl".split())
+    main(f"doccano --input_file {folder}/doccano.jsonl --output_file {folder}/1.json --offsets utf16".split())
+    main(f"label_studio {reverse} --output_file {folder}/tasks.json".split())
+    tasks = json.loads((folder / "tasks.json").read_text())
+    (folder / "done.json").write_text(json.dumps([each | {"annotations": each["predictions"]} for each in tasks]))
+    main(f"label_studio --input_file {folder}/done.json --output_file {folder}/2.json".split())
+    main(f"brat {reverse} --output_dir {folder}/brat".split())
+    main(f"brat --input_dir {folder}/brat --output_file {folder}/3.json".split())
+    assert len(list((folder / "brat").iterdir())) == 40
+    for number in (1, 2, 3):
+        back = [json.loads(line) for line in (folder / f"{number}.json").read_text().splitlines()]
+        assert [line["text"] for line in back] == texts
+        assert [[(e["start"], e["end"], e["type"]) for e in line["entities"]] for line in back] == [
+            sorted(each) for each in spans
+        ]
+
+
+def test_brat_there_and_back(folder, log_lines):
+    ours, back = folder / "ours.json", folder / "back"
+    main(f"brat --input_dir {ANNOTATIONS}/brat --output_file {ours} --label_file {folder}/types".split())
+    main(f"brat --reverse --input_file {ours} --output_dir {back}".split())
+    for name in ("news-1", "news-2"):
+        expected = (ANNOTATIONS / "brat" / f"{name}.txt").read_text().replace("\n\n", "\n")
+        assert (back / f"{name}.txt").read_text() == expected  # without the blank line
+    main(f"brat --input_dir {back} --output_file {folder}/again.json".split())
+    assert (folder / "again.json").read_bytes() == ours.read_bytes()
+    message = failure(log_lines, "brat", "--reverse", "--input_file", ours, "--output_dir", back)
+    assert message.startswith(f"{back}/news-1.txt: expected no file of this name, got one")
+    main(f"brat --reverse --input_file {ours} --output_dir {back} --overwrite".split())
+    ours.write_text('{"text": "a", "entities": [], "document": "../a"}\n')
+    message = failure(log_lines, "brat", "--reverse", "--input_file", ours, "--output_dir", folder / "new")
+    assert "expected the name of a document" in message
+    assert not (folder / "new").exists()
+
+
+def test_label_studio_there_and_back(folder):
+    ours, tasks = folder / "ours.json", folder / "tasks.json"
+    main(f"label_studio --input_file {ANNOTATIONS}/label_studio.json --output_file {ours}".split())
+    names = "--text_key body --from_name ner --to_name words --model_version tiny"
+    main(f"label_studio --reverse --input_file {ours} --output_file {tasks} {names}".split())
+    done = [{"data": each["data"], "annotations": each["predictions"]} for each in json.loads(tasks.read_text())]
+    assert {each["annotations"][0]["model_version"] for each in done} == {"tiny"}
+    tasks.write_text(json.dumps(done))
+    main(f"label_studio --input_file {tasks} --output_file {folder}/again.json --text_key body".split())
+    assert (folder / "again.json").read_bytes() == ours.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ("brat --input_dir a", "expected --input_dir and --output_file without --reverse, got no --output_file"),
+        ("brat --reverse --input_dir a --output_file b", "and --output_dir with --reverse, got no --input_file"),
+        ("brat --input_dir a --output_file b --output_dir c", "without --reverse, got --output_dir"),
+        ("brat --reverse --input_file a --output_dir b --input_dir c", "with --reverse, got --input_dir"),
         ("csv --input_file a --output_file b --columns a --map_label x", "expected VALUE=LABEL, got 'x'"),
         ("csv --input_file a --output_file b --columns a --map_label x= ", "expected VALUE=LABEL, got 'x='"),
         ("csv --input_file a --output_file b --columns a --map_label 1=a --map_label 1=b", "expected each value once"),
@@ -215,13 +349,19 @@ def test_every_option_has_its_meaning_and_default_in_the_help(name, capsys):
 def test_the_commands_of_the_docs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "data").symlink_to(ROOT / "data")
-    [block] = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "data.md").read_text(), re.DOTALL | re.MULTILINE)
-    for command in block.splitlines():
+    blocks = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "data.md").read_text(), re.DOTALL | re.MULTILINE)
+    for command in "".join(blocks).splitlines():
         python, script, *arguments = command.split()
         assert (python, script) == ("python", "data/prepare.py")
         main(arguments)
-    expected = ["dev.txt", "labels.txt", "matching.txt", "report.json", "test.txt", "train.bmes.json", "train.txt"]
+    tools = ["doccano.json", "label_studio.json", "brat.json", "for_brat", "for_doccano.jsonl", "for_label_studio.json"]
+    others = ["dev.txt", "labels.txt", "matching.txt", "report.json", "test.txt", "train.bmes.json", "train.txt"]
+    expected = sorted([*others, *tools, "types.txt"])
     assert sorted(file.name for file in (folder / "prepared").iterdir()) == expected
+    assert sorted(file.name for file in (folder / "prepared" / "for_brat").iterdir()) == [
+        f"news-{number}.{suffix}" for number in (1, 2) for suffix in ("ann", "txt")
+    ]
+    assert (folder / "prepared" / "types.txt").read_text() == "LOC\nORG\nPER\n"
 
 
 @pytest.mark.parametrize("page", ["data.md", "data.en.md"])

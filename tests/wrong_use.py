@@ -14,7 +14,7 @@ from typing import Any
 
 from bertorch.cli import spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import BatchNegConfig, ClassifierConfig
+from bertorch.config import BatchNegConfig, ClassifierConfig, NERConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
 from bertorch.export import ExportConfig
@@ -23,10 +23,9 @@ from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
 from bertorch.predict import PredictConfig
 from bertorch.prepare.commands import COMMANDS
-from run_ner import NERConfig
 from run_sentencebert import SentenceBertConfig
 from run_simcse import SimCSEConfig
-from tests.conftest import MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
+from tests.conftest import ANNOTATIONS, MATCHING, NER, NLI, PARAPHRASES, RETRIEVAL, REVIEWS, SENTENCES, STS, TINY
 from tests.folders_of_evaluations import classified, write_evaluation
 from tests.teachers import random_rows, vector_teacher
 
@@ -92,7 +91,9 @@ PROGRAMS = [
         train_data_file="paraphrases.txt", dev_data_file="sts.txt",
     ),
     _script(
-        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio")),
+        *("ner", NERConfig, ("--constrain_crf",), ("--tag", "bio"), ("--head", "linear", "--use_crf")),
+        *(("--head_size", "32"), ("--decoding", "flat"), ("--head", "global_pointer", "--r_drop", "1")),
+        *(("--head", "global_pointer", "--folds", "2", "--dev_ratio", "0.5"), ("--label_file", "reviews.labels")),
         train_data_file="ner.json", dev_data_file="ner.json", label_file="ner.labels",
     ),
     _inference(
@@ -137,6 +138,12 @@ PROGRAMS = [
     _prepare("columns", input_file="bmes.txt", output_file="out.json"),
     _prepare("tags", input_file="ner.json", output_file="out.json"),
     _prepare("csv", input_file="table.csv", output_file="out.tsv", columns="text,label"),
+    _prepare("doccano", input_file="doccano.jsonl", output_file="out.json", label_file="out.labels"),
+    _prepare("label_studio", input_file="tasks.json", output_file="out.json"),
+    Program(
+        *(("-m", "bertorch.prepare", "brat"), COMMANDS["brat"], {"input_dir": "documents", "output_file": "out.json"}),
+        (("--reverse",), ("--output_dir", "parts"), ("--input_file", "ner.json")),
+    ),
     _prepare("labels", input_file="reviews.txt", output_file="out.labels"),
     _prepare("split", input_file="reviews.txt", output_dir="parts"),
     _prepare("dedupe", train_file="reviews.txt", dev_file="reviews.dev.txt", report_file="out.json"),
@@ -180,6 +187,9 @@ def build_world(folder: Path) -> None:
     (folder / "table.csv").write_text("text,label\n好,1\n坏,0\n")
     vector_teacher(folder / "vectors.npy", random_rows(3, 8))
     (folder / "model").symlink_to(TINY)
+    shutil.copy(ANNOTATIONS / "doccano.jsonl", folder / "doccano.jsonl")
+    shutil.copy(ANNOTATIONS / "label_studio.json", folder / "tasks.json")
+    shutil.copytree(ANNOTATIONS / "brat", folder / "documents")
     for seed, name in enumerate(("report-a", "report-b")):
         write_evaluation(folder / name, classified(0.8, seed=seed, count=LINES))
     (folder / "out_of_fold.tsv").write_text("number\tlabel\tfold\tp:a\tp:b\ttext\n1\ta\t1\t0.2\t0.8\t好\n")
@@ -351,7 +361,7 @@ class Mistakes:
             texts = BAD_COLUMNS
         elif name == "runs":
             texts = BAD_METRICS
-        elif name == "folders":
+        elif name in ("folders", "input_dir"):
             bad_folders = ("missing", "empty", "folder", "random bytes", "dangling", "loop", "socket")
             kinds = {kind: BAD_FILES[kind] for kind in bad_folders}
         elif name in OUTPUTS:

@@ -25,7 +25,7 @@ from benchmarks.measuring import DATA, ROOT, run_command, timed
 from benchmarks.peers.ours import watched
 from benchmarks.peers.watching import Stopwatch
 from bertorch import cli, distributed, load
-from bertorch.config import ClassifierConfig
+from bertorch.config import ClassifierConfig, NERConfig
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.inference import engine
@@ -40,7 +40,7 @@ MODES = {
 }
 SCRIPTS: dict[str, tuple[Any, Callable[[Any], None]]] = {
     "run_classifier.py": (ClassifierConfig, run_classifier.run),
-    "run_ner.py": (run_ner.NERConfig, run_ner.run),
+    "run_ner.py": (NERConfig, run_ner.run),
 }
 
 

@@ -9,11 +9,12 @@ build the same dataset at once, the first to finish provides it for all.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from loguru import logger
 
@@ -38,7 +39,7 @@ def open_dataset(read: "partial[D]", path: str, cache_dir: str | None) -> D:
 
     On each machine one process builds the dataset while the others wait; then all map the same files, read-only, and
     share their memory. Warnings of the build are logged each time. `read` is a module's function, path → dataset, whose
-    return annotation is a dataclass of arrays, with all other arguments bound, see `fingerprint`.
+    return annotation is a dataclass of arrays, or several with `|`, with all other arguments bound, see `fingerprint`.
 
     Raises:
         UserError: an error in the file, the file changes meanwhile, or the folder cannot be written.
@@ -69,8 +70,11 @@ class _Entry(Generic[D]):
 
     def __init__(self, read: "partial[D]", path: str, content: str, cache_dir: Path) -> None:
         self._read, self._path, self._content, self._cache_dir = read, path, content, cache_dir
-        self._kind: type[D] = get_type_hints(read.func)["return"]
-        key = fingerprint(read, content, [FORMAT, self._kind.__qualname__, list(array_names(self._kind))])
+        hint: Any = get_type_hints(read.func)["return"]
+        kinds: Sequence[type[D]] = get_args(hint) if isinstance(hint, UnionType) else [hint]
+        self._kinds = {kind.__qualname__: kind for kind in kinds}
+        layout = [part for name, kind in self._kinds.items() for part in (name, list(array_names(kind)))]
+        key = fingerprint(read, content, [FORMAT, *layout])
         self._folder = cache_dir / f"{read.func.__name__}-{key}"
 
     def open(self) -> D:
@@ -101,7 +105,10 @@ class _Entry(Generic[D]):
             meta = json.loads((self._folder / META).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DamagedError(f"{META}: {error}") from error
-        return map_arrays(self._kind, self._folder, meta["arrays"]), meta
+        kind = self._kinds.get(meta.get("kind", next(iter(self._kinds))))  # of one kind, it was not always written
+        if kind is None:
+            raise DamagedError(f"{META}: expected one of {', '.join(self._kinds)}, got {meta['kind']}")
+        return map_arrays(kind, self._folder, meta["arrays"]), meta
 
     def _build(self) -> None:
         with ExitStack() as stack:
@@ -113,7 +120,8 @@ class _Entry(Generic[D]):
             if _digest(self._path) != self._content:
                 raise UserError(f"{self._path}: changed while it was read; start again when it is complete")
             with self._writing():
-                meta = {"path": self._path, "warnings": warnings, "arrays": save_arrays(dataset, new)}
+                arrays, kind = save_arrays(dataset, new), type(dataset).__qualname__
+                meta = {"path": self._path, "warnings": warnings, "kind": kind, "arrays": arrays}
                 (new / META).write_text(to_json(meta, indent=2), encoding="utf-8")
                 to_disk(new)
                 self._publish(new)

@@ -1,11 +1,57 @@
 """Lines that are JSON objects: parsing them, and where in them an error is."""
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
-from bertorch.data.lines import BadLineError, shorten
+from bertorch.data.lines import HALF_PAIR, BadLineError, shorten
 
 _JSON = json.JSONDecoder()
+
+
+class Number(str):
+    """A number of JSON as it is written: Python refuses to parse those of more than 4300 digits."""
+
+    __slots__ = ()
+
+
+class WholeNumber(Number):
+    """A number without fraction or exponent."""
+
+    __slots__ = ()
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise BadLineError(f"expected each key once, got {shorten(repeated)} again")
+    return parsed
+
+
+# A repeated key is a `BadLineError`, and numbers are as they are written.
+AS_WRITTEN = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_int=WholeNumber, parse_float=Number, parse_constant=Number
+)
+
+
+def is_string(value: Any) -> TypeGuard[str]:
+    """Whether a value of `AS_WRITTEN` is a string of JSON."""
+    return isinstance(value, str) and not isinstance(value, Number)
+
+
+def is_strings(value: Any) -> TypeGuard[list[str]]:
+    """Whether a value of `AS_WRITTEN` is a list of strings."""
+    return isinstance(value, list) and all(map(is_string, value))
+
+
+def shown(value: Any) -> str:
+    """A value of `AS_WRITTEN` for an error."""
+    if isinstance(value, str):
+        return shorten(value)[1:-1] if isinstance(value, Number) else shorten(value)
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value)
 
 
 def parse_object(line: str, form: str, decoder: json.JSONDecoder = _JSON) -> dict[str, Any]:
@@ -21,15 +67,42 @@ def parse_object(line: str, form: str, decoder: json.JSONDecoder = _JSON) -> dic
     return parsed
 
 
-def column_of_value(line: str, key: str, decoder: json.JSONDecoder = _JSON) -> int:
-    """The column, in characters from 1, of the value under a key of the JSON object of a line, which has it."""
-    end = line.index("{") + 1
-    name = None
-    while name != key:  # of the object itself, not of one inside it
-        name, end = decoder.raw_decode(line, _skip_separators(line, end))
-        start = _skip_separators(line, end)
-        _, end = decoder.raw_decode(line, start)
+def column_of_value(line: str, *path: str | int) -> int:
+    """The column, in characters from 1, of a value in the JSON object of a line, which `AS_WRITTEN` parses.
+
+    The path to it, such as `"entities", 2, "start"`, is of keys of objects and indices of lists.
+    """
+    start = _skip_separators(line, 0)
+    for step in path:
+        start = _start_within(line, start, step)
     return start + 1
+
+
+def refuse_half_pairs(line: str, text: str | list[str]) -> None:
+    """Raise a `BadLineError` for a lone surrogate in what a line has as `"text"`: a text, or a list of tokens."""
+    if "\\" not in line:  # UTF-8 has no lone surrogate; only an escape can be one
+        return
+    path: tuple[int, ...]
+    for index, part in enumerate([text] if isinstance(text, str) else text):
+        if HALF_PAIR.search(part):
+            where, path = ('"text"', ()) if isinstance(text, str) else (f"token {index + 1}", (index,))
+            error = f"expected text, got half a surrogate pair in {where}: {shorten(part)}"
+            raise BadLineError(error, column_of_value(line, "text", *path))
+
+
+def _start_within(line: str, start: int, step: str | int) -> int:
+    """Where a value begins in the object or list that begins at `start`."""
+    end = start + 1
+    if isinstance(step, int):
+        for _ in range(step):
+            _, end = AS_WRITTEN.raw_decode(line, _skip_separators(line, end))
+        return _skip_separators(line, end)
+    while True:  # of the object itself, not of one inside it
+        name, end = AS_WRITTEN.raw_decode(line, _skip_separators(line, end))
+        start = _skip_separators(line, end)
+        if name == step:
+            return start
+        _, end = AS_WRITTEN.raw_decode(line, start)
 
 
 def _skip_separators(line: str, start: int) -> int:

@@ -1,36 +1,19 @@
 """What a line with texts is made of, in columns and as a JSON object: the one place that knows the names."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bertorch.data.json_lines import column_of_value, parse_object
-from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, shorten
-
-
-class _Number(str):
-    """A number of JSON as it is written, so that it is read as one in a column is."""
-
-    __slots__ = ()
-
-
-class _WholeNumber(_Number):
-    __slots__ = ()
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    parsed = dict(pairs)
-    if len(parsed) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise BadLineError(f"expected each key once, got {shorten(repeated)} again")
-    return parsed
-
-
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_int=_WholeNumber, parse_float=_Number, parse_constant=_Number
+from bertorch.data.json_lines import (
+    AS_WRITTEN,
+    Number,
+    WholeNumber,
+    column_of_value,
+    is_string,
+    parse_object,
+    shown,
 )
+from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, shorten
 
 
 class Value(NamedTuple):
@@ -41,16 +24,12 @@ class Value(NamedTuple):
     is_valid: Callable[[Any], bool]
 
 
-def _is_string(value: Any) -> bool:
-    return isinstance(value, str) and not isinstance(value, _Number)
-
-
 def _is_label(value: Any) -> bool:
-    return _is_string(value) or isinstance(value, _WholeNumber)
+    return is_string(value) or isinstance(value, WholeNumber)
 
 
-TEXT = Value("a text that is not empty", '"…"', lambda value: _is_string(value) and bool(value.strip()))
-STRING = Value("a text", '"…"', _is_string)
+TEXT = Value("a text that is not empty", '"…"', lambda value: is_string(value) and bool(value.strip()))
+STRING = Value("a text", '"…"', is_string)
 ID = Value("an id as a string or whole number", '"…"', _is_label)
 LABEL = Value("a label as a string or whole number", '"…"', _is_label)
 LABELS = Value(
@@ -58,7 +37,7 @@ LABELS = Value(
     '["…"]',
     lambda value: isinstance(value, list) and all(map(_is_label, value)),
 )
-NUMBER = Value("a finite number", "1.5", lambda value: isinstance(value, _Number) and math.isfinite(float(value)))
+NUMBER = Value("a finite number", "1.5", lambda value: isinstance(value, Number) and math.isfinite(float(value)))
 TEXTS = Value(
     "a list of at least one text, none of them empty",
     '["…"]',
@@ -108,13 +87,13 @@ def parse_labelled_object(line: str, form: LineForm, convert: Callable[[Any], An
     Raises:
         BadLineError: it is no JSON object of this form, or `convert` raises it; with the column.
     """
-    parsed = parse_object(line, form.sample, _JSON)
+    parsed = parse_object(line, form.sample, AS_WRITTEN)
     target = next((key for key in form.targets if key in parsed), form.targets[0])
     values = _values(line, parsed, {**dict.fromkeys(form.keys, TEXT), target: form.value}, form.sample)
     try:
         return values[:-1], convert(values[-1])
     except BadLineError as error:
-        raise BadLineError(str(error), column_of_value(line, target, _JSON)) from error
+        raise BadLineError(str(error), column_of_value(line, target)) from error
 
 
 def parse_group(line: str, negatives: int) -> list[str]:
@@ -123,10 +102,10 @@ def parse_group(line: str, negatives: int) -> list[str]:
     Raises:
         BadLineError: it is no JSON object of this form; with the column.
     """
-    query, positive, found = _values(line, parse_object(line, GROUP_SAMPLE, _JSON), GROUP_KEYS, GROUP_SAMPLE)
+    query, positive, found = _values(line, parse_object(line, GROUP_SAMPLE, AS_WRITTEN), GROUP_KEYS, GROUP_SAMPLE)
     if negatives and len(found) != negatives:
         error = f"expected {negatives} negatives, as in the first line, got {len(found)} ({GROUP_SAMPLE})"
-        raise BadLineError(error, column_of_value(line, "negatives", _JSON))
+        raise BadLineError(error, column_of_value(line, "negatives"))
     return [query, positive, *found]
 
 
@@ -138,7 +117,7 @@ def parse_input(line: str, num_texts: int) -> tuple[str, ...]:
     """
     choices = INPUT_KEYS[num_texts] if num_texts else [keys for each in INPUT_KEYS.values() for keys in each]
     sample = " or ".join(_sample([(key, TEXT) for key in keys]) for keys in choices)
-    parsed = parse_object(line, sample, _JSON)
+    parsed = parse_object(line, sample, AS_WRITTEN)
     keys = next((keys for keys in choices if parsed.keys() >= set(keys)), choices[0])
     return tuple(_values(line, parsed, dict.fromkeys(keys, TEXT), sample))
 
@@ -153,7 +132,7 @@ def parse_document(line: str, *, has_title: bool) -> tuple[str, str]:
     """
     titled = {"title": STRING} if has_title else {}
     sample = _sample([("_id", ID), *titled.items(), ("text", STRING)])
-    parsed = parse_object(line, sample, _JSON)
+    parsed = parse_object(line, sample, AS_WRITTEN)
     expected = {"_id": ID, "text": STRING} | (titled if parsed.get("title") is not None else {})
     name, text, *title = _values(line, parsed, expected, sample)
     text = " ".join([*title, text]).strip()
@@ -172,26 +151,17 @@ def _values(line: str, parsed: dict[str, Any], expected: dict[str, Value], sampl
             raise BadLineError(f'expected "{key}" ({sample}), got {got}{hint}')
         found = parsed[key]
         if not value.is_valid(found):
-            error = f'expected {value.kind} as "{key}" ({sample}), got {_shown(found)}'
-            raise BadLineError(error, column_of_value(line, key, _JSON))
+            error = f'expected {value.kind} as "{key}" ({sample}), got {shown(found)}'
+            raise BadLineError(error, column_of_value(line, key))
         values.append(found)
     if "\\" in line:  # UTF-8 has no lone surrogate; only an escape can be one
         for key, found in zip(expected, values, strict=True):
             half = next(filter(HALF_PAIR.search, [found] if isinstance(found, str) else found), None)
             if half is not None:
                 error = f'expected text, got half a surrogate pair in "{key}": {shorten(half)}'
-                raise BadLineError(error, column_of_value(line, key, _JSON))
+                raise BadLineError(error, column_of_value(line, key))
     return values
 
 
 def _sample(values: Sequence[tuple[str, Value]]) -> str:
     return "{" + ", ".join(f'"{key}": {value.sample}' for key, value in values) + "}"
-
-
-def _shown(value: Any) -> str:
-    """A value of JSON for an error."""
-    if isinstance(value, str):
-        return shorten(value)[1:-1] if isinstance(value, _Number) else shorten(value)
-    if isinstance(value, (list, dict)):
-        return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value)

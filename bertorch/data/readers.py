@@ -56,11 +56,11 @@ class Target(NamedTuple):
     may_be_blank: bool = False  # whether the column may be
 
 
-def read_label_names(path: str) -> list[str]:
+def read_label_names(path: str, *, least: int = 2) -> list[str]:
     """Read a label file: one label a line, its line number from 0 is its id.
 
     Raises:
-        UserError: fewer than two labels, an empty or repeated one, or one with control characters.
+        UserError: fewer than `least` labels, one or two, an empty or repeated one, or one with control characters.
     """
     first_line: dict[str, int] = {}
 
@@ -74,7 +74,7 @@ def read_label_names(path: str) -> list[str]:
         return name
 
     names = list(read_rows(path, parse, remedy="Fix the label file."))
-    if len(names) < 2:
+    if len(names) < least:
         raise UserError(f"{path}: expected at least two labels, one a line, got only {shorten(names[0])}")
     return names
 

@@ -19,6 +19,7 @@ from bertorch.errors import UserError
 
 IN_MEMORY = 2**23  # bytes of an array that are no file yet
 _LISTS = 128  # of a `GrowingLists` that wait
+_JOINED = 2048  # arrays that are joined at once
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
@@ -101,10 +102,10 @@ class GrowingOffsets:
 
 
 class ArrayLists(Sequence[np.ndarray]):
-    """N arrays of one dimension, end to end in one."""
+    """N arrays, end to end in one."""
 
     def __init__(self, content: np.ndarray, offsets: np.ndarray) -> None:
-        self._content, self._offsets = content, offsets  # (items,); (N+1,) int64
+        self._content, self._offsets = content, offsets  # (items, *row); (N+1,) int64
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -115,10 +116,10 @@ class ArrayLists(Sequence[np.ndarray]):
 
 
 class GrowingLists:
-    """An `ArrayLists` of int64 to which arrays are appended. Errors as in `GrowingArray`."""
+    """An `ArrayLists` of int64 to which arrays (any, *row) are appended. Errors as in `GrowingArray`."""
 
-    def __init__(self) -> None:
-        self._content, self._offsets = GrowingArray(np.int64), GrowingOffsets()
+    def __init__(self, row: tuple[int, ...] = ()) -> None:
+        self._content, self._offsets = GrowingArray(np.int64, row), GrowingOffsets()
         self._waiting: list[Sequence[int] | np.ndarray] = []
 
     def append(self, items: Sequence[int] | np.ndarray) -> None:
@@ -137,6 +138,16 @@ class GrowingLists:
             self._content.append(np.concatenate(self._waiting))
             self._offsets.append([len(items) for items in self._waiting])
             self._waiting = []
+
+
+def joined_lists(lists: Sequence[np.ndarray], row: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """N arrays (any, *row) of int64 end to end in one, and where each begins and the last ends, (N+1,) int64."""
+    content, offsets = GrowingArray(np.int64, row), GrowingOffsets()
+    for first in range(0, len(lists), _JOINED):
+        some = [lists[index] for index in range(first, min(first + _JOINED, len(lists)))]
+        content.append(np.concatenate(some))
+        offsets.append(list(map(len, some)))
+    return content.finish(), offsets.finish()
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:

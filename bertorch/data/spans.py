@@ -1,11 +1,16 @@
 """Entities as spans of words, and how tags spell them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertorch.data.scratch import GrowingLists
 from bertorch.data.tags import BEGIN, END, INSIDE, SINGLE, TagSet
+
+_BLOCK = 1024  # sentences whose tags become spans at once
 
 
 class Span(NamedTuple):
@@ -71,3 +76,40 @@ class SpanFinder(nn.Module):
         examples = torch.repeat_interleave(offsets.diff(), output_size=words)[starts]  # (M,)
         first = offsets[examples]  # (M,)
         return torch.stack([examples, starts - first, ends[starts] - first, self.type_ids[tags[starts]]], dim=1)
+
+
+def any_overlap(spans: np.ndarray, sentences: np.ndarray) -> bool:
+    """Whether two spans of a sentence overlap: M of them, (M, 3), sorted in each of their `sentences`, (M,)."""
+    # Where any two overlap, so do two that follow each other.
+    return bool(((spans[1:, 0] < spans[:-1, 1]) & (sentences[1:] == sentences[:-1])).any())
+
+
+class SpanLists:
+    """The entities of sentences as spans; those of tags are found for many sentences at once."""
+
+    def __init__(self, tags: TagSet) -> None:
+        self._find = SpanFinder(tags)
+        self._spans = GrowingLists((3,))
+        self._waiting: list[np.ndarray] = []
+
+    def append(self, labels: np.ndarray) -> None:
+        """Take the next sentence: tags (tokens,), or spans (entities, 3)."""
+        self._waiting.append(labels)
+        if len(self._waiting) == _BLOCK:
+            self._write()
+
+    def finish(self) -> Sequence[np.ndarray]:
+        """Of each sentence (entities, 3); nothing can be appended any more."""
+        self._write()
+        return self._spans.finish()
+
+    def _write(self) -> None:
+        tagged = [labels for labels in self._waiting if labels.ndim == 1]
+        cu_words = torch.tensor([0, *map(len, tagged)]).cumsum(0)  # (sentences+1,)
+        extents = self._find(torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *tagged])), cu_words).numpy()
+        # The first span of each sentence but the first, (sentences-1,).
+        bounds = np.searchsorted(extents[:, 0], np.arange(1, len(tagged)))
+        found = iter(np.split(extents[:, 1:], bounds))
+        for labels in self._waiting:
+            self._spans.append(next(found) if labels.ndim == 1 else labels)
+        self._waiting = []

@@ -2,102 +2,155 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any, Self
 
 import numpy as np
 from loguru import logger
 
-from bertorch.data.json_lines import column_of_value, parse_object
+from bertorch.data.entity_lines import ENTITY_FORM, has_entities
+from bertorch.data.entity_reader import EntityReader
+from bertorch.data.json_lines import AS_WRITTEN, column_of_value, is_string, is_strings, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten, stream_rows
+from bertorch.data.readers import read_label_names
 from bertorch.data.scratch import GrowingLists
-from bertorch.data.tags import TagSet
+from bertorch.data.spans import SpanLists, any_overlap
+from bertorch.data.tag_lines import TAGGED_FORM, tokens_and_tags
+from bertorch.data.tags import TagSet, is_tag
+from bertorch.data.text_splits import CHARACTERS
 from bertorch.data.texts import TextLists, columns_of
-from bertorch.files import to_json
 
-_TAGGED_FORM = '{"text": ["我", "们"], "label": ["O", "O"]}'
+_FORMS = f"{TAGGED_FORM} or {ENTITY_FORM}"
 _TOKENS_FORM = '{"text": ["我", "们"]} or {"text": "我们"}'
 # How an object or list of JSON begins, and hardly a sentence.
 _JSON_START = re.compile(r'\s*(?:\[?\s*\{\s*["}]|\[\s*")')
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in parsed:
-            raise BadLineError(f"expected each key once ({_TAGGED_FORM}), got {shorten(key)} again")
-        parsed[key] = value
-    return parsed
-
-
-# Numbers are not used, and Python refuses to parse those of more than 4300 digits.
-_NO_NUMBERS: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), lambda _: None)
-_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, **_NO_NUMBERS)
 
 
 @dataclass(frozen=True)
 class TaggedSentences:
-    """N sentences, each of at least one token."""
+    """N sentences, each of at least one token, with their entities: as tags, or as spans, which may overlap."""
 
     tokens: Sequence[list[str]]  # of each sentence
-    tags: Sequence[np.ndarray]  # of each sentence (tokens,) int64, tag ids
+    tags: Sequence[np.ndarray] = ()  # of each sentence (tokens,) int64, tag ids; none with `spans`
+    # Of each sentence (entities, 3) int64: first token, end (exclusive), type, sorted; None with `tags`.
+    spans: Sequence[np.ndarray] | None = None
+    split: str = CHARACTERS  # what the tokens are, a name of `SPLITS`
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def untagged(cls, tokens: Sequence[list[str]], *, as_spans: bool = False, split: str = CHARACTERS) -> Self:
+        """Sentences without labels: all tags are the first one, or there are no spans."""
+        if as_spans:
+            return cls(tokens, spans=[np.zeros((0, 3), np.int64) for _ in tokens], split=split)
+        return cls(tokens, [np.zeros(len(each), np.int64) for each in tokens], split=split)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether two spans of a sentence overlap; tags have no such spans."""
+        return any(any_overlap(spans, np.zeros(len(spans))) for spans in self.spans or ())
+
+
+def read_tag_set(path: str, scheme: str) -> TagSet:
+    """Read a label file: tags, if a line is one, such as O or B-PER; else types, whose tags are those of the scheme.
+
+    Raises:
+        UserError: see `read_label_names` and `TagSet`; types may be only one.
+    """
+    names = read_label_names(path, least=1)
+    if any(map(is_tag, names)):
+        return TagSet(read_label_names(path), scheme, path)
+    return TagSet.of_types(names, scheme, path)
+
 
 def read_tagged_sentences(
-    path: str, tags: TagSet, *, strict: bool = False, on_bad_line: str = "stop"
+    path: str,
+    tags: TagSet,
+    *,
+    strict: bool = False,
+    on_bad_line: str = "stop",
+    split: str = CHARACTERS,
+    as_spans: bool = False,
 ) -> TaggedSentences:
-    """Read `{"text": ["我", "们"], "label": ["O", "O"]}` lines: the tokens of a sentence and a tag for each.
+    """Read lines of tokens with a tag for each, and lines with entities, whichever each is.
+
+    A line with the key `label` is `{"text": ["我", "们"], "label": ["O", "O"]}`, one with `entities` that of
+    `bertorch.data.entity_lines`, whose text, if it is no list of tokens, is cut as `split` says.
 
     A sentence with a tag that violates the scheme, such as I- without B-, is malformed if `strict`; else it is kept,
-    and the log counts such sentences.
+    and the log counts such sentences. The entities of tags are those that `SpanFinder` finds.
+
+    Args:
+        path: the file.
+        tags: the tags and types that may occur.
+        strict, on_bad_line, split: see above and `read_rows`.
+        as_spans: whether entities are read as spans; as tags, overlapping ones make a line malformed.
 
     Raises:
         UserError: a missing or empty file, or malformed lines, with the column of the first error in each: no JSON
-            object of this form, a repeated key, no token, a lone surrogate, another number of tags than of tokens, an
-            unknown tag.
+            object of these forms, a repeated key, no token, a lone surrogate, another number of tags than of tokens,
+            an unknown tag or type, or what `entities_of` and `tokens_of` raise.
     """
+    labels = SpanLists(tags) if as_spans else GrowingLists()
+    read_entities = EntityReader(tags, split, as_spans=as_spans)
+    violations = _Violations(tags)
 
     def parse(line: str) -> tuple[list[str], np.ndarray]:
-        tokens, names = parse_tagged(line)
-        for index, name in enumerate(names):
-            if name not in tags.ids:
-                error = f"expected one of the tags ({first_few(tags.tags)}), got {shorten(name)} for token {index + 1}"
-                raise BadLineError(error, _column_of(line, "label", index))
-        tag_ids = np.array([tags.ids[name] for name in names], dtype=np.int64)  # (tokens,)
-        violation = tags.first_violation(tag_ids) if strict else None
-        if violation is not None:
-            error = f"expected tags in the order of the scheme, got {tags.describe(tag_ids, violation)}"
-            raise BadLineError(error, _column_of(line, "label", violation))
-        return tokens, tag_ids
-
-    growing = GrowingLists()
+        parsed = parse_object(line, _FORMS, AS_WRITTEN)
+        return read_entities(line, parsed) if has_entities(parsed) else _tagged(line, parsed, tags, strict=strict)
 
     def token_lists() -> Iterator[tuple[str]]:
-        for tokens, tag_ids in read_rows(path, parse, on_bad_line=on_bad_line):
-            growing.append(tag_ids)
+        for tokens, found in read_rows(path, parse, on_bad_line=on_bad_line):
+            labels.append(found)
+            violations.count(found)
             yield (json.dumps(tokens, ensure_ascii=False),)
 
     (token_texts,) = columns_of(token_lists())
-    tag_ids = growing.finish()
-    violations = iter(()) if strict else find_violations(tags, tag_ids)
-    first = next(violations, None)
-    if first is not None:  # the metric counts such tags as part of no entity
-        sentence, _, description = first
-        message = "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}: {}"
-        logger.warning(message, path, 1 + sum(1 for _ in violations), sentence + 1, description)
-    return TaggedSentences(TextLists(token_texts), tag_ids)
+    violations.log(path)
+    tokens, finished = TextLists(token_texts), labels.finish()
+    if as_spans:
+        return TaggedSentences(tokens, spans=finished, split=split)
+    return TaggedSentences(tokens, finished, split=split)
 
 
-def find_violations(tags: TagSet, sentences: Iterable[np.ndarray]) -> Iterator[tuple[int, int, str]]:
-    """The first violation of the scheme in each sentence that has one: indices of sentence and token, description."""
-    first = ((sentence, ids, tags.first_violation(ids)) for sentence, ids in enumerate(sentences))
-    return ((sentence, token, tags.describe(ids, token)) for sentence, ids, token in first if token is not None)
+def _tagged(line: str, parsed: dict[str, Any], tags: TagSet, *, strict: bool) -> tuple[list[str], np.ndarray]:
+    """The tokens of a line and their tag ids, (tokens,) int64."""
+    tokens, names = tokens_and_tags(line, parsed)
+    for index, name in enumerate(names):
+        if name not in tags.ids:
+            error = f"expected one of the tags ({first_few(tags.tags)}), got {shorten(name)} for token {index + 1}"
+            raise BadLineError(error, column_of_value(line, "label", index))
+    tag_ids = np.array([tags.ids[name] for name in names], dtype=np.int64)  # (tokens,)
+    violation = tags.first_violation(tag_ids) if strict else None
+    if violation is not None:
+        error = f"expected tags in the order of the scheme, got {tags.describe(tag_ids, violation)}"
+        raise BadLineError(error, column_of_value(line, "label", violation))
+    return tokens, tag_ids
+
+
+class _Violations:
+    """Counts the sentences whose tags are out of the scheme's order."""
+
+    def __init__(self, tags: TagSet) -> None:
+        self._tags = tags
+        self._sentences = self._count = 0
+        self._first = ""
+
+    def count(self, labels: np.ndarray) -> None:
+        """Take the next sentence: tags (tokens,), or spans (entities, 3), of which there is nothing to say."""
+        self._sentences += 1
+        token = self._tags.first_violation(labels) if labels.ndim == 1 else None
+        if token is not None:
+            self._count += 1
+            self._first = self._first or f"{self._sentences}: {self._tags.describe(labels, token)}"
+
+    def log(self, path: str) -> None:
+        """Warn of them, if there are any."""
+        if self._count:  # the metric counts such tags as part of no entity
+            message = "{}: sentences with tags out of the scheme's order: {}; the first is sentence {}"
+            logger.warning(message, path, self._count, self._first)
 
 
 def stream_untagged(path: str) -> Iterator[str | list[str]]:
@@ -122,46 +175,12 @@ def stream_untagged(path: str) -> Iterator[str | list[str]]:
 def _text_of(line: str) -> str | list[str]:
     """The value of `text` in a line with a JSON object."""
     try:
-        parsed = parse_object(line, _TOKENS_FORM, _JSON)
+        parsed = parse_object(line, _TOKENS_FORM, AS_WRITTEN)
     except BadLineError:
         parsed = {}
     text: Any = parsed.get("text")
-    texts = [text] if isinstance(text, str) and text.strip() else text
-    if texts and _is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
+    texts = [text] if is_string(text) and text.strip() else text
+    if texts and is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
         return text
     got = f"the keys {first_few(list(parsed))}" if parsed and "text" not in parsed else shorten(line)
     raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {got}")
-
-
-def parse_tagged(line: str) -> tuple[list[str], list[str]]:
-    """The tokens of a line and a tag for each, of any scheme; errors as in `read_tagged_sentences`."""
-    parsed = parse_object(line, _TAGGED_FORM, _JSON)
-    tokens, tags = parsed.get("text"), parsed.get("label")
-    if not _is_strings(tokens) or not _is_strings(tags):
-        raise BadLineError(f"expected two lists of strings ({_TAGGED_FORM}), got {shorten(line)}")
-    if not tokens:
-        raise BadLineError(f"expected at least one token ({_TAGGED_FORM}), got none")
-    if len(tokens) != len(tags):
-        error = f"expected a tag for each of the {len(tokens)} tokens, got {len(tags)} tags"
-        raise BadLineError(error, _column_of(line, "label", min(len(tokens), len(tags) - 1)))
-    if "\\" in line:  # UTF-8 has no lone surrogate; only an escape can be one
-        for index, token in enumerate(tokens):
-            if HALF_PAIR.search(token):
-                error = f"expected text, got half a surrogate pair in token {index + 1}: {shorten(token)}"
-                raise BadLineError(error, _column_of(line, "text", index))
-    return tokens, tags
-
-
-def format_tagged(tokens: Sequence[str], tags: Sequence[str]) -> str:
-    """The line that `parse_tagged` reads."""
-    return to_json({"text": tokens, "label": tags})
-
-
-def _is_strings(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _column_of(line: str, key: str, index: int) -> int:
-    """The column, in characters from 1, of an item of the list of strings under a key; -1 is the list itself."""
-    column = column_of_value(line, key, _JSON)
-    return column if index < 0 else next(islice(_STRING.finditer(line, column - 1), index, None)).start() + 1

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -62,11 +63,20 @@ class TagSet:
                 )
         self.ids = {tag: index for index, tag in enumerate(tags)}
         if "O" not in self.ids:
-            raise UserError(f"{source}: expected the tag O among the labels, got none")
+            raise UserError(
+                f"{source}: expected the tag O among the labels, got none; a file of types alone has no line such as "
+                "B-PER"
+            )
         self.types = list(dict.fromkeys(type_ for _, type_ in split if type_))  # of entities, as they first come
         self.codes = np.array([_CODES[prefix] for prefix, _ in split])  # (C,) int64: `OUTSIDE`, `BEGIN`, …
         indices = {type_: index for index, type_ in enumerate(self.types)}
         self.type_ids = np.array([indices.get(type_, -1) for _, type_ in split])  # (C,) int64, -1 for O
+
+    @classmethod
+    def of_types(cls, types: Sequence[str], scheme: str, source: str) -> Self:
+        """The tags of entities of these types: O, then B-, I- and what else the scheme has, type by type."""
+        letters = dict.fromkeys(SPELLINGS[scheme][BEGIN:])
+        return cls(["O", *(f"{letter}-{type_}" for type_ in types for letter in letters)], scheme, source)
 
     def __len__(self) -> int:
         return len(self.tags)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from bertorch import log
 from bertorch.data.mapped import announce_reading
 from bertorch.data.scratch import ArrayLists, GrowingArray, GrowingLists, GrowingOffsets
+from bertorch.data.text_splits import CHARACTERS, spaced
 from bertorch.errors import UserError
 
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
@@ -258,14 +259,18 @@ class WordPieces:
         return TokenStore(input_ids, types, offsets, cut), before
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[list[str]]) -> WordPieces:
+def token_pieces(
+    tokenizer: PreTrainedTokenizerBase, sentences: Iterable[list[str]], split: str = CHARACTERS
+) -> WordPieces:
     """Tokenise the words of sentences, each by itself; a word that the tokenizer drops becomes the unknown token.
+
+    `split` says how they were cut, which decides whether they stand after spaces, see `spaced`.
 
     Raises:
         UserError: the tokenizer drops a word and has no unknown token.
     """
     words, indices = distinct(sentences)
-    pieces = tokenizer(words, add_special_tokens=False)["input_ids"]
+    pieces = tokenizer([spaced(word, split) for word in words], add_special_tokens=False)["input_ids"]
     unknown = tokenizer.unk_token_id
     if unknown is None and not all(pieces):
         word = words[pieces.index([])]

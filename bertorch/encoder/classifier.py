@@ -164,6 +164,15 @@ class SequenceClassifier(HeadedModel):
         return matches(self._one_by_one(batch), lambda: self(batch))
 
 
+def word_states(encoder: Encoder, batch: TaggedBatch) -> Tensor:
+    """Hidden states (K, H) of the first pieces of the words."""
+    if encoder.training or batch.size <= WINDOWS_AT_ONCE:
+        hidden = encoder(batch)  # (T, H)
+    else:
+        hidden = torch.cat([encoder(part) for part in batch.split(WINDOWS_AT_ONCE)])  # (T, H)
+    return hidden.index_select(0, batch.word_starts)  # (K, H)
+
+
 class TokenClassifier(HeadedModel):
     """A `…ForTokenClassification` of transformers; its logits at the first piece of a word are the word's emissions.
 
@@ -188,15 +197,7 @@ class TokenClassifier(HeadedModel):
 
     def forward(self, batch: TaggedBatch) -> Tensor:
         """Emissions (K, C), at least in fp32."""
-        return at_least_fp32(self.head_logits(self.word_states(batch)))
-
-    def word_states(self, batch: TaggedBatch) -> Tensor:
-        """Hidden states (K, H) of the first pieces of the words."""
-        if self.training or batch.size <= WINDOWS_AT_ONCE:
-            hidden = self.encoder(batch)  # (T, H)
-        else:
-            hidden = torch.cat([self.encoder(part) for part in batch.split(WINDOWS_AT_ONCE)])  # (T, H)
-        return hidden.index_select(0, batch.word_starts)  # (K, H)
+        return at_least_fp32(self.head_logits(word_states(self.encoder, batch)))
 
     def head_logits(self, hidden: Tensor) -> Tensor:
         """(K, H) → (K, C); the words go in as one sentence, since the head treats each by itself."""

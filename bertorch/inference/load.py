@@ -70,11 +70,13 @@ def is_own(folder: str) -> bool:
         metadata, architecture = config.get(KEY), str(next(iter(config.get("architectures") or [""])))
     except (OSError, ValueError, AttributeError):
         return True  # damaged: loading it says what is wrong
-    task = metadata.get("task") if isinstance(metadata, dict) else None
-    endings = {name: kind.architecture for name, kind in TASKS.items() if kind.architecture}
-    if not isinstance(task, str) or task not in endings:
-        return metadata is not None and not architecture.endswith(tuple(endings.values()))
-    return architecture.endswith(endings[task])
+    task, head = (metadata.get(key) if isinstance(metadata, dict) else None for key in ("task", "head"))
+    kind = TASKS.get(task) if isinstance(task, str) else None
+    ending = "" if kind is None else kind.architecture_of(str(head))
+    if not ending:
+        others = tuple(each.architecture for each in TASKS.values() if each.architecture)
+        return metadata is not None and not architecture.endswith(others)
+    return architecture.endswith(ending)
 
 
 def load(

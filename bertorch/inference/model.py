@@ -85,13 +85,14 @@ class Model:
         vectors = [rows for _, rows in found]
         return np.concatenate(vectors) if vectors else np.zeros((0, dimensions or self.size), dtype=np.float32)
 
-    def tag(self, texts: Iterable[str | Sequence[str]], *, split: str = "characters") -> list[TaggedText]:
+    def tag(self, texts: Iterable[str | Sequence[str]], *, split: str | None = None) -> list[TaggedText]:
         """Find entities.
 
         Args:
             texts: plain texts, or lists of tokens.
             split: what the tokens of a plain text are: its `characters` without white space, or `words`: runs of
-                letters and digits, but each Chinese, Japanese or Korean character and each other sign by itself.
+                letters and digits, but each Chinese, Japanese or Korean character and each other sign by itself. None
+                for what they were in training (`--split`).
 
         Raises:
             UserError: the model is no tagger, or no such split exists.
@@ -99,7 +100,7 @@ class Model:
         inference = self.task.span_finder()
         task = cast(TaggingTask, self.task)
         require_list(texts, "texts")
-        inputs = [TextTokens.of(text, split) for text in texts]
+        inputs = [TextTokens.of(text, split or task.split) for text in texts]
         windows = self.engine.run(inference, filter(len, inputs))  # Viterbi takes no empty sentence
         found = (task.tagged(*each) for window in windows for each in zip(*window, strict=True))
         return [next(found) if len(text) else TaggedText([], [], []) for text in inputs]

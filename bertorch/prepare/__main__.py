@@ -5,6 +5,8 @@ r"""Convert published datasets into the formats that the scripts read; check, sp
     python data/prepare.py tags --input_file train.json --output_file train.bio.json --to bio
     python data/prepare.py csv --input_file all.csv --output_file all.tsv --columns review,label \
         --map_label 0=negative --map_label 1=positive
+    python data/prepare.py doccano --input_file export.jsonl --output_file train.json --label_file types.txt
+    python data/prepare.py doccano --reverse --input_file predicted.json --output_file to_correct.jsonl
     python data/prepare.py labels --input_file train.json dev.json --output_file labels.txt
     python data/prepare.py split --input_file all.tsv --output_dir parts --dev_ratio 0.1 --test_ratio 0.1
     python data/prepare.py dedupe --train_file train.tsv --dev_file dev.tsv --report_file report.json \

@@ -9,7 +9,7 @@ from loguru import logger
 
 from bertorch.data.json_lines import parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten
-from bertorch.data.tagged_sentences import format_tagged
+from bertorch.data.tag_lines import format_tagged
 from bertorch.data.tags import SPELLINGS, Extent, tag_entities
 from bertorch.prepare.examples import REMEDY, columns_line
 

@@ -1,7 +1,5 @@
 """The commands of `bertorch.prepare`: the options of each, the files that it writes, and what it does."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,44 +7,24 @@ from pathlib import Path
 from loguru import logger
 from typing_extensions import override
 
-from bertorch.config import ON_BAD_LINE, option
+from bertorch.config import option
 from bertorch.data.lines import shorten
 from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import SPELLINGS
 from bertorch.errors import UserError
 from bertorch.files import to_json, write_lines
+from bertorch.prepare.annotated_texts import require_types
+from bertorch.prepare.annotation_commands import Brat, Doccano, LabelStudio
 from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
-from bertorch.prepare.examples import Example, collect_labels, read_examples
+from bertorch.prepare.command import Command, FileCommand, RowsCommand, write
+from bertorch.prepare.examples import Example, collect_labels, read_examples, with_types
 from bertorch.prepare.splits import overlap_report, report_lines, split_examples, without_duplicates
 from bertorch.prepare.tables import DELIMITERS, convert_table
-from bertorch.prepare.tag_columns import LAYOUTS, Sentence, read_tag_columns, read_tag_json, tagged_lines
+from bertorch.prepare.tag_columns import LAYOUTS, SOURCES, Sentence, read_tag_columns, read_tag_json, tagged_lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command(ABC):
-    """What every command has."""
-
-    overwrite: bool = option(False, help="replace existing files")
-
-    @property
-    def outputs(self) -> list[str]:
-        """The files that it writes."""
-        files = [getattr(self, name, None) for name in ("output_file", "label_file", "report_file")]
-        return [file for file in files if file is not None]
-
-    @abstractmethod
-    def run(self) -> None:
-        """Read, convert, write."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FileCommand(Command):
-    input_file: str = option(help="the file to read")
-    output_file: str = option(help="the file to write")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TagCommand(_FileCommand):
+class _TagCommand(FileCommand):
     to: str = option("bios", choices=tuple(sorted(SPELLINGS)), help="tag scheme to write")
 
 
@@ -88,9 +66,9 @@ class Clue(_TagCommand):
         lines = convert_clue(
             self.input_file, self.task, scheme=self.to, unlabelled=self.unlabelled, longest=self.longest
         )
-        _write(self.output_file, lines)
+        write(self.output_file, lines)
         if self.label_file is not None:
-            _write(self.label_file, clue_labels(self.task, self.to))
+            write(self.label_file, clue_labels(self.task, self.to))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +76,10 @@ class Tags(_TagCommand):
     """Convert the tags of JSON lines into another scheme."""
 
     from_: str = option(
-        "auto", choices=("auto", *sorted(SPELLINGS)), help="tag scheme to read; auto goes by the tags' prefixes"
+        "auto",
+        choices=SOURCES,
+        help="tag scheme to read; auto goes by the tags' prefixes, and takes iob1 for bio where I- begins entities and "
+        "B- none",
     )
     strict: bool = option(False, help="tags that violate the scheme are an error, not a warning")
 
@@ -108,7 +89,7 @@ class Tags(_TagCommand):
     @override
     def run(self) -> None:
         lines = tagged_lines(self.input_file, self._read(), source=self.from_, target=self.to, strict=self.strict)
-        _write(self.output_file, lines)
+        write(self.output_file, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +108,7 @@ class Columns(Tags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv(_FileCommand):
+class Csv(FileCommand, RowsCommand):
     """Convert CSV with a header into columns with tabs."""
 
     columns: str = option(help="column names of the header, with commas between them, in the order to write")
@@ -136,7 +117,6 @@ class Csv(_FileCommand):
     map_label: tuple[str, ...] = option(
         (), metavar="VALUE=LABEL", help="write LABEL for VALUE in the last column; once for each value"
     )
-    on_bad_row: str = option("stop", choices=ON_BAD_LINE, help="a malformed row ends the command, or is skipped")
 
     def __post_init__(self) -> None:
         for text in self.map_label:
@@ -153,7 +133,7 @@ class Csv(_FileCommand):
     def run(self) -> None:
         columns, form = self.columns.split(","), {"delimiter": self.delimiter, "encoding": self.encoding}
         lines = convert_table(self.input_file, columns, labels=self._labels, on_bad_row=self.on_bad_row, **form)
-        _write(self.output_file, lines)
+        write(self.output_file, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +153,18 @@ class Labels(_TextsCommand):
         source = ", ".join(self.input_file)
         read = partial(read_examples, num_texts=self.texts, label_separator=self.label_separator)
         examples = [example for path in self.input_file for example in read(path)]
-        labels = collect_labels(examples, self.order)
-        if len(labels) < 2:
-            raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
+        if any(example.has_entities for example in examples):
+            labels = collect_labels(with_types(examples, source), self.order)
+            if not labels:
+                raise UserError(f"{source}: expected at least one type of entities, got none")
+            require_types(labels, source)
+        else:
+            labels = collect_labels(examples, self.order)
+            if len(labels) < 2:
+                raise UserError(f"{source}: expected at least two labels, got {labels or 'none'}")
         for label in filter(NOT_IN_LABELS.search, labels):
             raise UserError(f"{source}: expected labels without control characters, got {shorten(label)}")
-        _write(self.output_file, labels)
+        write(self.output_file, labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +202,7 @@ class Split(_GroupsCommand):
         examples = self._read(self.input_file)
         parts = split_examples(examples, self._ratios, seed=self.seed, source=self.input_file)
         for name, path in self._parts.items():
-            _write(path, [example.line for example in parts[name]])
+            write(path, [example.line for example in parts[name]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,16 +224,15 @@ class Dedupe(_GroupsCommand):
             logger.info("{}", line)
         if self.output_file is not None:
             train, *held_out = splits.values()
-            _write(self.output_file, [example.line for example in without_duplicates(train, held_out)])
+            write(self.output_file, [example.line for example in without_duplicates(train, held_out)])
         if self.report_file is not None:
             write_lines(self.report_file, [to_json(report, indent=2)])
 
 
 COMMANDS: dict[str, type[Command]] = {
-    command.__name__.lower(): command for command in (Clue, Columns, Tags, Csv, Labels, Split, Dedupe)
+    **{command.__name__.lower(): command for command in (Clue, Columns, Tags, Csv)},
+    "doccano": Doccano,
+    "label_studio": LabelStudio,
+    "brat": Brat,
+    **{command.__name__.lower(): command for command in (Labels, Split, Dedupe)},
 }
-
-
-def _write(path: str, lines: Sequence[str]) -> None:
-    write_lines(path, lines)
-    logger.info("{}: {} lines", path, len(lines))

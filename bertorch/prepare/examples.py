@@ -3,15 +3,19 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+from bertorch.data.entity_lines import ENTITY_FORM, entities_of, has_entities
+from bertorch.data.json_lines import AS_WRITTEN, parse_object
 from bertorch.data.lines import BadLineError, cell, read_numbered_rows, shorten, split_columns
-from bertorch.data.tagged_sentences import parse_tagged
+from bertorch.data.tag_lines import TAGGED_FORM, tokens_and_tags
+from bertorch.data.tags import is_tag
 from bertorch.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 REMEDY = "Fix them in the file; nothing was written."
+REMEDY_OF_ROWS = "Fix them, or skip them with --on_bad_row skip; nothing was written."  # for a `RowsCommand`
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,12 @@ class Example:
 
     line_number: int  # from 1
     line: str
-    texts: tuple[str, ...]  # the text columns, or the tokens; examples with equal ones are duplicates
-    labels: tuple[str, ...]  # the label columns, or the tags; empty without any
+    texts: tuple[
+        str, ...
+    ]  # the text columns, or the tokens, or the text with entities; examples with equal ones are duplicates
+    labels: tuple[str, ...]  # the label columns, the tags, or the types of the entities; empty without any
     column: str | None = None  # of `--group_by`
+    has_entities: bool = False
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -40,7 +47,9 @@ def columns_line(columns: Sequence[str]) -> str:
 def read_examples(
     path: str, num_texts: int | None = None, *, group_by: int | None = None, label_separator: str | None = None
 ) -> list[Example]:
-    """Read JSON lines of tagged sentences, if the first begins with a brace and has no tab, or lines of columns.
+    """Read JSON lines, if the first begins with a brace and has no tab, or lines of columns.
+
+    JSON lines are of tagged sentences, whose labels are the tags, or of entities, whose labels are the types.
 
     The first `num_texts` columns are texts, the others labels; by default all but the last, or the only one. The column
     `group_by`, counted from 1, makes the groups; by default the texts do. With a `label_separator` the last column has
@@ -52,14 +61,13 @@ def read_examples(
     is_json = False
     width = 0
 
-    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str | None]:
+    def parse(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str | None, bool]:
         nonlocal is_json, width
         if not width:
             is_json = line.lstrip().startswith("{") and "\t" not in line
             width = 1 if is_json else line.count("\t") + 1
         if is_json:
-            tokens, tags = parse_tagged(line)
-            return line, tuple(tokens), tuple(tags), None
+            return line, *_of_json(line)
         texts = max(width - 1, 1) if num_texts is None else num_texts
         several = label_separator is not None and texts < width
         columns = split_columns(line, width, "as in the first line", last_may_be_blank=several)
@@ -68,7 +76,7 @@ def read_examples(
         if several:
             last = labels.pop().strip()
             labels += last.split(label_separator) if last else []
-        return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column
+        return line, tuple(columns[:texts]), tuple(map(str.strip, labels)), column, False
 
     rows = list(read_numbered_rows(path, parse, remedy=REMEDY))
     for option, columns in (("texts", num_texts), ("group_by", group_by)):
@@ -78,8 +86,34 @@ def read_examples(
     return [Example(number, *row) for number, row in rows]
 
 
+def _of_json(line: str) -> tuple[tuple[str, ...], tuple[str, ...], None, bool]:
+    """Of a line with tags or entities what an `Example` has after it: texts, labels, no column, whether entities."""
+    parsed = parse_object(line, f"{TAGGED_FORM} or {ENTITY_FORM}", AS_WRITTEN)
+    if not has_entities(parsed):
+        tokens, tags = tokens_and_tags(line, parsed)
+        return tuple(tokens), tuple(tags), None, False
+    source, entities = entities_of(line, parsed)
+    texts = (source,) if isinstance(source, str) else tuple(source)
+    return texts, tuple(type_ for _, _, type_ in entities), None, True
+
+
+def with_types(examples: Iterable[Example], source: str) -> list[Example]:
+    """Examples of entities and of tags, with the types of the tags in their place, so that all labels are types.
+
+    Raises:
+        UserError: a label that is no tag.
+    """
+    return [each if each.has_entities else replace(each, labels=_types_of(each.labels, source)) for each in examples]
+
+
+def _types_of(tags: Iterable[str], source: str) -> tuple[str, ...]:
+    if other := next((tag for tag in tags if not is_tag(tag)), None):
+        raise UserError(f"{source}: expected tags such as B-PER beside lines with entities, got {shorten(other)}")
+    return tuple(tag.partition("-")[2] for tag in tags if tag != "O")
+
+
 def collect_labels(examples: Sequence[Example], order: str) -> list[str]:
-    """The labels or tags of examples, for a label file.
+    """The labels, tags or types of entities of examples, for a label file.
 
     The order is `sorted` (O first, then numbers by value), `first` (as they first come) or `frequency` (the most
     frequent first, ties as they first come).

@@ -8,7 +8,7 @@ from typing import Any
 from bertorch.data.lines import LONGEST_LINE, BadLineError, first_few, parse_lines, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
-from bertorch.prepare.examples import columns_line
+from bertorch.prepare.examples import REMEDY_OF_ROWS, columns_line
 
 # Files with tabs are usually written without quotes; a quotation mark is part of the text there.
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
@@ -56,8 +56,7 @@ def convert_table(
 
     filled = (row for row in rows if row[1])  # a blank line has no cells
     options = {"on_bad_line": on_bad_row, "expected": "rows under the header"}
-    remedy = "Fix them, or skip them with --on_bad_row skip; nothing was written."
-    return [line for _, line in parse_lines(path, filled, parse, remedy=remedy, **options)]
+    return [line for _, line in parse_lines(path, filled, parse, remedy=REMEDY_OF_ROWS, **options)]
 
 
 def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str] | csv.Error]]:

@@ -202,6 +202,11 @@ class Task(ABC, Generic[B]):
     # The saved folder
 
     @classmethod
+    def architecture_of(cls, head: str) -> str:  # noqa: ARG003 - of tasks whose heads differ in it
+        """As `architecture`, of a model with this head."""
+        return cls.architecture
+
+    @classmethod
     @abstractmethod
     def from_folder(cls, loaded: LoadedFolder) -> Self:
         """Build the task of a saved folder.
@@ -279,11 +284,20 @@ class Task(ABC, Generic[B]):
     def predictor(self) -> Inference[Any]:
         """What is computed for an input."""
 
+    def set_line_options(self, *, tags: bool, min_score: float | None) -> None:
+        """Take what the lines depend on, before the first one; see `--tags` and `--min_score`.
+
+        Raises:
+            UserError: the model has no such lines.
+        """
+        if min_score is not None:
+            raise self._unsuited("predict --min_score", "a tagging")
+
     @abstractmethod
-    def stream_inputs(self, path: str, *, split: str) -> Iterator[Any]:
+    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[Any]:
         """The inputs in a file, one a line; `-` is standard input.
 
-        `split` says what the tokens of a plain text are, where the task has tokens.
+        `split` says what the tokens of a plain text are, where the task has tokens; None: as in training.
         """
 
     @abstractmethod

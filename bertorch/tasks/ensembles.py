@@ -26,7 +26,7 @@ from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.fitting import FittedFile
 from bertorch.tasks.sentence_bert import SentenceBertTask
-from bertorch.tasks.tag_heads import Decoded
+from bertorch.tasks.tag_heads import Decoded, LinearTagger
 from bertorch.tasks.tagging import TaggingTask
 
 
@@ -139,6 +139,7 @@ class TaggerMembers(Members):
     """
 
     members: Any  # of K `LinearTagger`
+    reads_spans, is_flat = LinearTagger.reads_spans, LinearTagger.is_flat
 
     def __init__(self, taggers: Sequence[Any]) -> None:
         super().__init__(taggers)
@@ -167,13 +168,22 @@ class TaggerMembers(Members):
         """See `SpanModel`."""
         return self.members[0].marginals(outputs, batch)
 
+    def usage_elsewhere(self, text: str) -> str:
+        """See `SpanModel`."""
+        return self.members[0].usage_elsewhere(text)
+
 
 class TaggingEnsemble(TaggingTask):
     """Tags by the mean of the members' emissions."""
 
     span_model: Any
 
-    def __init__(self, members: Sequence[TaggingTask], folders: Sequence[str]) -> None:  # noqa: ARG002
+    def __init__(self, members: Sequence[TaggingTask], folders: Sequence[str]) -> None:
+        if not isinstance(members[0].span_model, LinearTagger):
+            raise UserError(
+                f"{folders[0]}: expected taggers with a tag for each word in an ensemble, whose emissions have a mean, "
+                f"got the head {members[0].head}; name one of the folders: {', '.join(folders)}"
+            )
         vars(self).update(vars(members[0]))
         self.model = self.span_model = TaggerMembers([member.span_model for member in members])
 

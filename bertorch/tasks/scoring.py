@@ -81,7 +81,7 @@ class ScoringTask(Task[PackedBatch]):
         return checked_texts(inputs, self.num_texts)
 
     @override
-    def stream_inputs(self, path: str, *, split: str) -> Iterator[Text]:
+    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[Text]:
         for row in stream_texts(path, num_texts=self.num_texts, may_be_json=True):
             yield row[0] if len(row) == 1 else (row[0], row[1])
 

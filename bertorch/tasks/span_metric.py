@@ -21,9 +21,9 @@ _ALL = "micro average"
 
 
 class SpanMetric(Metric[TaggedBatch]):
-    """Mean loss of a word, and precision, recall and F1 of entities by type; the outputs are those of a `SpanModel`.
+    """Mean loss of a word or sentence, and precision, recall and F1 of entities by type.
 
-    After `reduce`, `gold` and `predicted` are the entities.
+    The outputs are those of a `SpanModel`. After `reduce`, `gold` and `predicted` are the entities.
     """
 
     name = "F1"
@@ -31,8 +31,8 @@ class SpanMetric(Metric[TaggedBatch]):
     def __init__(self, model: SpanModel, device: torch.device) -> None:
         self._model = model
         self.types: list[str] = model.tags.types  # of entities, by their ids
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, words, words with right tags, examples
-        self._has_tags = False
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, labels, right tags, examples
+        self._tags_words = not model.reads_spans  # whether every word has a tag
         self._rows = [torch.zeros(0, 5, dtype=torch.int64, device=device)]  # extents, and whether they are gold
 
     @override
@@ -42,7 +42,6 @@ class SpanMetric(Metric[TaggedBatch]):
         self._sums[1] += len(batch.labels)
         self._sums[3] += len(indices)
         if decoded.tags is not None:
-            self._has_tags = True
             self._sums[2] += (decoded.tags == batch.labels).sum()
         example_ids = on_device(indices, outputs.device)  # (examples,)
         for is_gold, extents in enumerate([decoded.spans.extents, self._model.gold_extents(batch)]):
@@ -63,7 +62,6 @@ class SpanMetric(Metric[TaggedBatch]):
     @override
     def merge(self, parts: Sequence[Self], indices: Sequence[np.ndarray]) -> None:
         self._sums = torch.stack([part._sums for part in parts]).sum(dim=0)
-        self._has_tags = all(part._has_tags for part in parts)
 
         def together(sets: Iterable[set[Extent]]) -> set[Extent]:
             numbered = zip(sets, indices, strict=True)
@@ -78,7 +76,7 @@ class SpanMetric(Metric[TaggedBatch]):
 
     @property
     def loss(self) -> float:
-        """Mean loss of a word."""
+        """Mean loss of a word, or of a sentence by a head that gives words no tags."""
         return (self._sums[0] / self._sums[1]).item()
 
     @override
@@ -104,9 +102,10 @@ class SpanMetric(Metric[TaggedBatch]):
     def warnings(self) -> Sequence[str]:
         if self.predicted or not self.gold:
             return ()
-        none = f"all tags are O: no entity is predicted, and there are {len(self.gold)}"
-        of_crf = "(that of a CRF is --crf_learning_rate, such as 1e-3)"
-        return (f"{none}; {USUAL_CAUSES} {of_crf}, or few entities in the training data",)
+        tags, head = ("all tags are O: ", "a CRF") if self._tags_words else ("", "the head")
+        none = f"{tags}no entity is predicted, and there are {len(self.gold)}"
+        of_head = f"(that of {head} is --crf_learning_rate, such as 1e-3)"
+        return (f"{none}; {USUAL_CAUSES} {of_head}, or few entities in the training data",)
 
     @override
     def report(self) -> dict[str, Any]:
@@ -117,7 +116,7 @@ class SpanMetric(Metric[TaggedBatch]):
         precision that of the predicted ones, and F1 their harmonic mean.
         """
         report: dict[str, Any] = {"examples": int(self._sums[3])}
-        if self._has_tags:
+        if self._tags_words:
             report["token_accuracy"] = (self._sums[2] / self._sums[1]).item()
         return {**report, "strict": self._strict(), "lenient": self._lenient()}
 

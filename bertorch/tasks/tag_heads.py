@@ -5,7 +5,8 @@ Another kind of head is another `SpanModel` in a file of its own, and an entry i
 """
 
 from abc import abstractmethod
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,23 @@ class Decoded(NamedTuple):
 class SpanModel(EncoderModel):
     """An encoder with a head that finds the entities of packed batches."""
 
+    reads_spans: ClassVar[bool] = False  # whether its batches are `EntityBatch`es, whose entities may overlap
+    is_flat = True  # whether no two of the entities that it finds overlap
+    architecture: ClassVar[str] = "ForTokenClassification"  # see `Task.architecture`
     tags: TagSet  # of the data, with their scheme; the types of entities are theirs
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The classes of the head by their ids."""
+        return self.tags.tags
+
+    def settings(self) -> Mapping[str, Any]:
+        """What config.json keeps of the head, see `Task.settings`."""
+        return {}
+
+    @abstractmethod
+    def usage_elsewhere(self, text: str) -> str:
+        """For the model card: Python without bertorch on a text, `{folder}` left open."""
 
     @classmethod
     @abstractmethod
@@ -50,7 +67,10 @@ class SpanModel(EncoderModel):
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
-        """The loss summed over the words of a batch, from what the model gives for it."""
+        """The loss of a batch, from what the model gives for it: summed over its words, or over its sentences.
+
+        Which of them it is, `labels` says: one a word, or one a sentence.
+        """
 
     @abstractmethod
     def decode(self, outputs: Tensor, batch: TaggedBatch, *, with_scores: bool = False) -> Decoded:
@@ -116,6 +136,12 @@ class LinearTagger(TokenClassifier, SpanModel):
         return model
 
     @override
+    def usage_elsewhere(self, text: str) -> str:
+        return (
+            f'from transformers import pipeline\n\nprint(pipeline("token-classification", model={{folder}})({text!r}))'
+        )
+
+    @override
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
         return F.cross_entropy(outputs, batch.labels, ignore_index=FILLER_TAG, reduction="sum")
 
@@ -170,6 +196,12 @@ class CrfTagger(LinearTagger):
         tags = batch.labels.clamp(min=0)  # (K,), those of filler may be any
         log_likelihood = self.crf.log_likelihood(outputs, tags, batch.word_bounds, batch.max_words)
         return -log_likelihood[: len(batch.cu_words) - 1].sum()
+
+    @override
+    def usage_elsewhere(self, text: str) -> str:
+        return (
+            f"{super().usage_elsewhere(text)}\n# transformers does not know this head: it tags by the emissions alone"
+        )
 
     @override
     def head_parameters(self) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from bertorch.config import SPLITS
 from bertorch.data.dataset import Examples
-from bertorch.data.spans import Span, SpanFinder
+from bertorch.data.span_dataset import SpanDataset, tokenize_sentences
+from bertorch.data.spans import Span
 from bertorch.data.tagged_dataset import TaggedBatch, TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences, read_tagged_sentences, stream_untagged
 from bertorch.data.tags import TagSet
@@ -21,30 +24,46 @@ from bertorch.files import to_json
 from bertorch.precision import require_finite
 from bertorch.tasks.agreement import Agreement, same_entities
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
+from bertorch.tasks.global_pointer_head import GlobalPointerTagger
 from bertorch.tasks.label_counts import LabelCounts, blocks_of
 from bertorch.tasks.span_metric import Extent, SpanMetric
 from bertorch.tasks.tag_heads import CrfTagger, LinearTagger, SpanModel
 from bertorch.tasks.text_tokens import TaggedText, TextTokens, joined
 
 # The heads by the names that config.json has for them.
-HEADS: dict[str, type[SpanModel]] = {"linear": LinearTagger, "crf": CrfTagger}
+HEADS: dict[str, type[SpanModel]] = {
+    "linear": LinearTagger,
+    "crf": CrfTagger,
+    "global_pointer": GlobalPointerTagger,
+}
 
 
 def tagged_sentences(
-    path: str, *, tokenizer: PreTrainedTokenizerBase, max_length: int, tags: TagSet, strict: bool, on_bad_line: str
-) -> TaggedDataset:
-    """Sentences with a tag for each token. See `read_tagged_sentences`."""
-    sentences = read_tagged_sentences(path, tags, strict=strict, on_bad_line=on_bad_line)
-    return TaggedDataset.of(tokenizer, sentences, max_length=max_length)
+    path: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    tags: TagSet,
+    strict: bool,
+    on_bad_line: str,
+    split: str,
+    as_spans: bool,
+) -> TaggedDataset | SpanDataset:
+    """Sentences with a tag for each token, or with spans. See `read_tagged_sentences`."""
+    sentences = read_tagged_sentences(
+        path, tags, strict=strict, on_bad_line=on_bad_line, split=split, as_spans=as_spans
+    )
+    return tokenize_sentences(tokenizer, sentences, max_length=max_length)
 
 
 class TaggingTask(Task[TaggedBatch]):
-    """The loss of a head, by words; the dev metric is entity F1.
+    """The loss of a head, by words or sentences; the dev metric is entity F1.
 
     Args:
         model: with its head.
         head: its name in `HEADS`.
         head_learning_rate: rate of the head's own parameters, if it has any.
+        split: how the texts of its data were cut into tokens, a name of `SPLITS`.
         inputs: see `Task`.
     """
 
@@ -59,13 +78,16 @@ class TaggingTask(Task[TaggedBatch]):
         head: str,
         *,
         head_learning_rate: float | None = None,
+        split: str = SPLITS[0],
         **inputs: Unpack[InputSettings],
     ) -> None:
         super().__init__(model, **inputs)
         self.span_model = model
         self.head = head
-        self.label_names = model.tags.tags
+        self.label_names = model.label_names
         self.head_learning_rate = head_learning_rate if model.head_parameters() else None
+        self.split = split
+        self._min_score: float | None = None  # of the lines of `bertorch.predict`
 
     @classmethod
     def from_pretrained(
@@ -77,6 +99,7 @@ class TaggingTask(Task[TaggedBatch]):
         head: str,
         head_learning_rate: float,
         max_seq_length: int,
+        split: str = SPLITS[0],
         **head_options: Any,
     ) -> Self:
         """Load a hub model or local folder with a fresh head for these tags; `head_options` are those of the head.
@@ -87,9 +110,8 @@ class TaggingTask(Task[TaggedBatch]):
         model = HEADS[head].from_pretrained(name, tags, **head_options)
         for encoder in model.encoders:
             encoder.require_positions(max_seq_length)
-        return cls(
-            model, head, head_learning_rate=head_learning_rate, tokenizer=tokenizer, max_seq_length=max_seq_length
-        )
+        inputs: InputSettings = {"tokenizer": tokenizer, "max_seq_length": max_seq_length}
+        return cls(model, head, head_learning_rate=head_learning_rate, split=split, **inputs)
 
     @classmethod
     @override
@@ -98,7 +120,18 @@ class TaggingTask(Task[TaggedBatch]):
         if head not in HEADS:
             raise UserError(f"{loaded.folder}/config.json: expected a head of {', '.join(HEADS)}, got {head!r}")
         model = HEADS[head].from_folder(loaded)
-        return cls(model, head, **loaded.inputs)
+        split = loaded.metadata.setting("split", (None, *SPLITS), loaded.folder)  # older folders have none
+        return cls(model, head, split=split or SPLITS[0], **loaded.inputs)
+
+    @classmethod
+    @override
+    def architecture_of(cls, head: str) -> str:
+        return HEADS[head].architecture if head in HEADS else cls.architecture
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        split = {} if self.split == SPLITS[0] else {"split": self.split}
+        return {**self.span_model.settings(), **split}
 
     @override
     def losses_of(self, outputs: Tensor, batch: TaggedBatch) -> Losses:
@@ -106,11 +139,11 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def label_counts(self, examples: Examples) -> LabelCounts:
-        find_spans = SpanFinder(self.span_model.tags)
         counts, without = np.zeros(len(self.span_model.tags.types), np.int64), 0
+        device = next(self.model.parameters()).device
         for indices in blocks_of(examples, 2**12):
-            batch: Any = examples.batch(indices)
-            extents = find_spans(batch.labels, batch.cu_words).numpy()  # (M, 4)
+            batch: Any = examples.batch(indices).to(device)
+            extents = self.span_model.gold_extents(batch).numpy(force=True)  # (M, 4)
             counts += np.bincount(extents[:, 3], minlength=len(counts))
             without += len(indices) - len(np.unique(extents[:, 0]))
         return LabelCounts("entities", self.span_model.tags.types, counts, without)
@@ -156,7 +189,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     def _examples(self, texts: Sequence[TextTokens]) -> TaggedDataset:
         tokens = [text.tokens for text in texts]
-        untagged = TaggedSentences(tokens, [np.zeros(len(each), dtype=np.int64) for each in tokens])
+        untagged = TaggedSentences.untagged(tokens, split=self.split)
         return TaggedDataset.of(self.tokenizer, untagged, max_length=self.max_seq_length)
 
     def _spans(self, batch: TaggedBatch, *, with_scores: bool) -> Tensor:
@@ -168,13 +201,25 @@ class TaggingTask(Task[TaggedBatch]):
     def tagged(self, text: TextTokens, rows: np.ndarray) -> TaggedText:
         """A text with its entities, from rows (entities, 4) of `span_finder`."""
         types = self.span_model.tags.types
+        rows = rows[np.lexsort(rows.T[[2, 1, 0]])]  # by start, then end, then type
         spans = [Span(types[int(type_)], int(start), int(end), score) for start, end, type_, score in rows.tolist()]
-        tags = self.span_model.tags.encode(((span.start, span.end, span.type) for span in spans), len(text))
+        overlap = any(span.end > after.start for span, after in pairwise(spans))
+        extents = ((span.start, span.end, span.type) for span in spans)
+        tags = [] if overlap else self.span_model.tags.encode(extents, len(text))
         return TaggedText(text.tokens, tags, [text.entity(span) for span in spans])
 
     @override
-    def stream_inputs(self, path: str, *, split: str) -> Iterator[TextTokens]:
-        return (TextTokens.of(text, split) for text in stream_untagged(path))
+    def set_line_options(self, *, tags: bool, min_score: float | None) -> None:
+        if tags and not self.span_model.is_flat:
+            raise UserError(
+                "--tags: expected a model whose entities never overlap, got one with nested decoding, whose entities "
+                "no tags can spell; leave it out"
+            )
+        self._min_score = min_score
+
+    @override
+    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[TextTokens]:
+        return (TextTokens.of(text, split or self.split) for text in stream_untagged(path))
 
     @override
     def agreement(self) -> Agreement:
@@ -187,7 +232,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def predictor(self) -> Inference[TextTokens]:
-        return self.span_finder(with_scores=False)  # its lines have none
+        return self.span_finder(with_scores=self._min_score is not None)
 
     @override
     def prediction_header(self) -> str | None:
@@ -195,16 +240,24 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def prediction_line(self, source: TextTokens, row: np.ndarray, *, tags: bool) -> str:
-        tagged = self.tagged(source, row)
+        with_score = self._min_score is not None
+        tagged = self.tagged(source, row[row[:, 3] >= self._min_score] if with_score else row)
         columns = ("type", "start", "end", "text")
         entities = [{name: getattr(entity, name) for name in columns} for entity in tagged.entities]
+        if with_score:
+            entities = [
+                each | {"score": round(of.score, 6)} for each, of in zip(entities, tagged.entities, strict=True)
+            ]
         more = {"tokens": tagged.tokens, "tags": tagged.tags} if tags else {}
         return to_json({"text": source.source, "entities": entities, **more})
 
     @override
-    def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset]:
-        read = read_tagged_sentences(path, self.span_model.tags, on_bad_line=on_bad_line)
-        return read, TaggedDataset.of(self.tokenizer, read, max_length=self.max_seq_length)
+    def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset | SpanDataset]:
+        model = self.span_model
+        read = read_tagged_sentences(
+            path, model.tags, on_bad_line=on_bad_line, split=self.split, as_spans=model.reads_spans
+        )
+        return read, tokenize_sentences(self.tokenizer, read, max_length=self.max_seq_length)
 
     @override
     def label_texts(self, source: TaggedSentences) -> Mapping[str, Sequence[str]]:
@@ -229,11 +282,7 @@ class TaggingTask(Task[TaggedBatch]):
     @override
     def usage(self) -> tuple[str, str]:
         text = "房间干净，早餐也丰富。"
-        elsewhere = "from transformers import pipeline\n\n"
-        elsewhere += f'print(pipeline("{self.pipeline_tag}", model={{folder}})({text!r}))'
-        if self.head != "linear":
-            elsewhere += "\n# transformers does not know this head: it tags by the emissions alone"
-        return f"tag([{text!r}])[0]", elsewhere
+        return f"tag([{text!r}])[0]", self.span_model.usage_elsewhere(text)
 
 
 def _without_last_label(tensor: Tensor, expected: torch.Size, num_labels: int) -> Tensor:

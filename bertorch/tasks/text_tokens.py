@@ -1,6 +1,5 @@
 """Texts → the tokens that a tagger sees, and entities → their positions in the text."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -8,12 +7,8 @@ from typing import NamedTuple, Self
 from bertorch.config import SPLITS
 from bertorch.data.lines import HALF_PAIR
 from bertorch.data.spans import Span
+from bertorch.data.text_splits import cut_text
 from bertorch.errors import UserError
-
-_CHARACTERS = re.compile(r"\S")
-# Han, kana, hangul and what belongs to them are tokens by themselves; other letters and digits make words.
-_WORDS = re.compile("[^\\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+|\\S")
-_PATTERNS = dict(zip(SPLITS, (_CHARACTERS, _WORDS), strict=True))  # how `--split` cuts plain text
 
 
 class Entity(NamedTuple):
@@ -23,7 +18,7 @@ class Entity(NamedTuple):
     start: int
     end: int  # exclusive
     text: str
-    score: float  # the probability of exactly this entity
+    score: float  # the probability of exactly this entity, see `SpanBatch.scores`
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class TaggedText:
     """A text with what was found in it."""
 
     tokens: list[str]
-    tags: list[str]  # a tag for each token
+    tags: list[str]  # a tag for each token; none where entities overlap, which tags cannot spell
     entities: list[Entity]  # in the order of the text
 
 
@@ -58,8 +53,7 @@ class TextTokens:
         if any(map(HALF_PAIR.search, parts)):
             raise UserError(f"expected text, got half a surrogate pair: {source!r}")
         if isinstance(source, str):
-            found = list(_PATTERNS[split].finditer(source))
-            return cls(source, [match.group() for match in found], [match.span() for match in found])
+            return cls(source, *cut_text(source, split))
         tokens = list(source)
         return cls(tokens, tokens, [(index, index + 1) for index in range(len(tokens))])
 

@@ -15,7 +15,7 @@ from bertorch.data import array_folder, cache, fingerprint, scratch
 from bertorch.data.array_folder import array_names
 from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import TextRows
-from bertorch.data.readers import read_label_names
+from bertorch.data.tagged_sentences import read_tag_set
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.tasks.in_batch_negatives import anchors_with_positives, sentences_twice
@@ -23,9 +23,10 @@ from bertorch.tasks.scored_pairs import scored_pairs
 from bertorch.tasks.sentence_bert import labelled_pairs
 from bertorch.tasks.sequence_task import labelled_texts, labelled_windows
 from bertorch.tasks.tagging import tagged_sentences
-from tests.conftest import MATCHING, NER, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
+from tests.conftest import MATCHING, NER, NESTED, PARAPHRASES, REVIEWS, SENTENCES, STS, TINY, run_processes
 
 TAGS = TagSet(["O", "B-a", "I-a"], "bio", "labels.txt")
+AS_TAGS = {"split": "characters", "as_spans": False}
 OPTIONS = {"max_length": 24, "on_bad_line": "stop"}
 
 
@@ -82,7 +83,12 @@ def folders(cache_dir: Path) -> list[Path]:
         (
             tagged_sentences,
             NER / "dev.json",
-            {"tags": TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt"), "strict": False},
+            {"tags": read_tag_set(str(NER / "labels.txt"), "bios"), "strict": False, **AS_TAGS},
+        ),
+        (
+            tagged_sentences,
+            NESTED / "dev.json",
+            {"tags": read_tag_set(str(NESTED / "labels.txt"), "bio"), "strict": False, **AS_TAGS, "as_spans": True},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -125,7 +131,7 @@ def test_the_name_of_the_file_does_not_count_but_its_content_does(read, texts, t
 def key(tokenizer, function=tagged_sentences, content="c", layout=(1, "x"), **changes) -> str:
     options = {"tokenizer": tokenizer, "max_length": 8, "on_bad_line": "stop"}
     if function is tagged_sentences:
-        options |= {"tags": TAGS, "strict": False}
+        options |= {"tags": TAGS, "strict": False, **AS_TAGS}
     return fingerprint.fingerprint(partial(function, **(options | changes)), content, layout)
 
 
@@ -138,6 +144,8 @@ def test_whatever_shapes_the_result_gives_another_key(tokenizer, monkeypatch):
         key(tokenizer, max_length=9),
         key(tokenizer, on_bad_line="skip"),
         key(tokenizer, strict=True),
+        key(tokenizer, split="words"),
+        key(tokenizer, as_spans=True),
         key(tokenizer, tags=TagSet(TAGS.tags, "bios", "labels.txt")),
         key(tokenizer, tags=TagSet(["O", "I-a", "B-a"], "bio", "labels.txt")),
         key(tokenizer, function=sentences_twice),
@@ -244,7 +252,7 @@ def test_what_was_warned_of_is_said_again(tokenizer, tmp_path, log_lines):
     path = tmp_path / "train.json"
     lines = [{"text": ["我", "们"], "label": ["O", "I-a"]}, {"text": ["我"], "label": ["B-b"]}]
     path.write_text("\n".join(map(json.dumps, lines)))
-    options = {"tokenizer": tokenizer, "tags": TAGS, "strict": False, "max_length": 8, "on_bad_line": "skip"}
+    options = {"tokenizer": tokenizer, "tags": TAGS, "strict": False, **AS_TAGS, "max_length": 8, "on_bad_line": "skip"}
     read = partial(tagged_sentences, **options)
     open_dataset(read, str(path), str(tmp_path / "cache"))
     warnings = log_lines[1:-1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bertorch.data import scratch
-from bertorch.data.scratch import GrowingArray, GrowingLists, scratch_in, zeros
+from bertorch.data.scratch import GrowingArray, GrowingLists, joined_lists, scratch_in, zeros
 from bertorch.errors import UserError
 
 
@@ -51,6 +51,24 @@ def test_lists_grow_by_what_is_appended(size):
     assert [each.tolist() for each in finished] == lists
     assert [finished[index].tolist() for index in range(-size, 0)] == lists
     assert len(finished) == size
+
+
+@pytest.mark.usefixtures("in_memory")
+@pytest.mark.parametrize("size", [0, 1, 128, 300])
+def test_lists_of_rows(size, monkeypatch):
+    monkeypatch.setattr(scratch, "_JOINED", 7)
+    lengths = np.random.default_rng(0).integers(0, 4, size)
+    lists, growing = [np.arange(length * 3).reshape(-1, 3) for length in lengths], GrowingLists((3,))
+    for each in lists:
+        growing.append(each)
+    finished = growing.finish()
+    assert [each.tolist() for each in finished] == [each.tolist() for each in lists]
+    assert all(each.shape == (length, 3) for each, length in zip(finished, lengths, strict=True))
+    for source in (lists, finished):
+        content, offsets = joined_lists(source, (3,))
+        assert content.tolist() == [row for each in lists for row in each.tolist()]
+        assert content.shape[1:] == (3,)
+        assert offsets.tolist() == [0, *np.cumsum(lengths).tolist()]
 
 
 def test_a_long_array_is_in_a_file_without_a_name(tmp_path, monkeypatch):

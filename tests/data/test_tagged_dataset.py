@@ -5,8 +5,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from bertorch.data.array_folder import array_names
-from bertorch.data.tagged_dataset import TaggedDataset, windows
+from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
+from bertorch.data.word_dataset import windows
 from bertorch.errors import UserError
 from tests.conftest import TINY
 
@@ -94,7 +95,7 @@ def test_a_long_sentence_loses_nothing(tokenizer, max_length):
 def test_sentences_are_cut_a_chunk_at_a_time(tokenizer, chunk, monkeypatch):
     lists = [WORDS, ["好"], WORDS * 3, ["a", "b"], WORDS * 2]
     at_once = dataset(tokenizer, *lists, max_length=16)
-    monkeypatch.setattr("bertorch.data.tagged_dataset.CHUNK", chunk)
+    monkeypatch.setattr("bertorch.data.word_dataset.CHUNK", chunk)
     by_chunks = dataset(tokenizer, *lists, max_length=16)
     for name in array_names(TaggedDataset):
         ours, expected = attrgetter(name)(by_chunks), attrgetter(name)(at_once)

@@ -76,8 +76,8 @@ def test_columns_of_the_first_error(read):
         ('{"text": [NaN], "label": ["O"]}', ":2: expected two lists of strings ("),
         ('{"text": [' + "1" * 5000 + '], "label": ["O"]}', ":2: expected two lists of strings ("),
         ('{"text": ["a\x00"], "label": ["O"]}', ":2:13: expected a JSON object"),
-        ('{"text": ["a"], "text": ["b"], "label": ["O"]}', ":2: expected each key once ("),
-        ('{"text": ["a"], "label": ["Z"], "l\\u0061bel": ["O"]}', ":2: expected each key once ("),
+        ('{"text": ["a"], "text": ["b"], "label": ["O"]}', ":2: expected each key once, got"),
+        ('{"text": ["a"], "label": ["Z"], "l\\u0061bel": ["O"]}', ":2: expected each key once, got"),
         (
             '{"text": ["a", "\\ud800"], "label": ["O", "O"]}',
             ":2:16: expected text, got half a surrogate pair in token 2",

@@ -20,12 +20,13 @@ from bertorch.errors import UserError
 from bertorch.inference import engine
 from bertorch.inference.load import load_trained
 from bertorch.tasks.metadata import KEY
-from tests.conftest import MATCHING, NER, NLI, REVIEWS, TINY
+from tests.conftest import MATCHING, NER, NESTED, NLI, REVIEWS, TINY
 
 MAX_LENGTH = 32
 TABLE = pandas.DataFrame({"text": ["a", "b"], "other": ["c", "d"]})
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()][:70]
 PAIRS = [tuple(line.split("\t")[:2]) for line in (MATCHING / "dev.txt").read_text().splitlines()][:70]
+NESTED_TEXTS = [json.loads(line)["text"] for line in (NESTED / "dev.json").read_text().splitlines()]
 SENTENCES = [json.loads(line)["text"] for line in (NER / "dev.json").read_text().splitlines()][:40]
 
 
@@ -159,6 +160,31 @@ def test_entities_of_plain_text_stand_where_they_say(folders):
     assert model.tag(["", "   ", []]) == model.tag([[]]) * 3
 
 
+def test_entities_that_overlap_have_scores_and_no_tags(folders):
+    model = load(folders["nested"])
+    assert list(model.labels) == ["PER", "LOC", "ORG", "TITLE", "WORK"]
+    spelt = overlapping = 0
+    for text, result in zip(NESTED_TEXTS, model.tag(NESTED_TEXTS), strict=True):
+        assert "".join(result.tokens) == text
+        assert all(text[entity.start : entity.end] == entity.text for entity in result.entities)
+        assert all(0.5 < entity.score <= 1 for entity in result.entities)
+        assert list(result.entities) == sorted(result.entities, key=lambda entity: (entity.start, entity.end))
+        inside = [(a, b) for a in result.entities for b in result.entities if a is not b and a.start < b.end <= a.end]
+        if any(a.start <= b.start for a, b in inside):
+            assert result.tags == []
+            overlapping += 1
+        elif result.entities:
+            begins = [index for index, tag in enumerate(result.tags) if tag[0] in "BS"]
+            assert begins == [entity.start for entity in result.entities]
+            spelt += 1
+    assert overlapping > 5
+    assert spelt > 5
+    assert model.tag(["", "   ", []]) == model.tag([[]]) * 3
+    one_by_one = [load(folders["nested"], batch_size=1).tag([text])[0].entities for text in NESTED_TEXTS[:9]]
+    for alone, together in zip(one_by_one, model.tag(NESTED_TEXTS), strict=False):
+        assert [each[:4] for each in alone] == [each[:4] for each in together.entities]
+
+
 def test_results_do_not_depend_on_the_batch(folders):
     one = load(folders["simcse"], batch_size=1).encode(TEXTS)
     np.testing.assert_allclose(load(folders["simcse"], batch_size=64).encode(TEXTS), one, atol=1e-5)
@@ -169,6 +195,7 @@ USES = {
     "matching": lambda model: model.predict(PAIRS[:9]),
     "batchneg": lambda model: model.encode(TEXTS[:9]).tolist(),  # has linear pooling
     "ner with a CRF": lambda model: model.tag(SENTENCES[:9]),
+    "nested": lambda model: model.tag(NESTED_TEXTS[:9]),
 }
 
 
@@ -352,6 +379,8 @@ def test_a_plain_folder_gives_the_same(name, folders, tmp_path):
         ("ner", {"config": lambda old: old | {"id2label": {"0": "a", "1": "O"}}}, "expected a tag of --tag bios"),
         ("ner", {"config": lambda old: old | {"id2label": {"0": "O"}}}, "classifier.bias: expected (1,), got (10,)"),
         ("ner", {"config": without("tag_scheme")}, "expected a folder saved by run_ner.py"),
+        ("nested", {"weights": without("global_pointer.bounds.bias")}, "got none for global_pointer.bounds.bias (1"),
+        ("nested", {"config": lambda old: old | {"id2label": {"0": "PER"}}}, "expected the types of its tags"),
     ],
 )
 def test_a_broken_folder_is_told(name, changes, message, folders, tmp_path):

@@ -29,9 +29,22 @@ def test_json_lines(file):
     assert read_examples(file("{甲\tb\n"))[0].texts == ("{甲",)
 
 
+def test_json_lines_with_entities(file):
+    """The labels of a text are the types of its entities; also in one file with tags."""
+    entities = '[{"start": 0, "end": 2, "type": "ORG"}, {"start": 0, "end": 1, "type": "LOC"}]'
+    lines = [f'{{"text": "北大", "entities": {entities}}}', '{"text": ["我"], "entities": []}']
+    lines.append('{"text": ["我"], "label": ["O"]}')
+    first, second, third = read_examples(file("\n".join(lines)))
+    assert (first.line, first.texts, first.labels) == (lines[0], ("北大",), ("ORG", "LOC"))
+    assert (second.texts, second.labels, third.labels) == (("我",), (), ("O",))
+    assert [example.has_entities for example in (first, second, third)] == [True, True, False]
+    assert collect_labels([first, second], "sorted") == ["LOC", "ORG"]
+
+
 @pytest.mark.parametrize(
     ("content", "texts", "expected"),
     [
+        ('{"text": "a", "entities": [{"start": 0, "end": 2, "type": "X"}]}\n', None, ':1:48: expected "end"'),
         ("a\tb\na\n", None, ":2: expected 2 columns (as in the first line), got 1"),
         ("a\tb\na\t \n", None, ":2: expected no empty column"),
         ('{"text": ["a"], "label": ["O"]}\n{"text": ["a"]}\n', None, ":2: expected two lists of strings"),

@@ -140,3 +140,106 @@ def test_json_lines_in_another_scheme(file):
     columns = file("a\tb\n", "columns.txt")
     with pytest.raises(UserError, match=r"columns.txt:1:1: expected a JSON object"):
         read_tag_json(columns)
+
+
+CONLL = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP I-ORG
+rejects VBZ B-VP O
+German JJ B-NP I-MISC
+British JJ I-NP B-MISC
+
+-DOCSTART- -X- O O
+
+Peter NNP B-NP I-PER
+Blackburn NNP I-NP I-PER
+"""
+CONLL_BIO = [
+    '{"text": ["EU", "rejects", "German", "British"], "label": ["B-ORG", "O", "B-MISC", "B-MISC"]}',
+    '{"text": ["Peter", "Blackburn"], "label": ["B-PER", "I-PER"]}',
+]
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        CONLL,
+        CONLL.replace(" ", "\t"),
+        CONLL.replace(" ", "  "),
+        CONLL.replace("\n", "\r\n"),
+        CONLL.replace(" -X- -X- O", "").replace(" -X- O O", ""),
+        CONLL.replace("\n\n-DOC", "\n-DOC"),  # a document's border ends a sentence too
+        CONLL.replace(" JJ", " a JJ").replace(" NNP", " b NNP").replace(" VBZ", " c VBZ"),  # five columns, as in German
+    ],
+)
+def test_conll_2003(file, published, log_lines):
+    path = file(published)
+    assert convert(path, target="bio") == convert(path, source="iob1", target="bio") == CONLL_BIO
+    columns = 5 if " a JJ" in published else 4
+    assert log_lines[:3] == [
+        f"{path}: {columns} columns; the first is the token, the last the tag",
+        f"{path}: -DOCSTART- lines, which are part of no sentence: 2",
+        f"{path}: the tags are in iob1",
+    ]
+    assert not any("out of the order" in line for line in log_lines)
+    assert json.loads(convert(path, target="bioes")[0])["label"] == ["S-ORG", "O", "S-MISC", "S-MISC"]
+
+
+@pytest.mark.parametrize("source", ["auto", "bio"])
+def test_conll_2003_in_bio(file, source):
+    """As most copies of it are today."""
+    published = CONLL.replace("I-ORG", "B-ORG").replace("I-MISC", "B-MISC").replace("I-NP B-PER", "I-NP I-PER")
+    published = published.replace("Peter NNP B-NP I-PER", "Peter NNP B-NP B-PER")
+    assert convert(file(published), source=source, target="bio", strict=True) == CONLL_BIO
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            "Li NNP I-PER",
+            "expected 4 columns as in the first row, a token first and its tag last, got 3: 'Li",
+        ),
+        ("Li NNP B-NP x I-PER", "expected 4 columns as in the first row"),
+        ("Li O", "expected 4 columns as in the first row"),
+        ("Li NNP B-NP PER", "expected a tag such as O or B-PER, got 'PER'"),
+        ("\tNNP\tB-NP\tO", "expected a token in the first column, got"),
+    ],
+)
+def test_rows_of_another_form_are_named(file, row, expected):
+    path = file(f"EU NNP B-NP I-ORG\n{row}\n")
+    with pytest.raises(UserError) as error:
+        convert(path)
+    assert str(error.value).splitlines()[1].startswith(f"{path}:2: {expected}")
+
+
+def test_a_file_of_borders_is_an_error(file):
+    with pytest.raises(UserError, match="expected tokens with their tags, got none"):
+        convert(file("-DOCSTART- -X- O O\n\n"))
+
+
+def test_a_border_is_no_token_of_two_columns(file):
+    assert convert(file(f"-DOCSTART- O\n\n{BMES_ROWS}")) == EXPECTED
+    assert json.loads(convert(file("-DOCSTART-S O\n"))[0])["text"] == ["-DOCSTART-S"]
+
+
+def test_b_without_need_violates_iob1(file, log_lines):
+    path = file("a I-PER\nb O\nc B-PER\nd I-PER\n\ne B-LOC\nf B-LOC\n")
+    expected = [["B-PER", "O", "B-PER", "I-PER"], ["B-LOC", "B-LOC"]]
+    assert [json.loads(line)["label"] for line in convert(path, source="iob1", target="bio")] == expected
+    first = f"{path}:3: B-PER, which is not directly behind an entity of its type (token 3)"
+    assert log_lines == [f"{path}: sentences with tags out of the order of iob1: 2; they are kept. The first: {first}"]
+    with pytest.raises(UserError) as error:
+        convert(path, source="iob1", strict=True)
+    assert str(error.value).splitlines()[1] == first
+    convert(path)
+    hint = "they are kept; if the tags are in IOB1, name it with --from iob1. The first: "
+    assert f"out of the order of bio: 1; {hint}{path}:1: I-PER at the beginning (token 1)" in log_lines[-1]
+    with pytest.raises(UserError, match=":1: expected a tag of --from iob1, got 'S-PER'; try --from auto"):
+        convert(file("a S-PER\n"), source="iob1")
+
+
+def test_json_lines_in_iob1(file):
+    path = file('{"text": ["a", "b"], "label": ["I-PER", "B-PER"]}\n', "iob1.json")
+    [line] = tagged_lines(path, read_tag_json(path), source="auto", target="bios", strict=True)
+    assert json.loads(line)["label"] == ["S-PER", "S-PER"]

@@ -108,5 +108,8 @@ def test_only_equals_are_joined():
     second.label_names = ["a", "c", "b"]
     with pytest.raises(UserError, match="y: expected a model of the same task, head and labels as in x"):
         joined([first, second], ["x", "y"])
+    pointers = [small_tasks.global_pointer_task() for _ in range(2)]
+    with pytest.raises(UserError, match=r"x: expected taggers with a tag for each word .* global_pointer; .* x, y"):
+        joined(pointers, ["x", "y"])
     with pytest.raises(UserError, match=r"x: expected a task of classification, .* got score"):
         joined([small_tasks.score_task()], ["x"])

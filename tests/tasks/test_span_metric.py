@@ -96,6 +96,8 @@ def test_an_entity_ends_with_its_sentence():
 class ScriptedTagger:
     """Its emissions are the tags that it predicts."""
 
+    reads_spans = False
+
     def __init__(self, tags):
         self.tags = tags
         self._find = SpanFinder(tags)
@@ -212,3 +214,86 @@ def test_the_table_of_sentences_gives_f1():
         for name, of_sentence in zip(("gold", "predicted"), expected, strict=True):
             assert [[start, end, type_] for type_, start, end in table.columns[name][index]] == of_sentence
         assert table.columns["right"][index] == sum(entity in expected[1] for entity in expected[0])
+
+
+# Entities that may overlap
+
+
+class ScriptedPointer:
+    """Its outputs are the entities that it predicts."""
+
+    reads_spans = True
+
+    def __init__(self, tags):
+        self.tags = tags
+
+    def loss(self, outputs, batch):
+        return torch.tensor(2.0 * len(batch.labels))
+
+    def decode(self, outputs, batch):
+        return Decoded(SpanBatch(outputs, torch.ones(len(outputs))), None)
+
+    def gold_extents(self, batch):
+        return batch.spans
+
+
+def metric_of_spans(tags: TagSet, gold, predicted, batch_size: int = 7) -> SpanMetric:
+    """Of a set of (start, end, type) for each sentence."""
+    metric = SpanMetric(ScriptedPointer(tags), CPU)
+
+    def extents(sets) -> torch.Tensor:
+        rows = [(number, *entity) for number, entities in enumerate(sets) for entity in entities]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+
+    for start in range(0, len(gold), batch_size):
+        part = slice(start, start + batch_size)
+        batch = SimpleNamespace(labels=torch.tensor([len(each) for each in gold[part]]), spans=extents(gold[part]))
+        metric.update(extents(predicted[part]), batch, np.arange(len(gold))[part])
+    metric.reduce()
+    return metric
+
+
+def test_f1_of_entities_that_overlap():
+    """By plain loops over the sets."""
+    tags, generator = TagSet(BIO, "bio", "labels.txt"), np.random.default_rng(0)
+
+    def random_set(count: int) -> set[tuple[int, int, int]]:
+        starts, sizes, kinds = (generator.integers(0, high, count) for high in (4, 3, 2))
+        rows = zip(starts, sizes, kinds, strict=True)
+        return {(int(start), int(start + size + 1), int(kind)) for start, size, kind in rows}
+
+    gold = [random_set(int(count)) for count in generator.integers(0, 6, 100)]
+    predicted = [{each for each in entities if generator.random() < 0.6} | random_set(2) for entities in gold]
+    metric = metric_of_spans(tags, gold, predicted)
+    right = sum(len(one & other) for one, other in zip(gold, predicted, strict=True))
+    precision, recall = (right / sum(map(len, sets)) for sets in (predicted, gold))
+    f1 = 2 * precision * recall / (precision + recall)
+    assert 0.3 < f1 < 0.9
+    assert metric.value == pytest.approx(f1, abs=1e-12)
+    assert metric.line() == f"eval loss: 2.00000, F1: {f1:.5f}"  # the loss is that of a sentence
+    report = metric.report()
+    assert "token_accuracy" not in report
+    assert report["strict"]["micro average"]["support"] == sum(map(len, gold))
+    for number, type_ in enumerate(["PER", "LOC"]):
+        of_type = [sum(entity[2] == number for entity in entities) for entities in gold]
+        assert report["strict"][type_]["support"] == sum(of_type)
+    table = metric.example_table()
+    (measure,) = table.measures.values()
+    assert measure.of(table.arrays(measure)) == pytest.approx(f1, abs=1e-12)
+    expected = [[[tags.types[kind], start, end] for start, end, kind in sorted(entities)] for entities in gold]
+    assert table.columns["gold"] == expected
+
+
+def test_without_overlaps_f1_is_that_of_tags():
+    gold, predicted = gold_and_predicted("bioes")
+    tags = TagSet(BIOES, "bioes", "labels.txt")
+
+    def sets(sentences):
+        found = SpanFinder(tags)(*packed(sentences, BIOES)).tolist()
+        return [{tuple(each) for number, *each in found if number == index} for index in range(len(sentences))]
+
+    expected = metric_of("bioes", gold, predicted, 7)
+    metric = metric_of_spans(tags, sets(gold), sets(predicted))
+    assert metric.value == expected.value
+    assert metric.summary() == expected.summary()
+    assert metric.value == pytest.approx(f1_score(gold, predicted, mode="strict", scheme=IOBES), abs=1e-12)

@@ -13,7 +13,6 @@ from bertorch.data.tagged_sentences import TaggedSentences
 from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.tasks.tag_heads import CrfTagger, LinearTagger
-from bertorch.tasks.tagging import HEADS
 from tests.architectures import (
     PACKED,
     PADDED,
@@ -25,6 +24,7 @@ from tests.architectures import (
 from tests.conftest import TINY
 
 LENGTHS = [4, 17, 2, 9]
+HEADS = {"linear": LinearTagger, "crf": CrfTagger}
 TAGS = TagSet(["O", "B-PER", "I-PER", "S-PER", "B-LOC"], "bios", "labels.txt")
 
 

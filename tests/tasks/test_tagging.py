@@ -20,12 +20,25 @@ from bertorch.training.saving import publish
 from bertorch.weights import warm_start
 from tests.conftest import TINY, run_processes
 from tests.short_runs import assert_same_as_one_process
-from tests.small_tasks import NO_DROPOUT, TAGS, tagged_data, tagging_task, tiny_tagging_task
+from tests.small_tasks import (
+    NO_DROPOUT,
+    TAGS,
+    entity_data,
+    global_pointer_task,
+    tagged_data,
+    tagging_task,
+    tiny_tagging_task,
+)
 
 HEADS = pytest.mark.parametrize("use_crf", [False, True], ids=["linear", "crf"])
+TASKS = {
+    "linear": (partial(tagging_task, use_crf=False), tagged_data),
+    "crf": (partial(tagging_task, use_crf=True), tagged_data),
+    "global pointer": (global_pointer_task, entity_data),
+}
 
 
-@HEADS
+@pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize(
     ("world_size", "examples", "settings"),
     [
@@ -37,29 +50,31 @@ HEADS = pytest.mark.parametrize("use_crf", [False, True], ids=["linear", "crf"])
         ),
     ],
 )
-def test_several_processes_train_as_one(use_crf, world_size, examples, settings, tmp_path):
-    """The mean is over the words of all processes, which have different numbers of them."""
-    make = partial(tagging_task, use_crf=use_crf, **NO_DROPOUT)
-    assert_same_as_one_process(tmp_path, world_size, make, tagged_data(examples), settings)
+def test_several_processes_train_as_one(name, world_size, examples, settings, tmp_path):
+    """The mean is over the words of all processes, which have different numbers of them, or over the sentences."""
+    make, data = TASKS[name]
+    assert_same_as_one_process(tmp_path, world_size, partial(make, **NO_DROPOUT), data(examples), settings)
 
 
-def evaluated(batch_size: int) -> str:
-    task = tagging_task(use_crf=True)
+def evaluated(name: str, batch_size: int) -> str:
+    make, data = TASKS[name]
+    task = make()
     task.model.double()
-    metric = evaluate(task, tagged_data(11, windows=2), batch_size, Precision("fp32", "cpu"))
+    metric = evaluate(task, data(11, windows=2), batch_size, Precision("fp32", "cpu"))
     return "\n".join([metric.line(), *metric.summary()])
 
 
-def write_evaluation(folder, batch_size) -> None:
-    (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(batch_size))
+def write_evaluation(folder, name, batch_size) -> None:
+    (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(name, batch_size))
 
 
+@pytest.mark.parametrize("name", ["crf", "global pointer"])
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
-    expected = evaluated(32)
-    assert evaluated(1) == evaluated(7) == expected
+def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, name, tmp_path):
+    expected = evaluated(name, 32)
+    assert evaluated(name, 1) == evaluated(name, 7) == expected
     for batch_size in (1, 7, 32):
-        run_processes(world_size, write_evaluation, tmp_path, batch_size)
+        run_processes(world_size, write_evaluation, tmp_path, name, batch_size)
         assert [path.read_text() for path in tmp_path.iterdir()] == [expected] * world_size
 
 

@@ -26,6 +26,8 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    entity_data,
+    global_pointer_task,
     pair_data,
     siamese_task,
     tagged_data,
@@ -111,9 +113,10 @@ def test_a_loss_over_all_processes_is_computed_by_all_in_both_passes(tmp_path):
         (partial(siamese_task, **NO_DROPOUT), pair_data()),
         (partial(tagging_task, use_crf=False, **NO_DROPOUT), tagged_data(17)),
         (partial(tagging_task, use_crf=True, **NO_DROPOUT), tagged_data(17)),
+        (partial(global_pointer_task, **NO_DROPOUT), entity_data(17)),
         (partial(contrastive_task, gather=True, micro_batch_size=2, **NO_DROPOUT), contrastive_data(17)),
     ],
-    ids=["pairs", "linear tagger", "crf tagger", "gradient caching"],
+    ids=["pairs", "linear tagger", "crf tagger", "global pointer", "gradient caching"],
 )
 def test_processes_of_every_task(make_task, train_data, tmp_path):
     settings = {"batch_size": 2, "epochs": 2, "adversarial_epsilon": EPSILON}

@@ -12,6 +12,7 @@ from bertorch.config import ClassifierConfig, TrainingConfig
 from bertorch.data.dataset import Dataset, Subset, TextRows, split_off
 from bertorch.data.load import load_examples
 from bertorch.data.readers import read_label_names
+from bertorch.data.spans import SpanFinder
 from bertorch.data.tags import TagSet
 from bertorch.data.tokens import TokenStore
 from bertorch.errors import InterruptedRunError, UserError
@@ -27,6 +28,7 @@ from tests.small_tasks import (
     classification_task,
     contrastive_data,
     contrastive_task,
+    global_pointer_task,
     multi_label_task,
     siamese_task,
     tagged_data,
@@ -152,12 +154,21 @@ def test_the_tags_of_entities(tokenizer, log_lines):
     """Counted by plain loops over the file; also of a part of it, and of sentences of several windows."""
     tags = TagSet(read_label_names(str(NER / "labels.txt")), "bios", "labels.txt")
     path = str(NER / "dev.json")
-    whole = tagged_sentences(path, tokenizer=tokenizer, max_length=32, tags=tags, strict=False, on_bad_line="stop")
+    whole = tagged_sentences(
+        path,
+        tokenizer=tokenizer,
+        max_length=32,
+        tags=tags,
+        strict=False,
+        on_bad_line="stop",
+        split="characters",
+        as_spans=False,
+    )
     chosen = np.arange(5, 60)
     lines = [json.loads(line)["label"] for line in (NER / "dev.json").read_text().splitlines()]
     begins = [[tag[2:] for tag in line if tag[0] in "BS"] for line in lines]
     task = tagging_task(use_crf=False)
-    task.span_model.tags = tags
+    task.span_model.tags, task.span_model.find_spans = tags, SpanFinder(tags)
     for part, found in ((whole, begins), (Subset(whole, chosen), begins[5:60])):
         counts = task.label_counts(part)
         flat = [type_ for types in found for type_ in types]
@@ -239,13 +250,20 @@ def test_predictions_of_one_class_are_told():
     assert classified([1, 1, 1], [1, 1, 1]).warnings() == ()  # there is nothing else
 
 
-@pytest.mark.parametrize("use_crf", [False, True])
-def test_a_tagger_without_entities_is_told(use_crf):
-    task = tagging_task(use_crf=use_crf)
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        (tagging_task(use_crf=False), "all tags are O: no entity is predicted, and there are 2; usual causes: "),
+        (tagging_task(use_crf=True), "all tags are O: no entity is predicted, and there are 2; usual causes: "),
+        (global_pointer_task(), "no entity is predicted, and there are 2; usual causes: "),
+    ],
+    ids=["linear", "crf", "global pointer"],
+)
+def test_a_tagger_without_entities_is_told(task, told):
     metric = SpanMetric(task.span_model, torch.device("cpu"))
     metric.gold, metric.predicted = {(0, 0, 1, 0), (1, 0, 2, 0)}, set()
     (warning,) = metric.warnings()
-    assert warning.startswith("all tags are O: no entity is predicted, and there are 2; usual causes: ")
+    assert warning.startswith(told)
     metric.predicted = {(0, 0, 1, 0)}
     assert metric.warnings() == ()
     metric.gold, metric.predicted = set(), set()

@@ -17,6 +17,8 @@ from tests.small_tasks import (
     candidate_data,
     classification_data,
     classification_task,
+    entity_data,
+    global_pointer_task,
     multi_label_data,
     multi_label_task,
     ranking_task,
@@ -25,6 +27,7 @@ from tests.small_tasks import (
     tagged_data,
     tagging_task,
     tiny_classification_task,
+    tiny_global_pointer_task,
     tiny_tagging_task,
 )
 
@@ -83,6 +86,7 @@ def spoilt(task):
         (ranking_task, partial(candidate_data, queries=3)),
         (lambda: tagging_task(use_crf=False), tagged_data),
         (lambda: tagging_task(use_crf=True), tagged_data),
+        (global_pointer_task, entity_data),
     ],
 )
 def test_an_evaluation_is_not_of_results_that_are_not_finite(make_task, make_data):
@@ -96,8 +100,10 @@ def test_predictions_are_finite():
         model.predict(["房间", "早餐", "干净"])
 
 
-@pytest.mark.parametrize("use_crf", [False, True])
-def test_no_tags_are_found_without_finite_scores(use_crf):
-    model = Model(spoilt(tiny_tagging_task(use_crf=use_crf)), Engine(CPU, FP32, batch_size=2, shared=False))
+@pytest.mark.parametrize(
+    "make_task", [*(partial(tiny_tagging_task, use_crf=use_crf) for use_crf in (False, True)), tiny_global_pointer_task]
+)
+def test_no_entities_are_found_without_finite_scores(make_task):
+    model = Model(spoilt(make_task()), Engine(CPU, FP32, batch_size=2, shared=False))
     with pytest.raises(NotFiniteError, match="expected finite results for the tokens of a batch"):
         model.tag(["房间", "早餐", "干净"])

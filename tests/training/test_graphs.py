@@ -24,6 +24,8 @@ from tests.small_tasks import (
     contrastive_data,
     contrastive_task,
     cosent_task,
+    entity_data,
+    global_pointer_task,
     group_data,
     multi_label_data,
     multi_label_task,
@@ -57,6 +59,7 @@ TASKS = {
     "matryoshka": (partial(contrastive_task, matryoshka=(4, 2)), contrastive_data),
     "tagger": (partial(tagging_task, use_crf=False), tagged_data),
     "tagger with a CRF": (partial(tagging_task, use_crf=True), tagged_data),
+    "global pointer": (global_pointer_task, entity_data),
 }
 
 

@@ -10,7 +10,16 @@ import torch
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.optimization import build_optimizer
 from tests.short_runs import assert_equal, assert_same_as_one_process, config, fit, stop_after, trained
-from tests.small_tasks import DROPOUT, NO_DROPOUT, classification_data, classification_task, tagged_data, tagging_task
+from tests.small_tasks import (
+    DROPOUT,
+    NO_DROPOUT,
+    classification_data,
+    classification_task,
+    entity_data,
+    global_pointer_task,
+    tagged_data,
+    tagging_task,
+)
 
 RATE, HEAD_RATE, DECAY, LAYERS = 1e-3, 1e-2, 0.5, 2
 
@@ -124,10 +133,14 @@ def test_freezing_the_embeddings_alone_is_not_the_same_as_nothing(tmp_path):
         fit(config(tmp_path, resume=True), classification_task(), classification_data(20))
 
 
-def test_several_processes(tmp_path):
+@pytest.mark.parametrize(
+    ("make_task", "train"),
+    [(partial(tagging_task, use_crf=True), tagged_data(21)), (global_pointer_task, entity_data(21))],
+    ids=["crf", "global pointer"],
+)
+def test_several_processes(make_task, train, tmp_path):
     settings = {"batch_size": 4, "epochs": 1, "max_grad_norm": 0.1, "weight_decay": 0.01, **SETTINGS}
-    make_task = partial(tagging_task, use_crf=True, **NO_DROPOUT)
-    assert_same_as_one_process(tmp_path, 2, make_task, tagged_data(21), settings)
+    assert_same_as_one_process(tmp_path, 2, partial(make_task, **NO_DROPOUT), train, settings)
 
 
 @pytest.mark.parametrize("setting", [{"freeze_layers": 3}, {"freeze_layers": 1}, {"layer_decay": 0.5}])

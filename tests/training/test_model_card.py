@@ -24,6 +24,7 @@ from tests.short_runs import config
 from tests.small_tasks import (
     classification_task,
     contrastive_task,
+    global_pointer_task,
     ranking_task,
     score_task,
     siamese_task,
@@ -51,6 +52,11 @@ def card(folder, *, task=None, history=HISTORY, **options) -> ModelCard:
         (score_task, ("text-classification", "transformers"), ".predict(["),
         (ranking_task, ("text-ranking", "sentence-transformers"), ".rank("),
         (partial(tagging_task, use_crf=True), ("token-classification", "transformers"), ".tag(["),
+        (
+            global_pointer_task,
+            ("token-classification", "transformers"),
+            "nested decoding: entities may lie inside each other",
+        ),
         (siamese_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
         (contrastive_task, ("sentence-similarity", "sentence-transformers"), ".encode(["),
     ],

@@ -18,6 +18,8 @@ from tests.small_tasks import (
     contrastive_data,
     contrastive_task,
     cosent_task,
+    entity_data,
+    global_pointer_task,
     group_data,
     multi_label_data,
     multi_label_task,
@@ -46,6 +48,7 @@ TASKS = {
     "cosent": (partial(cosent_task, micro_batch_size=3, **DROPOUT), partial(scored_pair_data, 29)),
     "linear tagger": (partial(tagging_task, use_crf=False, **DROPOUT), partial(tagged_data, 29)),
     "crf tagger": (partial(tagging_task, use_crf=True, **DROPOUT), partial(tagged_data, 29)),
+    "global pointer": (partial(global_pointer_task, **DROPOUT), partial(entity_data, 29)),
 }
 
 

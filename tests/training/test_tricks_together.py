@@ -11,7 +11,16 @@ from bertorch.tasks.classification import ClassificationTask
 from bertorch.training.loop import build_hooks
 from bertorch.weights import load_weights
 from tests.short_runs import assert_equal, assert_same_as_one_process, config, stop_after, trained
-from tests.small_tasks import DROPOUT, NO_DROPOUT, tagged_data, tagging_task, windowed_data, windowed_task
+from tests.small_tasks import (
+    DROPOUT,
+    NO_DROPOUT,
+    entity_data,
+    global_pointer_task,
+    tagged_data,
+    tagging_task,
+    windowed_data,
+    windowed_task,
+)
 
 SHARED = {"ema_decay": 0.9, "r_drop": 2.0, "layer_decay": 0.7, "gradient_accumulation_steps": 2}
 MOVED, FROZEN = SHARED | {"adversarial_epsilon": 0.5}, SHARED | {"freeze_layers": 1}
@@ -25,6 +34,8 @@ def weighted_windows(**settings: object) -> ClassificationTask:
 CASES = {
     "windows, unequal classes": (weighted_windows, partial(windowed_data, 29), MOVED),
     "crf tagger": (partial(tagging_task, use_crf=True), partial(tagged_data, 29), FROZEN),
+    "global pointer": (global_pointer_task, partial(entity_data, 29), MOVED | {"r_drop": None}),
+    "global pointer, frozen": (global_pointer_task, partial(entity_data, 29), FROZEN | {"r_drop": None}),
 }
 
 
