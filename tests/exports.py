@@ -48,9 +48,9 @@ def _embedding(pooling_mode: str, size: int | None, prompts: Prompts, **inputs: 
     return ContrastiveTask(model, prompts=prompts, matryoshka=(16,) if size else (), **inputs)
 
 
-def _tagging(head: str) -> Callable[..., Task]:
+def _tagging(head: str, **options: Any) -> Callable[..., Task]:
     return lambda **inputs: TaggingTask.from_pretrained(
-        str(TINY), tags=TAGS, head=head, head_learning_rate=1e-3, constrain_training=False, **inputs
+        str(TINY), tags=TAGS, head=head, head_learning_rate=1e-3, **options, **inputs
     )
 
 
@@ -63,8 +63,9 @@ KINDS: dict[str, Callable[..., Task]] = {
     "sentence bert": _sentence_bert,
     "embedding": lambda **inputs: _embedding("mean", None, Prompts(), **inputs),
     "pooler and dense": lambda **inputs: _embedding("linear", 32, Prompts.of_roles("q: ", "p: "), **inputs),
-    "linear tagger": _tagging("linear"),
-    "CRF": _tagging("crf"),
+    "linear tagger": _tagging("linear", constrain_training=False),
+    "CRF": _tagging("crf", constrain_training=False),
+    "global pointer": _tagging("global_pointer", decoding="nested", head_size=8),
 }
 
 
@@ -75,7 +76,7 @@ def small_task(kind: str, seed: int = 0) -> Task:
     task.model.keep_layers([0])
     with torch.no_grad():
         for name, parameter in task.model.weights.named_parameters():
-            if parameter.ndim == 1 or "classifier" in name or "crf" in name:
+            if parameter.ndim == 1 or any(head in name for head in ("classifier", "crf", "global_pointer")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     task.model.eval()
     return task

@@ -14,7 +14,7 @@ from bertorch import encode, evaluate, export, load, predict
 from bertorch.errors import UserError
 from bertorch.exporting.export import export_graphs
 from bertorch.inference.load import load_trained
-from tests.conftest import MATCHING, NER, REVIEWS, ROOT, SENTENCES, STS, TOPICS, run_script
+from tests.conftest import MATCHING, NER, NESTED, REVIEWS, ROOT, SENTENCES, STS, TOPICS, run_script
 from tests.exports import copied, flipped, save, small_task
 
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
@@ -138,6 +138,7 @@ BACKENDS = {
     "matching": (MATCHING / "dev.txt", NEXT),
     "batchneg": (STS, NEXT),
     "ner with a CRF": (NER / "dev.json", SENTENCES.read_text().splitlines()[:20]),
+    "nested": (NESTED / "dev.json", SENTENCES.read_text().splitlines()[:20]),
 }
 
 
@@ -150,7 +151,7 @@ def test_predict_and_evaluate_with_each_backend(name, graphs, tmp_path):
     record = json.loads((folder / "onnx" / "model.onnx.json").read_text())
     assert record["check"]["data"].startswith(dev.name)  # what the run remembers
     lines = {each: predicted(folder, source, tmp_path / each, backend=each) for each in ("torch", *FORMATS)}
-    if name == "ner with a CRF":
+    if name in ("ner with a CRF", "nested"):
         assert lines["onnx"] == lines["torch"]
         assert len(lines["onnx-int8"]) == len(inputs)
     else:

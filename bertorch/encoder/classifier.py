@@ -164,7 +164,7 @@ class SequenceClassifier(HeadedModel):
         return matches(self._one_by_one(batch), lambda: self(batch))
 
 
-def word_states(encoder: Encoder, batch: TaggedBatch) -> Tensor:
+def word_states(encoder: Encoder | OnnxModel, batch: TaggedBatch) -> Tensor:
     """Hidden states (K, H) of the first pieces of the words."""
     if encoder.training or batch.size <= WINDOWS_AT_ONCE:
         hidden = encoder(batch)  # (T, H)

@@ -60,6 +60,19 @@ class PaddedClassifier(PaddedModel):
         return self.model(**self._named(inputs)).logits
 
 
+class PaddedTokens(PaddedModel):
+    """What a head makes of the hidden state of each token, (N, L, …); the head treats each by itself."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module, output_name: str) -> None:
+        super().__init__(encoder, (output_name,))
+        self.model, self.head = encoder.model, head
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See the class."""
+        hidden = self.model(**self._named(inputs)).last_hidden_state  # (N, L, H)
+        return self.head(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+
+
 class PaddedEmbedder(PaddedModel):
     """A sentence encoder: hidden states (N, L, H), and embeddings (N, E).
 

@@ -115,7 +115,7 @@ class ScoringTask(Task[PackedBatch]):
         return Agreement(
             self.predictor(),
             self._inputs_of,
-            partial(self.stream_inputs, split="characters"),
+            partial(self.stream_inputs, split=None),
             lambda rows, others: equal_labels(labels(rows), labels(others)),
         )
 

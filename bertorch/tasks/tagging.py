@@ -225,8 +225,8 @@ class TaggingTask(Task[TaggedBatch]):
     def agreement(self) -> Agreement:
         return Agreement(
             self.predictor(),
-            lambda texts: [TextTokens.of(text, "characters") for text in texts],
-            partial(self.stream_inputs, split="characters"),
+            lambda texts: [TextTokens.of(text, self.split) for text in texts],
+            partial(self.stream_inputs, split=None),
             same_entities,
         )
 

@@ -92,12 +92,14 @@ def test_every_kind_of_model(kind, tmp_path):
     with torch.inference_mode():
         if isinstance(task, TaggingTask):
             batch = tagged_batch(batch)
-            expected, got = task.model.encoder(batch), stand_in(batch)
-            expected = task.model.head_logits(expected)
+            hidden, got = task.model.encoder(batch), stand_in(batch)
+            expected = task.model.global_pointer(hidden) if kind == "global pointer" else task.model.head_logits(hidden)
         else:
             expected, got = getattr(task, "embedder_model", task.model)(batch), stand_in(batch)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    if isinstance(task, TaggingTask):
+    if kind == "global pointer":
+        assert shapes(path)["span_features"] == ["batch_size", "sequence_length", 2 * 8 + 2 * 2]
+    elif isinstance(task, TaggingTask):
         assert shapes(path)["logits"] == ["batch_size", "sequence_length", 5]
     elif hasattr(task, "embedder_model"):
         assert list(shapes(path))[-2:] == ["last_hidden_state", "sentence_embedding"]
@@ -122,13 +124,13 @@ def test_weights_beyond_what_a_file_can_have_are_in_one_of_their_own(tmp_path, m
 
 def test_a_head_that_has_no_graph_is_named():
     task = copy.copy(small_task("linear tagger"))
-    task.head = "global_pointer"
+    task.head = "another"
 
     def padded():
         raise NotImplementedError
 
     task.model.padded = padded
-    with pytest.raises(UserError, match="got one of the task 'tagging' with the head 'global_pointer', whose graph is"):
+    with pytest.raises(UserError, match="got one of the task 'tagging' with the head 'another', whose graph is"):
         padded_model(task)
 
 
