@@ -6,7 +6,7 @@ r"""Inference with trained weights: this project, `transformers.pipeline` with b
 Classification against the pipeline, and sentence embeddings against sentence-transformers, from one saved folder each,
 on the same texts in one run, turn by turn; texts are tokenised within the measured time. Ratios are medians of the
 turns' ratios; results are compared too. `auto` is half precision for all on a GPU, and fp32 on the CPU, where ours is
-also run in bf16.
+also run in bf16, and by ONNX Runtime in fp32 and int8. "One text" is the median of calls with a single one.
 
 "The most" is the ratio of a program that does nothing but the matrix products of the real tokens, in the precision of
 the peer, as fast as the device does large ones.
@@ -33,6 +33,7 @@ from bertorch.data.dataset import Dataset
 from bertorch.data.readers import read_labelled_texts
 from bertorch.encoder.pretrained import load_tokenizer
 from bertorch.encoder.sentence_encoder import SentenceEncoder
+from bertorch.exporting.export import export_graphs
 from bertorch.inference.model import Model
 from bertorch.precision import Precision
 from bertorch.tasks.classification import ClassificationTask
@@ -40,6 +41,8 @@ from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.training.saving import publish
 
 OURS, OURS_IN_BF16 = "bertorch", "bertorch in bf16"
+OURS_BY_RUNTIME = {"onnx": "bertorch by ONNX Runtime", "onnx-int8": "bertorch by ONNX Runtime in int8"}
+SINGLE = 30  # calls with one text
 LABELS = ["negative", "positive"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +62,7 @@ def main() -> None:
         "batch_size": options.batch_size,
         "precision": precision,
         "hardware": hardware(device),
-        "versions": versions("torch", "transformers", "sentence-transformers"),
+        "versions": versions("torch", "transformers", "sentence-transformers", "onnxruntime"),
     }
     print(f"{result['model']}, {len(texts)} texts, batch {options.batch_size}, {precision}, {result['hardware']}")
     floor = _seconds_of_products(texts, options, device, DTYPES[precision])
@@ -122,6 +125,9 @@ def _compared(
         ratios = [slow / fast for fast, slow in zip(measured[name], measured[theirs], strict=True)]
         compared[f"{name} over {theirs}"] = statistics.median(ratios)
         compared[f"{name}, largest difference"] = float(np.abs(results[name] - results[theirs]).max())
+    for name in contenders:
+        single = [timed(lambda name=name, text=text: contenders[name]([text]), device) for text in texts[:SINGLE]]  # type: ignore[misc]
+        compared[f"{name}, one text, ms"] = 1000 * statistics.median(single)
     compared[f"the most over {theirs}"] = statistics.median(measured[theirs]) / floor
     return compared
 
@@ -129,13 +135,14 @@ def _compared(
 def _ours(
     options: argparse.Namespace, folder: Path, precision: str, use: Callable[[Model, list[str]], np.ndarray]
 ) -> dict[str, Callable[[list[str]], np.ndarray]]:
-    precisions = {OURS: precision}
+    size = options.batch_size
+    models = {OURS: load(folder, precision=precision, batch_size=size)}
     if precision == "fp32" and distributed.device().type == "cpu":
-        precisions[OURS_IN_BF16] = "bf16"
-    return {
-        name: partial(use, load(folder, precision=each, batch_size=options.batch_size))
-        for name, each in precisions.items()
-    }
+        models[OURS_IN_BF16] = load(folder, precision="bf16", batch_size=size)
+        for backend, name in OURS_BY_RUNTIME.items():
+            export_graphs(str(folder), backend, str(folder), max_loss=1.0)  # what is lost is shown as a difference
+            models[name] = load(folder, backend=backend, batch_size=size)
+    return {name: partial(use, model) for name, model in models.items()}
 
 
 def _classification(

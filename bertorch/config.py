@@ -18,6 +18,7 @@ SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constan
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SPLITS = ("characters", "words")
 CUDA_GRAPHS = ("auto", "off")
+BACKENDS = ("torch", "onnx", "onnx-int8")
 COMPILE = ("auto", "on", "off")
 LONGEST = 100_000  # tokens of an example, more than any model takes
 ON_BAD_LINE = ("stop", "skip")
@@ -365,6 +366,18 @@ class InferenceConfig(LaunchedConfig):
         None, minimum=3, maximum=LONGEST, help="tokens of an input; by default as many as in training"
     )
     overwrite: bool = option(False, help="replace the output if it exists")
+    backend: str = option(
+        BACKENDS[0],
+        choices=BACKENDS,
+        help="what runs the model: torch, or ONNX Runtime on the CPU with what bertorch.export made; see docs",
+    )
+
+    def __post_init__(self) -> None:
+        if self.backend != BACKENDS[0] and self.precision not in ("auto", "fp32"):
+            raise UserError(
+                f"--precision {self.precision} is for --backend {BACKENDS[0]}: a graph has the precision that it was "
+                "exported with; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

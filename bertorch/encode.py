@@ -54,6 +54,7 @@ class EncodeConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.nearest is None) != (self.corpus_file is None):
             raise UserError("--nearest and --corpus_file need each other")
         if self.output_file is None and self.nearest is None:
@@ -119,6 +120,7 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, rows: int) -> dict[str, object]:
     """What the vectors depend on."""
     from bertorch.data.fingerprint import file_digest
+    from bertorch.inference.load import graph_contents
 
     return {
         "rows": rows,
@@ -130,6 +132,7 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, r
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),
         **{f"content of --model_dir, {file}": digest for file, digest in digests.of_model(config.model_dir).items()},
+        **{f"content of --model_dir, {graph}": digest for graph, digest in graph_contents(model).items()},
     }
 
 

@@ -81,6 +81,7 @@ class EvaluateConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tune_thresholds is not None and self.calibrate:
             raise UserError("--tune_thresholds and --calibrate are for different models; leave one out")
         retrieval = {name: getattr(self, name) for name in ("corpus_file", "queries_file", "qrels_file")}

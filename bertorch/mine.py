@@ -67,6 +67,7 @@ class MineConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         wanted = self.rank_to - self.rank_from + 1
         if wanted < 1:
             raise UserError(
@@ -99,7 +100,9 @@ def run(config: MineConfig) -> None:
         model.task.embedder(normalize=True, role=role)  # raises: no embeddings, or a prompt that cannot be applied
     if config.reranker_dir is not None:
         size = config.batch_size
-        reranker = load(config.reranker_dir, precision=config.precision, batch_size=size, shared=True)
+        reranker = load(
+            config.reranker_dir, precision=config.precision, batch_size=size, shared=True, backend=config.backend
+        )
         reranker.task.ranker()  # raises: the model has no scores of pairs
     target = Path(os.path.realpath(config.output_file))
     with only_writer(target.with_name(f".{target.name}.lock"), f"--output_file {config.output_file}"):
@@ -124,12 +127,13 @@ def _mining(
 def _made_of(name: str, folder: str, model: "Model") -> dict[str, Any]:
     """What comes of a model depends on this."""
     from bertorch.data.model_digests import ModelDigests
+    from bertorch.inference.load import graph_contents
 
     digests = ModelDigests(Path(os.devnull)).of_model(folder)  # no record of an earlier run
     return {
         f"tokens of {name}": model.task.max_seq_length,
         f"precision of {name}": model.engine.precision.name,
-        **{f"content of {name}, {file}": digest for file, digest in digests.items()},
+        **{f"content of {name}, {file}": digest for file, digest in (digests | graph_contents(model)).items()},
     }
 
 

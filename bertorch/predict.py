@@ -67,6 +67,7 @@ class PredictConfig(InferenceConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ranked and self.flush:
             raise UserError("--ranked needs the whole input, and --flush answers line by line; choose one of them")
         if self.ranked and self.logits:

@@ -114,7 +114,8 @@ def weights_file(source: str) -> Path:
     if path.is_dir():
         inside = [path / name for name in (SAFE_WEIGHTS, WEIGHTS) if (path / name).exists()]
         if not inside:
-            raise UserError(f"{source}: expected {SAFE_WEIGHTS} or {WEIGHTS} in this folder, got neither")
+            exported = " but an export; add --backend, see its onnx folder" if (path / "onnx").is_dir() else ""
+            raise UserError(f"{source}: expected {SAFE_WEIGHTS} or {WEIGHTS} in this folder, got neither{exported}")
         path = inside[0]
     require_file(path, "a .bin or .safetensors file, or a folder with one")
     return path

@@ -12,9 +12,18 @@ from typing import Any, get_args, get_type_hints
 
 from bertorch.cli import default_text, grouped_options, spellings
 from bertorch.compare import CompareConfig
-from bertorch.config import GROUPS, BatchNegConfig, ClassifierConfig, InferenceConfig, NERConfig, TrainingConfig
+from bertorch.config import (
+    GROUPS,
+    BatchNegConfig,
+    ClassifierConfig,
+    InferenceConfig,
+    LaunchedConfig,
+    NERConfig,
+    TrainingConfig,
+)
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
+from bertorch.export import ExportConfig
 from bertorch.label_issues import LabelIssuesConfig
 from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
@@ -45,6 +54,7 @@ SECTIONS: dict[str, tuple[type, type | None]] = {
     "`python -m bertorch.evaluate`": (EvaluateConfig, InferenceConfig),
     "`python -m bertorch.encode`": (EncodeConfig, InferenceConfig),
     "`python -m bertorch.mine`": (MineConfig, InferenceConfig),
+    "`python -m bertorch.export`": (ExportConfig, LaunchedConfig),
     "`python -m bertorch.plot`": (PlotConfig, None),
     "`python -m bertorch.compare`": (CompareConfig, None),
     "`python -m bertorch.label_issues`": (LabelIssuesConfig, None),

@@ -78,6 +78,18 @@ def folders(tmp_path_factory):
     return Folders(base / "folders")
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The folder of a small classifier with its export in it, see `tests.exports`."""
+    from tests.exports import exported_classifier
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    (base / "exported").mkdir(exist_ok=True)
+    return exported_classifier(base / "exported")
+
+
 @pytest.fixture
 def special(tmp_path):
     """What can stand in a file's place and cannot be read like one, by kind: a path of each."""

@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import ROOT
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("run_*.py"))
-COMMANDS = ("predict", "evaluate", "encode", "plot", "compare", "label_issues", "mine")
+COMMANDS = ("predict", "evaluate", "encode", "plot", "compare", "label_issues", "mine", "export")
 HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "numpy")
 # Each may import itself and those before it; what is in no package stands on the ground, or is a command.
-LAYERS = ("ground", "data", "encoder", "tasks", "training", "inference", "commands")
+LAYERS = ("ground", "data", "encoder", "tasks", "training", "inference", "exporting", "commands")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bertorch.compare import CompareConfig
 from bertorch.config import BatchNegConfig, ClassifierConfig, NERConfig
 from bertorch.encode import EncodeConfig
 from bertorch.evaluate import EvaluateConfig
+from bertorch.export import ExportConfig
 from bertorch.label_issues import LabelIssuesConfig
 from bertorch.mine import MineConfig
 from bertorch.plot import PlotConfig
@@ -117,6 +118,13 @@ PROGRAMS = [
         *("mine", MineConfig, "simcse", ("--rank_from", "200"), ("--num_negatives", "101")),
         *(("--input_file", "sts.txt"), ("--reranker_dir", "model"), ("--output_file", "-")),
         input_file="paraphrases.txt", output_file="out.tsv",
+    ),
+    Program(
+        *(("-m", "bertorch.export"), ExportConfig, {"format": "safetensors", "output_dir": "exported"}),
+        *(
+            (("--max_loss", "0.1"), ("--check_file", "reviews.txt"), ("--format", "onnx", "--max_loss", "0.5")),
+            {"model_dir": "classifier"},
+        ),
     ),
     Program(("-m", "bertorch.plot"), PlotConfig, {"output": "plot.png"}, (), {"runs": "classifier"}),
     Program(

@@ -13,7 +13,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, TokenClassifierOutput
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
@@ -22,6 +22,8 @@ from bertorch.encoder import pooling
 from bertorch.encoder.attention import BlockLayout
 from bertorch.encoder.encoder import Encoder, ModelInputs
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.onnx_model import OnnxModel
+from bertorch.encoder.padded import PaddedClassifier
 from bertorch.encoder.pretrained import label_settings, load_pretrained
 from bertorch.encoder.trials import eval_mode, matches, supported, trial_batch, unsupported
 from bertorch.precision import at_least_fp32
@@ -64,6 +66,10 @@ class HeadedModel(EncoderModel):
     def weights(self) -> nn.Module:
         return self.model
 
+    @override
+    def padded(self) -> PaddedClassifier:
+        return PaddedClassifier(self.encoder, self.model)
+
     def _reproduces(self, expected: Tensor, batch: PackedBatch) -> bool:
         """Whether encoder and head give the logits expected for a batch."""
         raise NotImplementedError
@@ -98,6 +104,13 @@ def head_of(model: PreTrainedModel) -> nn.Module:
     head = copy.copy(model)
     head._modules = model._modules | {model.base_model_prefix: _EncoderOutput(model.base_model)}
     return head
+
+
+class _GivenLogits(nn.Module):
+    """Stands in for a head of tokens: what it is given are the logits."""
+
+    def forward(self, *, inputs_embeds: Tensor) -> TokenClassifierOutput:
+        return TokenClassifierOutput(logits=inputs_embeds)
 
 
 class HeadInput(Enum):
@@ -151,7 +164,7 @@ class SequenceClassifier(HeadedModel):
         return matches(self._one_by_one(batch), lambda: self(batch))
 
 
-def word_states(encoder: Encoder, batch: TaggedBatch) -> Tensor:
+def word_states(encoder: Encoder | OnnxModel, batch: TaggedBatch) -> Tensor:
     """Hidden states (K, H) of the first pieces of the words."""
     if encoder.training or batch.size <= WINDOWS_AT_ONCE:
         hidden = encoder(batch)  # (T, H)
@@ -161,9 +174,21 @@ def word_states(encoder: Encoder, batch: TaggedBatch) -> Tensor:
 
 
 class TokenClassifier(HeadedModel):
-    """A `…ForTokenClassification` of transformers; its logits at the first piece of a word are the word's emissions."""
+    """A `…ForTokenClassification` of transformers; its logits at the first piece of a word are the word's emissions.
+
+    In its place there may be an `OnnxModel` that gives the logits of tokens.
+    """
 
     head_kind = "token classification"
+
+    def __init__(self, model: PreTrainedModel | OnnxModel) -> None:
+        if not isinstance(model, OnnxModel):
+            super().__init__(model)
+            return
+        EncoderModel.__init__(self)
+        self.model = model
+        self.encoder = model  # type: ignore[assignment] # gives (T, C) in the place of (T, H)
+        self.head = _GivenLogits()
 
     @staticmethod
     def pretrained(name: str, label_names: Sequence[str]) -> PreTrainedModel:

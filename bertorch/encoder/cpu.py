@@ -5,6 +5,7 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +94,7 @@ class GroupedLayout(Layout):
         """The layout of a batch on the CPU."""
         lengths, sentences = batch.bounds.diff().sort(descending=True)  # (N,), longest first
         longest = lengths.tolist()
-        borders = [0]  # the first sentence of each block
-        for index, length in enumerate(longest):
-            if length < _FULLNESS * longest[borders[-1]]:
-                borders.append(index)
+        borders = similar_lengths(longest)
         groups = lengths.tensor_split(borders[1:])
         sizes = [int(group.sum()) for group in groups]
         blocks = [
@@ -112,6 +110,15 @@ class GroupedLayout(Layout):
         parts = (tensor.index_select(0, self.order).split(self.sizes) for tensor in (query, key, value))
         attended = [block.attend(*rows, **options) for block, *rows in zip(self.blocks, *parts, strict=True)]
         return torch.cat(attended).index_select(0, self.inverse)  # (T, A, D)
+
+
+def similar_lengths(lengths: Sequence[int]) -> list[int]:
+    """Where to cut sentences of falling lengths into blocks of similar ones: the first sentence of each block."""
+    borders = [0]
+    for index, length in enumerate(lengths):
+        if length < _FULLNESS * lengths[borders[-1]]:
+            borders.append(index)
+    return borders
 
 
 def cpu_layout(batch: PackedBatch) -> Layout:

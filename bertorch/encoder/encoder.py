@@ -7,6 +7,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.attention import ATTENTION, BlockLayout, FlashLayout, Layout, runs_flash
@@ -78,7 +79,23 @@ def layout_of(batch: PackedBatch, dtype: torch.dtype, head_size: int) -> Layout:
     return cpu_layout(batch) if device.type == "cpu" else BlockLayout.of(batch)
 
 
-class Encoder(nn.Module):
+class LimitedLength:
+    """What takes sentences of a limited length."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a sentence, None without limit."""
+        raise NotImplementedError
+
+    def require_positions(self, max_seq_length: int) -> None:
+        """Raise a `UserError` if there are fewer positions than this."""
+        require_positions(max_seq_length, self.max_length, self._described())
+
+    def _described(self) -> str:
+        return type(self).__name__
+
+
+class Encoder(nn.Module, LimitedLength):
     """A transformers encoder, without a head on top, that maps a packed batch to hidden states (T, H).
 
     Whether a model can run padding-free is not read from a list: at construction it encodes short sentences one by one
@@ -104,8 +121,8 @@ class Encoder(nn.Module):
             logger.info("{} does not run padding-free; its batches are padded inside", type(model).__name__)
 
     @property
+    @override
     def max_length(self) -> int | None:
-        """Tokens of a sentence, None without limit."""
         return self.inputs.max_length
 
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -126,9 +143,9 @@ class Encoder(nn.Module):
         """A trial batch for padded runs, as long as the model allows."""
         return trial_batch(self.model.config, min(LONG, self.max_length or LONG))
 
-    def require_positions(self, max_seq_length: int) -> None:
-        """Raise a `UserError` if the model has fewer positions than this."""
-        require_positions(max_seq_length, self.max_length, type(self.model).__name__)
+    @override
+    def _described(self) -> str:
+        return type(self.model).__name__
 
     def _dtype(self) -> torch.dtype:
         """The type that queries, keys and values will have."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.layers import LayerDepths, keep_layers
+from bertorch.encoder.padded import PaddedModel
 from bertorch.encoder.trials import trial_batch
 from bertorch.errors import UserError
 
@@ -26,13 +27,25 @@ class EncoderModel(nn.Module):
 
     @property
     def encoder_prefix(self) -> str:
-        """The encoder's name within `weights`, such as `bert`."""
-        return self.encoders[0].model.base_model_prefix
+        """The encoder's name within `weights`, such as `bert`; empty where a graph stands for it."""
+        return next((encoder.model.base_model_prefix for encoder in self.encoders), "")
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The encoders inside, at least one."""
+        """The encoders inside, at least one, unless a graph stands for it."""
         return [module for module in self.modules() if isinstance(module, Encoder)]
+
+    def padded(self) -> PaddedModel:
+        """The model on padded inputs, with the same weights, for exports: what packed batches cost most time in.
+
+        Raises:
+            NotImplementedError: it has no such form.
+        """
+        raise NotImplementedError
+
+    def beside_graph(self) -> dict[str, Tensor]:
+        """The weights that an export has beside the graph of `padded`, by their names within `weights`."""
+        return {}
 
     def is_head(self, name: str) -> bool:
         """Whether a weight, by its name within `weights`, starts anew with `--new_head`."""

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.padded import PaddedEmbedder
 from bertorch.encoder.pooling import POOLING
 from bertorch.encoder.pretrained import load_pretrained
 from bertorch.encoder.sentence_modules import SentenceModules
@@ -72,6 +73,17 @@ class SentenceEncoder(EncoderModel):
                 f"pooling, one after the other, got {reason(error)}"
             ) from error
         return embedder
+
+    @property
+    def output_emb_size(self) -> int | None:
+        """Of the linear layer after pooling; None without one."""
+        return None if self.emb_reduce_linear is None else self.emb_reduce_linear.out_features
+
+    @override
+    def padded(self) -> PaddedEmbedder:
+        modes = [self.pooling_mode] if isinstance(self.pooling_mode, str) else self.pooling_mode
+        reduced = [] if self.emb_reduce_linear is None else [self.emb_reduce_linear]
+        return PaddedEmbedder(self.encoder, modes, nn.Sequential(*reduced, self.layers), self.truncate_dim)
 
     @property
     @override

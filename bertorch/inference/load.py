@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from bertorch import distributed
-from bertorch.config import PRECISIONS, InferenceConfig
+from bertorch.config import BACKENDS, PRECISIONS, InferenceConfig
+from bertorch.data.fingerprint import file_digest
 from bertorch.encoder.cpu import use_onednn
+from bertorch.encoder.encoder import LimitedLength
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.sentence_transformers import is_of_sentence_transformers
 from bertorch.errors import UserError
 from bertorch.files import reason
@@ -22,7 +25,7 @@ from bertorch.tasks.registry import TASKS, foreign_task, own_task
 from bertorch.training.folds_folder import fold_folders
 
 
-def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Task[Any]:
+def load_trained(folder: str | Path, *, max_seq_length: int | None = None, backend: str = BACKENDS[0]) -> Task[Any]:
     """Load a task as it was trained: on the CPU, in evaluation mode, with transformers' own layers.
 
     Args:
@@ -30,20 +33,22 @@ def load_trained(folder: str | Path, *, max_seq_length: int | None = None) -> Ta
             `AutoModelForTokenClassification`, or one of sentence-transformers. That of a run with `--folds` is all of
             its models, see `bertorch.tasks.ensembles`.
         max_seq_length: tokens of an input; None for as many as in training.
+        backend: with another one than `torch`, the graph that `bertorch.export` made stands for the model.
 
     Raises:
-        UserError: no such folder, or one that cannot be read.
+        UserError: no such folder, or one that cannot be read, or that has no such graph.
     """
     name = str(folder)
     if not Path(name).is_dir():
         raise UserError(f"{name}: expected the folder that a run saved, got no folder")
     if folds := fold_folders(name):
-        task = joined([load_trained(fold, max_seq_length=max_seq_length) for fold in folds], folds)
+        members = [load_trained(fold, max_seq_length=max_seq_length, backend=backend) for fold in folds]
+        task = joined(members, folds)
         task.model.eval()
         return task
     owned = is_own(name)
-    task = own_task(name, max_seq_length) if owned else foreign_task(name, max_seq_length)
-    for encoder in task.model.encoders:
+    task = (own_task if owned else foreign_task)(name, max_seq_length, backend)
+    for encoder in (module for module in task.model.modules() if isinstance(module, LimitedLength)):
         if not owned and max_seq_length is None and encoder.max_length is not None:  # others may not say how many
             task.max_seq_length = min(task.max_seq_length, encoder.max_length)
         encoder.require_positions(task.max_seq_length)
@@ -82,6 +87,7 @@ def load(
     batch_size: int = 32,
     max_seq_length: int | None = None,
     shared: bool = False,
+    backend: str = BACKENDS[0],
 ) -> Model:
     """Load a folder, see `load_trained`, for inference.
 
@@ -97,6 +103,7 @@ def load(
         batch_size: inputs of a batch; larger on a GPU.
         max_seq_length: tokens of an input; None for as many as in training.
         shared: whether the processes of a launcher share the inputs; see `Engine`.
+        backend: `torch`; or `onnx` or `onnx-int8`, which run on the CPU what `bertorch.export` made.
 
     Raises:
         UserError: no such folder, device or precision, or a folder that cannot be read.
@@ -106,11 +113,17 @@ def load(
             f"load: expected a precision of {', '.join(PRECISIONS)} and a batch_size of at least 1, got "
             f"{precision!r} and {batch_size}"
         )
+    if backend != BACKENDS[0] and (precision not in ("auto", "fp32") or device not in (None, "cpu")):
+        raise UserError(
+            f"load: expected neither a device nor a precision with the backend {backend!r}, which runs on the CPU as "
+            f"exported, got {device!r} and {precision!r}"
+        )
+    precision = precision if backend == BACKENDS[0] else "fp32"
     on = distributed.device() if device is None else _device(device)
     resolved = Precision.resolve(precision, on)
     if precision == "auto" and on.type == "cuda" and resolved.name == "fp32":
         resolved = Precision.resolve("fp16", on)  # a GPU without bf16
-    task = load_trained(folder, max_seq_length=max_seq_length)
+    task = load_trained(folder, max_seq_length=max_seq_length, backend=backend)
     task.model.to(on)
     if on.type == "cpu":
         with resolved.autocast():
@@ -119,10 +132,22 @@ def load(
     return Model(task, Engine(on, resolved, batch_size=batch_size, shared=shared))
 
 
+def graph_contents(model: Model) -> dict[str, str]:
+    """The digests of the graphs that stand for a model, by backend and file: what its results depend on too."""
+    graphs = [Path(each.path) for each in model.task.model.modules() if isinstance(each, OnnxModel)]
+    return {f"graph {graph.name}": file_digest(str(graph)) for graph in graphs}
+
+
 def load_shared(config: InferenceConfig) -> Model:
     """The model of a command, on all processes, which share the inputs; see `load`."""
-    size, length = config.batch_size, config.max_seq_length
-    return load(config.model_dir, precision=config.precision, batch_size=size, max_seq_length=length, shared=True)
+    return load(
+        config.model_dir,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        max_seq_length=config.max_seq_length,
+        shared=True,
+        backend=config.backend,
+    )
 
 
 def _device(name: str | torch.device) -> torch.device:

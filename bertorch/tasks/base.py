@@ -14,7 +14,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.errors import UserError
+from bertorch.tasks.agreement import Agreement
 from bertorch.tasks.fitting import Fitting
 from bertorch.tasks.label_counts import LabelCounts
 from bertorch.tasks.losses import twin_divergence
@@ -57,8 +59,9 @@ class LoadedFolder(NamedTuple):
     folder: str
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # with a graph those beside it
     metadata: ModelMetadata
+    graph: OnnxModel | None = None  # what stands for the encoder, and what of the model is exported with it
 
     @property
     def inputs(self) -> InputSettings:
@@ -334,6 +337,12 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def errors(self, metric: Any, source: Any) -> Errors:
         """The wrong examples, from `metric` after the evaluation, and the `source` that `read_labelled` read."""
+
+    # Exports
+
+    @abstractmethod
+    def agreement(self) -> Agreement:
+        """By what another model of the task is compared with this one on inputs without labels."""
 
     # Fitting by `bertorch.evaluate`, with a `fitting`
 

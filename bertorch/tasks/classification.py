@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, LoadedFolder, Losses
 from bertorch.tasks.calibrated import CalibratedTask
@@ -45,7 +46,7 @@ class ClassificationTask(CalibratedTask, SequenceTask):
 
     def __init__(
         self,
-        model: SequenceClassifier,
+        model: SequenceClassifier | OnnxModel,
         label_names: Sequence[str],
         *,
         class_loss: ClassLoss | None = None,

@@ -15,6 +15,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.data.readers import LabelledTexts, read_scored_pairs
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
 from bertorch.tasks.cosent import CoSENT
@@ -47,7 +48,7 @@ class ContrastiveTask(EmbeddingTask):
 
     def __init__(
         self,
-        model: SentenceEncoder,
+        model: SentenceEncoder | OnnxModel,
         *,
         loss: EmbeddingLoss | None = None,
         micro_batch_size: int | None = None,

@@ -1,7 +1,7 @@
 """What the tasks of sentence embeddings share: their inputs and results in use, retrieval, their saved folders."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -16,15 +16,17 @@ from bertorch.config import POOLING_MODES
 from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, Examples, TextRows
 from bertorch.data.prompts import NO_PROMPTS, Prompts
-from bertorch.data.readers import LabelledTexts
+from bertorch.data.readers import LabelledTexts, stream_texts
 from bertorch.data.retrieval import RetrievalTexts, read_retrieval_files, retrieval_form
 from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.data.texts import Columns
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.pretrained import empty_model
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_transformers import SentenceTransformerFiles
 from bertorch.errors import UserError
+from bertorch.tasks.agreement import Agreement, mean_cosine
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Savable
 from bertorch.tasks.matryoshka import SETTING, MatryoshkaMetric, all_widths, mean_over_widths, of_whole
 from bertorch.tasks.metrics import Metric, pair_cosines
@@ -51,7 +53,7 @@ class EmbeddingTask(ScoringTask):
     def __init__(
         self,
         model: EncoderModel,
-        embedder: SentenceEncoder,
+        embedder: SentenceEncoder | OnnxModel,
         *,
         prompts: Prompts = NO_PROMPTS,
         matryoshka: Sequence[int] = (),
@@ -107,12 +109,10 @@ class EmbeddingTask(ScoringTask):
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        reduced = self.embedder_model.emb_reduce_linear
-        size = None if reduced is None else reduced.out_features
         prompts = {"query_prompt": self.prompts.query, "passage_prompt": self.prompts.passage}
         return {
             "pooling_mode": self.embedder_model.pooling_mode,
-            "output_emb_size": size,
+            "output_emb_size": self.embedder_model.output_emb_size,
             **({SETTING: list(self.embedding_widths)} if self.embedding_widths else {}),
             **{name: prompt for name, prompt in prompts.items() if prompt},
         }
@@ -120,6 +120,7 @@ class EmbeddingTask(ScoringTask):
     @property
     @override
     def savables(self) -> list[Savable]:
+        assert isinstance(self.embedder_model, SentenceEncoder), "a graph is not saved"
         return [*super().savables, SentenceTransformerFiles(self.embedder_model, self.max_seq_length, self.prompts)]
 
     @property
@@ -135,6 +136,17 @@ class EmbeddingTask(ScoringTask):
             raise UserError(f"dimensions: expected 1 to the {self.embedding_size} of an embedding, got {size}")
         rows_of = partial(self._embeddings, size=size, normalize=normalize or dimensions is not None)
         return Inference(len, partial(self._texts, role=role), rows_of, (size,))
+
+    @override
+    def agreement(self) -> Agreement:
+        if self.label_names:
+            return super().agreement()
+        role = "query" if self.prompts.by_role else None
+
+        def read(path: str) -> Iterator[str]:
+            return (text for (text,) in stream_texts(path, num_texts=1))
+
+        return Agreement(self.embedder(normalize=True, role=role), lambda texts: texts, read, mean_cosine)
 
     def _texts(self, texts: Sequence[str], *, role: str | None) -> TextRows:
         columns = [self.prompts.prepended(texts, role)]
@@ -193,9 +205,12 @@ def saved_prompts(loaded: LoadedFolder) -> Prompts:
     return Prompts.of_roles(query, passage)
 
 
-def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder:
-    """The sentence encoder of a saved folder, whose weights are still to be loaded."""
+def empty_embedder(loaded: LoadedFolder) -> SentenceEncoder | OnnxModel:
+    """The sentence encoder of a saved folder, whose weights are still to be loaded, or the graph that stands for it."""
     metadata, folder = loaded.metadata, loaded.folder
     pooling_mode = metadata.setting("pooling_mode", POOLING_MODES, folder)
-    model = empty_model(AutoModel, loaded.config, folder)
-    return SentenceEncoder(model, pooling_mode, metadata.size("output_emb_size", folder))
+    output_emb_size = metadata.size("output_emb_size", folder)
+    if loaded.graph is not None:
+        loaded.graph.pooling_mode, loaded.graph.output_emb_size = pooling_mode, output_emb_size
+        return loaded.graph
+    return SentenceEncoder(empty_model(AutoModel, loaded.config, folder), pooling_mode, output_emb_size)

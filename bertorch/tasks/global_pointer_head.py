@@ -21,6 +21,8 @@ from bertorch.data.tagged_dataset import TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
 from bertorch.encoder.classifier import word_states
 from bertorch.encoder.encoder import Encoder
+from bertorch.encoder.onnx_model import OnnxModel
+from bertorch.encoder.padded import PaddedModel, PaddedTokens
 from bertorch.encoder.pretrained import empty_model, label_settings, load_pretrained, saved_label_names
 from bertorch.errors import UserError
 from bertorch.global_pointer import GlobalPointer
@@ -37,7 +39,7 @@ class GlobalPointerTagger(SpanModel):
     """An encoder under an efficient global pointer, with the multi-label loss of the spans of a sentence.
 
     Args:
-        model: an encoder such as `AutoModel` gives.
+        model: an encoder such as `AutoModel` gives, or a graph of what the head makes of each token.
         tags: whose C types are found.
         decoding: `nested` takes all spans with a score above 0, `flat` the best of those that overlap.
         head_size: d, of queries and keys.
@@ -46,9 +48,9 @@ class GlobalPointerTagger(SpanModel):
     reads_spans = True
     architecture = ""  # its folder has that of the encoder
 
-    def __init__(self, model: PreTrainedModel, tags: TagSet, *, decoding: str, head_size: int = 64) -> None:
+    def __init__(self, model: PreTrainedModel | OnnxModel, tags: TagSet, *, decoding: str, head_size: int = 64) -> None:
         super().__init__()
-        self.encoder = Encoder(model)
+        self.encoder = model if isinstance(model, OnnxModel) else Encoder(model)
         self.tags = tags
         self.decoding, self.head_size = decoding, head_size
         self.is_flat = decoding == FLAT
@@ -81,20 +83,28 @@ class GlobalPointerTagger(SpanModel):
                 f"{folder}/config.json: id2label: expected the types of its tags, {tags.types}, got {types}"
             )
         decoding = metadata.setting("decoding", DECODINGS, folder)
-        model = cls(empty_model(AutoModel, loaded.config, folder), tags, decoding=decoding, head_size=head_size)
+        encoder = loaded.graph or empty_model(AutoModel, loaded.config, folder)
+        model = cls(encoder, tags, decoding=decoding, head_size=head_size)
         load_into(model.weights, loaded.weights, model.encoder_prefix, folder)
         return model
 
     @property
     @override
     def config(self) -> PretrainedConfig:
-        return self.encoder.model.config
+        return self.encoder.config if isinstance(self.encoder, OnnxModel) else self.encoder.model.config
 
     @property
     @override
     def weights(self) -> nn.Module:
         """The encoder as `AutoModel` loads it, and `global_pointer.…`."""
+        if isinstance(self.encoder, OnnxModel):
+            return self.encoder.weights
         return nn.ModuleDict({self.encoder_prefix: self.encoder.model, _HEAD: self.global_pointer})
+
+    @override
+    def padded(self) -> PaddedModel:
+        assert isinstance(self.encoder, Encoder)
+        return PaddedTokens(self.encoder, self.global_pointer, "span_features")
 
     @property
     @override
@@ -119,7 +129,8 @@ class GlobalPointerTagger(SpanModel):
 
     def forward(self, batch: TaggedBatch) -> Tensor:
         """What `GlobalPointer` makes of the words, (K, 2d+2C), at least in fp32."""
-        return at_least_fp32(self.global_pointer(word_states(self.encoder, batch)))
+        states = word_states(self.encoder, batch)
+        return at_least_fp32(states if isinstance(self.encoder, OnnxModel) else self.global_pointer(states))
 
     @override
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:

@@ -17,6 +17,7 @@ from bertorch.data.labelled_lines import require_separable
 from bertorch.data.lines import cell
 from bertorch.data.readers import LabelledTexts
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.errors import UserError
 from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import Errors, LoadedFolder, Losses
@@ -92,7 +93,7 @@ class MultiLabelTask(FittableTask, SequenceTask):
 
     def __init__(
         self,
-        model: SequenceClassifier,
+        model: SequenceClassifier | OnnxModel,
         label_names: Sequence[str],
         *,
         loss_name: str = MULTI_LABEL_LOSSES[0],

@@ -5,10 +5,12 @@ from typing import Any
 
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from bertorch.config import BACKENDS
 from bertorch.data.tags import TagSet
 from bertorch.encoder.classifier import SequenceClassifier
 from bertorch.encoder.cross_encoder import is_cross_encoder
 from bertorch.encoder.foreign import load_complete, recognise
+from bertorch.encoder.onnx_files import open_graph
 from bertorch.encoder.pretrained import load_config, load_tokenizer, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.encoder.sentence_modules import read_modules
@@ -40,17 +42,21 @@ PROBLEMS: dict[str, type[SequenceTask]] = {
 _OPTION = "the model's folder"
 
 
-def own_task(folder: str, max_seq_length: int | None) -> Task[Any]:
+def own_task(folder: str, max_seq_length: int | None, backend: str = BACKENDS[0]) -> Task[Any]:
     """Build the task of a folder that bertorch saved, on the CPU; `max_seq_length` None is that of training.
+
+    With another backend than torch, a graph stands in the place of the model; see `bertorch.encoder.onnx_files`.
 
     Raises:
         UserError: as `task_of`, or the folder cannot be read.
     """
-    config, weights = load_config(folder, _OPTION), load_weights(folder)
+    config = load_config(folder, _OPTION)
+    graph = open_graph(folder, backend, config)
+    weights = load_weights(folder) if graph is None else graph.beside
     metadata = ModelMetadata.read(config, folder, weights)
     if max_seq_length is not None:
         metadata = replace(metadata, max_seq_length=max_seq_length)
-    return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata))
+    return task_of(LoadedFolder(folder, config, load_tokenizer(folder, _OPTION), weights, metadata, graph))
 
 
 def task_of(loaded: LoadedFolder) -> Task[Any]:
@@ -65,12 +71,12 @@ def task_of(loaded: LoadedFolder) -> Task[Any]:
     return TASKS[name].from_folder(loaded)
 
 
-def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
+def foreign_task(folder: str, max_seq_length: int | None, backend: str = BACKENDS[0]) -> Task[Any]:
     """Build the task of a folder without our metadata.
 
     It is one of sentence-transformers, if it has a modules.json, else of `AutoModelForSequenceClassification` or
     `AutoModelForTokenClassification`; a folder of `CrossEncoder` is one of the former with a modules.json.
-    `max_seq_length` None takes what the folder says.
+    `max_seq_length` None takes what the folder says. The `backend` is as in `own_task`.
 
     Raises:
         UserError: it is something else, or its modules and settings are not among those that can be opened.
@@ -79,14 +85,15 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
     source = folder if modules is None else modules.transformer_folder
     config, tokenizer = load_config(source, _OPTION), load_tokenizer(source, _OPTION)
     found = recognise(folder, modules, config, tokenizer)
+    graph = open_graph(folder, backend, config)
     inputs: InputSettings = {"tokenizer": tokenizer, "max_seq_length": max_seq_length or found["max_seq_length"]}
     if modules is not None:
         modules.prepare(tokenizer)
-        model = SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
+        model = graph or SentenceEncoder.from_modules(load_complete(AutoModel, source), modules)
         return ContrastiveTask(model, prompts=modules.prompts, **inputs)
     label_names = [] if found["task"] == "score" else saved_label_names(config, folder)
     if found["task"] != "tagging":
-        classifier = SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
+        classifier = graph or SequenceClassifier(load_complete(AutoModelForSequenceClassification, folder))
         if found["task"] == "score":
             return ScoreTask(classifier, text_pair=None, **inputs)
         if found["task"] == "multi_label":
@@ -94,4 +101,5 @@ def foreign_task(folder: str, max_seq_length: int | None) -> Task[Any]:
             return MultiLabelTask(classifier, label_names, text_pair=None, label_separator=separator, **inputs)
         return ClassificationTask(classifier, label_names, text_pair=None, **inputs)
     tags = TagSet(label_names, found["tag_scheme"], f"{folder}/config.json: id2label")
-    return TaggingTask(LinearTagger(load_complete(AutoModelForTokenClassification, folder), tags), "linear", **inputs)
+    tagger = LinearTagger(graph or load_complete(AutoModelForTokenClassification, folder), tags)
+    return TaggingTask(tagger, "linear", **inputs)

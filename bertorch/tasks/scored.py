@@ -9,6 +9,7 @@ from typing_extensions import override
 from bertorch.data.lines import cell, shorten
 from bertorch.encoder.cross_encoder import keep_raw_scores
 from bertorch.errors import UserError
+from bertorch.tasks.agreement import Agreement, same_order
 from bertorch.tasks.base import Inference, LoadedFolder, Savable
 from bertorch.tasks.scoring import Prediction
 from bertorch.tasks.sequence_task import SequenceTask
@@ -58,6 +59,13 @@ class OneScoreTask(SequenceTask):
     @override
     def prediction_line(self, source: Any, row: Any, *, tags: bool) -> str:
         return f"{row[0]:.6f}"
+
+    @override
+    def agreement(self) -> Agreement:
+        def scores(rows: Sequence[Any]) -> list[float]:
+            return [float(row[0]) for row in rows]
+
+        return replace(super().agreement(), table=lambda rows, others: same_order(scores(rows), scores(others)))
 
     @override
     def ranker(self) -> Inference[Any]:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from bertorch.data.lines import HALF_PAIR, cell
 from bertorch.data.readers import LabelledTexts, has_pairs, read_labelled_texts, stream_texts
 from bertorch.data.texts import Columns
 from bertorch.errors import UserError
+from bertorch.tasks.agreement import Agreement, equal_labels
 from bertorch.tasks.base import Errors, Inference, Task
 
 Text: TypeAlias = str | tuple[str, str]
@@ -104,6 +106,24 @@ class ScoringTask(Task[PackedBatch]):
         cosine = row[-1] if self.has_cosine else None
         label = max(probabilities, key=probabilities.__getitem__, default=None)
         return Prediction(label, probabilities, cosine, labels=() if label is None else (label,))
+
+    @override
+    def agreement(self) -> Agreement:
+        def labels(rows: Sequence[Any]) -> list[Sequence[str]]:
+            return [self.prediction(row.tolist()).labels for row in rows]
+
+        return Agreement(
+            self.predictor(),
+            self._inputs_of,
+            partial(self.stream_inputs, split=None),
+            lambda rows, others: equal_labels(labels(rows), labels(others)),
+        )
+
+    def _inputs_of(self, texts: Sequence[str]) -> Sequence[Text]:
+        """Texts, or each text with the next one as a pair."""
+        if self.num_texts < 2:
+            return texts
+        return list(zip(texts, [*texts[1:], texts[0]], strict=True))
 
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[Any, Examples]:

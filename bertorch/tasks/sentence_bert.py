@@ -14,6 +14,8 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Dataset, Examples
 from bertorch.data.readers import LabelledTexts, read_labelled_texts
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.onnx_model import OnnxModel
+from bertorch.encoder.padded import PaddedModel
 from bertorch.encoder.pretrained import label_settings, saved_label_names
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.precision import at_least_fp32
@@ -54,7 +56,9 @@ class SiameseClassifier(EncoderModel):
         concat_multiply: whether the classifier also sees u·v.
     """
 
-    def __init__(self, embedder: SentenceEncoder, num_labels: int, *, concat_multiply: bool = False) -> None:
+    def __init__(
+        self, embedder: SentenceEncoder | OnnxModel, num_labels: int, *, concat_multiply: bool = False
+    ) -> None:
         super().__init__()
         self.embedder = embedder
         self.concat_multiply = concat_multiply
@@ -77,6 +81,14 @@ class SiameseClassifier(EncoderModel):
         weights = self.embedder.weights
         weights["classifier"] = self.classifier
         return weights
+
+    @override
+    def padded(self) -> PaddedModel:
+        return self.embedder.padded()  # what takes one sentence; the classifier takes the embeddings of two
+
+    @override
+    def beside_graph(self) -> dict[str, Tensor]:
+        return {f"classifier.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
 
     @override
     def is_head(self, name: str) -> bool:

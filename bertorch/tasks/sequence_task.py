@@ -19,6 +19,7 @@ from bertorch.data.texts import Columns
 from bertorch.data.windowed_dataset import WindowedDataset
 from bertorch.encoder import pooling
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.tasks.base import InputSettings, LoadedFolder
 from bertorch.tasks.class_losses import loss_notes, loss_record, saved_loss_record
@@ -114,7 +115,7 @@ class SequenceTask(ScoringTask):
 
     def __init__(
         self,
-        model: SequenceClassifier,
+        model: SequenceClassifier | OnnxModel,
         label_names: Sequence[str] = (),
         *,
         text_pair: bool | None = False,
@@ -208,7 +209,9 @@ class SequenceTask(ScoringTask):
     @classmethod
     @override
     def from_folder(cls, loaded: LoadedFolder) -> Self:
-        model = SequenceClassifier(empty_model(AutoModelForSequenceClassification, loaded.config, loaded.folder))
+        model = loaded.graph or SequenceClassifier(
+            empty_model(AutoModelForSequenceClassification, loaded.config, loaded.folder)
+        )
         load_into(model.weights, loaded.weights, model.encoder_prefix, loaded.folder)
         text_pair = loaded.metadata.setting("text_pair", (None, False, True), loaded.folder)
         windows = loaded.metadata.size("windows", loaded.folder) or 1

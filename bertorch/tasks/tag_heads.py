@@ -20,6 +20,7 @@ from bertorch.data.tagged_dataset import FILLER_TAG, TaggedBatch
 from bertorch.data.tags import SCHEMES, TagSet
 from bertorch.encoder.classifier import TokenClassifier
 from bertorch.encoder.encoder_model import EncoderModel
+from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.pretrained import empty_model, saved_label_names
 from bertorch.errors import UserError
 from bertorch.tasks.base import LoadedFolder
@@ -108,7 +109,7 @@ class LinearTagger(TokenClassifier, SpanModel):
 
     learned = False
 
-    def __init__(self, model: PreTrainedModel, tags: TagSet, *, constrain_training: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel | OnnxModel, tags: TagSet, *, constrain_training: bool = False) -> None:
         super().__init__(model)
         self.tags = tags
         allowed = Constraints(*map(torch.from_numpy, (tags.may_begin, tags.may_end, tags.may_follow)))
@@ -130,7 +131,7 @@ class LinearTagger(TokenClassifier, SpanModel):
         if scheme not in SCHEMES:
             raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without tag_scheme")
         tags = TagSet(saved_label_names(loaded.config, folder), scheme, folder)
-        model = cls(empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
+        model = cls(loaded.graph or empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
         load_into(model.weights, loaded.weights, model.encoder_prefix, folder)
         return model
 
@@ -185,6 +186,10 @@ class CrfTagger(LinearTagger):
     def weights(self) -> nn.Module:
         """The whole model under transformers' names, and `crf.…`."""
         return nn.ModuleDict({**dict(self.model.named_children()), "crf": self.crf})
+
+    @override
+    def beside_graph(self) -> dict[str, Tensor]:
+        return {f"crf.{name}": tensor for name, tensor in self.crf.state_dict().items()}
 
     @override
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:

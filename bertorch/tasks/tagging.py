@@ -22,6 +22,7 @@ from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.precision import require_finite
+from bertorch.tasks.agreement import Agreement, same_entities
 from bertorch.tasks.base import Errors, Inference, InputSettings, LoadedFolder, Losses, Task
 from bertorch.tasks.global_pointer_head import GlobalPointerTagger
 from bertorch.tasks.label_counts import LabelCounts, blocks_of
@@ -219,6 +220,15 @@ class TaggingTask(Task[TaggedBatch]):
     @override
     def stream_inputs(self, path: str, *, split: str | None) -> Iterator[TextTokens]:
         return (TextTokens.of(text, split or self.split) for text in stream_untagged(path))
+
+    @override
+    def agreement(self) -> Agreement:
+        return Agreement(
+            self.predictor(),
+            lambda texts: [TextTokens.of(text, self.split) for text in texts],
+            partial(self.stream_inputs, split=None),
+            same_entities,
+        )
 
     @override
     def predictor(self) -> Inference[TextTokens]:

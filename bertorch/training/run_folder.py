@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from loguru import logger
@@ -36,6 +37,7 @@ from bertorch.training.state import State
 from bertorch.weights import WEIGHTS, save_file
 
 RECORD = "run.json"
+DATA_FILES = "data_files"  # in it
 LOCK = ".lock"  # held by the run that writes into the folder
 
 
@@ -43,13 +45,22 @@ class RunFolder:
     """The `--saved_dir` of a run, which only the first process uses.
 
     `options` are those of `bertorch.training.run_options`; the record also has `digests` of weights, see
-    `bertorch.data.model_digests`. Keeps `keep` checkpoints. Raises a UserError where it cannot write; the
-    previous save is then unchanged.
+    `bertorch.data.model_digests`, and where its `data_files` were. Keeps `keep` checkpoints. Raises a UserError where
+    it cannot write; the previous save is then unchanged.
     """
 
-    def __init__(self, folder: str, options: Options, *, keep: int, digests: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        options: Options,
+        *,
+        keep: int,
+        digests: Mapping[str, Any],
+        data_files: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._name, self._path = folder, Path(folder)
         self._options, self._keep, self._digests = dict(options), keep, digests
+        self._data_files = dict(data_files)
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, from this run or one before it
         self._is_claimed = False  # whether RECORD names this run
@@ -188,6 +199,8 @@ class RunFolder:
 
     def _write_record(self) -> None:
         record = {"id": self._id, "options": self._options, "files": sorted(self._files), DIGESTS: self._digests}
+        if self._data_files:
+            record[DATA_FILES] = self._data_files
         with replacing(self._path / RECORD) as new:
             new.write_text(to_json(record, indent=1), encoding="utf-8")
 

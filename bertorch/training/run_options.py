@@ -56,6 +56,12 @@ def plain_options(config: TrainingConfig) -> dict[str, Any]:
     return described
 
 
+def data_files(config: TrainingConfig) -> dict[str, str]:
+    """Where the training and dev examples of a run are, by option; a run is the same wherever they are."""
+    names = {"--train_data_file": config.train_data_file, "--dev_data_file": config.dev_data_file}
+    return {option: str(Path(name).absolute()) for option, name in names.items() if name is not None}
+
+
 def _models_content(config: TrainingConfig, digests: ModelDigests) -> dict[str, str]:
     """The digests of the models that a run starts from, unless its own saves replace them."""
     saved_dir, name, source = Path(config.saved_dir), config.pretrained_model_name_or_path, config.init_from_ckpt

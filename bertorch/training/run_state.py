@@ -27,7 +27,7 @@ from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import RECORD, RunFolder
-from bertorch.training.run_options import describe_run
+from bertorch.training.run_options import data_files, describe_run
 from bertorch.training.run_saver import RunSaver
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
 from bertorch.weights import WEIGHTS, warm_start
@@ -186,7 +186,13 @@ class RunKeeper:
         config, processes, negatives = self._config, distributed.world_size(), self._task.negatives
         digests, precision = ModelDigests(Path(config.saved_dir) / RECORD), self._precision.name
         options = describe_run(config, digests, precision=precision, processes=processes, negatives=negatives)
-        self._folder = RunFolder(config.saved_dir, options, keep=config.keep_checkpoints, digests=digests.weights)
+        self._folder = RunFolder(
+            config.saved_dir,
+            options,
+            keep=config.keep_checkpoints,
+            digests=digests.weights,
+            data_files=data_files(config),
+        )
         self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None
 

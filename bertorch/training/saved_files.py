@@ -24,6 +24,7 @@ _LOADED = re.compile(
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json|chat_template\.jinja",
     re.ASCII,
 )
+_OF_RELEASES = re.compile(r"sentence_\w+_config\.json", re.ASCII)  # of older ones of sentence-transformers
 _MODULE = re.compile(r"\d+_[A-Za-z]+/(config\.json|model\.safetensors|pytorch_model\.bin)", re.ASCII)
 # What the tokenizers of encoders write, beside the above.
 _VOCABULARIES = {
@@ -37,6 +38,14 @@ def is_known(name: str) -> bool:
     """Whether a save may have written a file of this name, relative to the folder."""
     known = name in {CARD, DRAWN, METRICS, OUT_OF_FOLD, REPORT, ERRORS, PREDICTIONS, *_VOCABULARIES}
     return known or any(pattern.fullmatch(name) is not None for pattern in (_LOADED, _MODULE))
+
+
+def describes_model(name: str) -> bool:
+    """Whether a file of this name, in the folder of a model or of a module, is a config or of a tokenizer."""
+    is_weights = name.endswith((".bin", ".safetensors", ".index.json"))
+    return name in _VOCABULARIES or (
+        not is_weights and (_LOADED.fullmatch(name) or _OF_RELEASES.fullmatch(name)) is not None
+    )
 
 
 def loaded_files(folder: Path) -> set[str]:

@@ -1,0 +1,86 @@
+"""What the model card of an exported folder says of the export: how it was checked, and what came of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from loguru import logger
+
+import bertorch
+from bertorch.atomic import replacing, to_disk
+from bertorch.data.lines import cell
+from bertorch.encoder.onnx_files import ARM, FOLDER, FULL, SAFE, VNNI, ExportRecord
+from bertorch.files import writing
+from bertorch.tasks.base import Task
+from bertorch.training.model_card import CARD, MARK, is_foreign
+
+_HEADING = "## Export\n"
+
+
+def write_card(task: Task[Any], source: Path, output: Path, note: str | None = None) -> None:
+    """Write the card of an exported folder, or what is new in it, atomically; one that is not ours is left alone.
+
+    A card of ours in the folder, or else in the `source`, is kept; `note` stands before the table of the graphs.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = output / CARD
+    if is_foreign(target):
+        logger.info("{}: is not ours, so it does not say how the export was checked", target)
+        return
+    before = next((path for path in (target, source / CARD) if path.exists() and not is_foreign(path)), None)
+    text = _empty(task, source) if before is None else before.read_text(encoding="utf-8", errors="replace")
+    with writing(target), replacing(target) as new:
+        new.write_text(_with_section(text, _section(output, note)), encoding="utf-8", errors="backslashreplace")
+    to_disk(output, deep=False)
+
+
+def _empty(task: Task[Any], source: Path) -> str:
+    head = f"---\nlibrary_name: {task.library}\npipeline_tag: {task.pipeline_tag}\ntags:\n- bertorch\n---\n\n{MARK}\n"
+    return f"{head}\n# {cell(source.resolve().name)}, exported\n"
+
+
+def _with_section(text: str, section: str) -> str:
+    """The text with this section at its end, in the place of an earlier one."""
+    without = re.sub(rf"\n{re.escape(_HEADING)}.*?(?=\n## |\Z)", "", text, flags=re.DOTALL)
+    return f"{without.rstrip()}\n\n{section}"
+
+
+def _section(output: Path, note: str | None) -> str:
+    lines = [_HEADING.rstrip()]
+    if note is not None:
+        lines += [note, ""]
+    rows = []
+    for kind in (FULL, VNNI, SAFE, ARM):
+        graph = output / FOLDER / kind.file
+        record = ExportRecord.read(graph) if graph.exists() else None
+        if record is not None:
+            rows.append(_row(f"{FOLDER}/{kind.file}", graph.stat().st_size, record.check))
+    if rows:
+        lines += ["Each file was compared with the model before it took its place:", ""]
+        lines += [
+            "| file | MB | measure | model | export | loss | 95 % interval | allowed | examples |",
+            "|---" * 9 + "|",
+        ]
+        lines += [*rows, ""]
+    lines += [f"bertorch {bertorch.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, size: int, check: Any) -> str:
+    interval = check.get("interval")
+    cells = [
+        f"`{name}`",
+        f"{size / 1e6:.1f}",
+        check["measure"],
+        f"{check['before']:.5f}" if "before" in check else "",
+        f"{check['value']:.5g}",
+        f"{check['loss']:.5g}",
+        "" if interval is None else f"{interval[0]:.5f} to {interval[1]:.5f}",
+        f"{check['limit']:g}",
+        f"{check['examples']}: {cell(str(check['data'])).replace('|', ' ')}",
+    ]
+    return f"| {' | '.join(cells)} |"
