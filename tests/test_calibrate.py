@@ -111,6 +111,7 @@ def test_the_temperature_is_stored_and_used(name, folders, tmp_path, log_lines):
     assert any(line.startswith(warning) for line in log_lines)
 
 
+@pytest.mark.slow
 def test_the_report_keeps_its_widths(folders, tmp_path):
     """Of a model trained at several: what is fitted is the temperature of whole embeddings."""
     folder = shutil.copytree(folders["matching"], tmp_path / "model")
@@ -145,6 +146,7 @@ def test_predictions_are_written_with_it(folder, folders, tmp_path):
     np.testing.assert_array_equal(*logits)
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_from_the_raw_logits(folder, tmp_path):
     first, *_ = run(folder, tmp_path / "first", calibrate=True)
     stored, card = config_of(folder), (folder / CARD).read_text()
@@ -247,6 +249,7 @@ def test_examples_without_a_temperature_change_nothing(folder, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "other"),
     [

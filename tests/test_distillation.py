@@ -32,6 +32,7 @@ def vectors_of(model: Path, train: Path, folder: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_shallow_classifier_learns_from_a_deeper_one(folders, tmp_path):
     """It begins with layers of its teacher; the folder opens as any other."""
     model, train, student = folders["classifier"], REVIEWS / "train.txt", tmp_path / "student"

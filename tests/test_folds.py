@@ -127,6 +127,7 @@ def test_a_fold_is_a_run_on_the_other_folds_bit_for_bit(script, trained, tmp_pat
     assert [line for line in ours if len(line) > 2] == [line for line in theirs if len(line) > 2] != []
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_teacher_follow_the_examples_of_a_fold(tmp_path):
     whole = tmp_path / "whole"
     lines = Path(config_of("classifier", whole).train_data_file).read_text().splitlines()
@@ -207,6 +208,7 @@ def test_the_results_go_on(script, trained, tmp_path, log_lines):
     assert "`fold-1`, `fold-2`, `fold-3`" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["classifier", "sentencebert"])
 def test_the_folder_predicts_the_mean_of_its_models(script, trained):
     folder = trained[script]
@@ -230,6 +232,7 @@ def test_an_evaluation_leaves_no_dropout_on(trained):
     assert not any(module.training for module in task.model.modules())
 
 
+@pytest.mark.slow
 def test_the_results_are_of_the_file_that_the_folds_were_made_of(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(folds_folder, "content_digest", lambda path: f"another content of {path}")
@@ -279,6 +282,7 @@ def test_the_folder_tags_by_the_mean_of_emissions_and_scores(trained):
     assert [tag for each in tagged for tag in each.tags] == [ensemble.label_names[tag] for tag in theirs.tags]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_folder_is_evaluated_as_it_predicts(script, trained, tmp_path):
     folder = trained[script]

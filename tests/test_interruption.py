@@ -126,6 +126,7 @@ def test_a_stopped_run_tells_the_command_to_go_on(number, whole, tmp_path):
     assert_same_weights(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_it_at_once(tmp_path):
     process = Script(*arguments(tmp_path, logging_steps=1))
     process.wait_for("global step: 1,")

@@ -107,6 +107,7 @@ def test_the_best_that_are_far_enough_below_the_positive(folders, source, model,
     )
 
 
+@pytest.mark.slow
 def test_scores_of_a_cross_encoder_count(folders, source, tmp_path, log_lines):
     ranked, _ = ranked_of(folders["batchneg"], LINKED, [b for _, b in LINKED])
     peer = CrossEncoder(str(folders["ranking"]), device="cpu")
@@ -198,6 +199,7 @@ def counting(patched, stop_after=None):
     return blocks
 
 
+@pytest.mark.slow
 def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monkeypatch):
     settings = {"reranker_dir": str(folders["ranking"]), "sampling": "random", "rank_from": 2}
     with monkeypatch.context() as patched:

@@ -60,6 +60,7 @@ def test_pairs(name, columns, folders, tmp_path, monkeypatch):
         np.testing.assert_allclose(np.array(lines, dtype=float), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "inputs"),
     [("classifier", REVIEW_TEXTS), ("pair classifier", PAIRS), ("nli", PAIRS), ("several labels", REVIEW_TEXTS[:20])],
@@ -130,6 +131,7 @@ def test_entities_of_plain_text_and_of_tokens(folders, tmp_path, monkeypatch):
     assert sum(len(each["entities"]) for each in by_text) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ner with a CRF", "nested"])
 def test_only_entities_that_are_sure(name, folders, tmp_path, monkeypatch):
     """With their scores; the lines without the option have none."""

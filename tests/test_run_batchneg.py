@@ -28,6 +28,7 @@ def test_it_learns_from_paraphrases(folders):
     assert last > first - 0.05
 
 
+@pytest.mark.slow
 def test_weights_go_from_simcse_to_batchneg_to_sentencebert(folders, tmp_path):
     settings = {"max_steps": 1, "learning_rate": 0}
     start = {"pooling_mode": "mean", "init_from_ckpt": folders["simcse"]}

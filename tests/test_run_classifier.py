@@ -87,6 +87,7 @@ def test_bad_lines_can_be_skipped(tmp_path):
     assert "train: 20 examples" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_lines_train_as_columns(tmp_path):
     rows = [line.split("\t") for line in (REVIEWS / "train.txt").read_text().splitlines()[:64]]
     (tmp_path / "train.txt").write_text("\n".join(map("\t".join, rows)))

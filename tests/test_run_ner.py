@@ -63,6 +63,7 @@ def test_entities_that_overlap(folders):
     assert f'load("{folder}").tag([' in card
 
 
+@pytest.mark.slow
 def test_a_global_pointer_warm_starts_where_it_ended(folders, tmp_path):
     folder, log = folders.run("nested")
     settings = {"head": "global_pointer", "max_steps": 1, "learning_rate": 0, "init_from_ckpt": folder}
@@ -110,6 +111,7 @@ def test_heads_with_tags_refuse_entities_that_overlap(head, tmp_path):
     assert len(matches(F1_LINE, done.stderr)) == 1
 
 
+@pytest.mark.slow
 def test_tagged_data_for_a_global_pointer_is_flat(tmp_path):
     """The types come from the tags; its folder says the tags of its entities."""
     settings = {"head": "global_pointer", "max_seq_length": 32, "max_steps": 2, "learning_rate": 1e-3}
@@ -128,6 +130,7 @@ def test_tagged_data_for_a_global_pointer_is_flat(tmp_path):
     assert len(json.loads((tmp_path / "out.json").read_text())["tags"]) == 5
 
 
+@pytest.mark.slow
 def test_flat_decoding_of_nested_data_is_warned_of(tmp_path):
     settings = {"head": "global_pointer", "decoding": "flat", "max_steps": 1}
     done = run_script(*nested_arguments(tmp_path, **settings))

@@ -34,6 +34,7 @@ def test_it_warm_starts_where_it_ended(folders, tmp_path):
     assert "missing" not in again.stderr
 
 
+@pytest.mark.slow
 def test_a_model_of_inference_learns_to_match_with_a_new_head(folders, tmp_path):
     settings = {"pooling_mode": "cls", "output_emb_size": 16, "max_seq_length": 32, "max_steps": 1, "learning_rate": 0}
     settings |= {"init_from_ckpt": folders["nli"]}
@@ -47,6 +48,7 @@ def test_a_model_of_inference_learns_to_match_with_a_new_head(folders, tmp_path)
     }
 
 
+@pytest.mark.slow
 def test_its_encoder_goes_into_a_classifier(folders, tmp_path):
     data = REVIEWS / "train.txt", REVIEWS / "dev.txt"
     settings = {"label_file": REVIEWS / "labels.txt", "init_from_ckpt": folders["nli"], "max_steps": 1}

@@ -348,6 +348,7 @@ def in_each_process(texts: str, cache_dir: Path, *, machines: bool) -> None:
     Path(f"{texts}.{distributed.rank()}").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machines", [False, True])
 def test_processes_that_open_at_once_share_one_dataset(machines, texts, tmp_path):
     Path(texts).write_text("".join(f"第{number}句话\n" for number in range(20_000 if machines else 10)))

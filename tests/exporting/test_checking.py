@@ -30,6 +30,7 @@ def sabotaged(task: Task, by: float) -> Task:
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_that_are_the_same_and_that_are_not(kind):
     task = small_task(kind)

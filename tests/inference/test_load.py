@@ -75,6 +75,7 @@ def test_a_classifier_of_pairs(folders):
     assert list(predictions[0].probabilities) == (NLI / "labels.txt").read_text().split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["matching", "nli", pytest.param("simcse", marks=pytest.mark.slow), "batchneg"])
 def test_embeddings_are_those_of_sentence_transformers(name, folders):
     model = load(folders[name])
@@ -160,6 +161,7 @@ def test_entities_of_plain_text_stand_where_they_say(folders):
     assert model.tag(["", "   ", []]) == model.tag([[]]) * 3
 
 
+@pytest.mark.slow
 def test_entities_that_overlap_have_scores_and_no_tags(folders):
     model = load(folders["nested"])
     assert list(model.labels) == ["PER", "LOC", "ORG", "TITLE", "WORK"]

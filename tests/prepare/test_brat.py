@@ -61,6 +61,7 @@ def exported(lines, counting, end, *, as_one) -> dict[str, str]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counting", ["code_points", "utf16"])
 @pytest.mark.parametrize(("end", "as_one"), [("\n", False), ("\r\n", False), ("\r\n", True)])
 def test_round_trip_of_1000_sentences(tmp_path, counting, end, as_one):

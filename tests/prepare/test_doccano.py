@@ -27,6 +27,7 @@ def exported(lines, counting="utf16") -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counting", ["utf16", "code_points"])
 def test_round_trip_of_1000_sentences(file, counting):
     """The exports that the tests write, ours, doccano's, and ours again; the file itself says what it counts."""

@@ -52,6 +52,7 @@ def accepted(tasks: str) -> str:
     return json.dumps(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counting", ["utf16", "code_points"])
 def test_round_trip_of_1000_sentences(file, counting):
     """An export, ours, tasks with predictions, which a person accepts, the export of that, and ours again."""

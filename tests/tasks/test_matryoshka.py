@@ -117,6 +117,7 @@ def test_the_metric_tells_every_width():
     assert metric.summary()[-1].startswith("2 dimensions: spearman corr: ")
 
 
+@pytest.mark.slow
 def test_the_folder_knows_its_widths(folders):
     folder = folders["cosent"]
     model, texts = load(folder), SENTENCES.read_text().splitlines()[:5]

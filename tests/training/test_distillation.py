@@ -182,6 +182,7 @@ def test_a_process_without_examples_adds_nothing(name, tmp_path):
     assert losses["loss"].item() == pytest.approx((1 - ALPHA) * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["unequal classes", pytest.param("sentence-bert", marks=pytest.mark.slow), "triples, wider", "scored pairs"]
 )

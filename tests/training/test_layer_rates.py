@@ -133,6 +133,7 @@ def test_freezing_the_embeddings_alone_is_not_the_same_as_nothing(tmp_path):
         fit(config(tmp_path, resume=True), classification_task(), classification_data(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_task", "train"),
     [(partial(tagging_task, use_crf=True), tagged_data(21)), (global_pointer_task, entity_data(21))],

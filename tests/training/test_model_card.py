@@ -115,6 +115,7 @@ def test_a_readme_of_somebody_else_is_left_alone(tmp_path, log_lines):
     assert log_lines == [f"{tmp_path / CARD}: is not ours, so there is no model card"]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_clear_away_what_somebody_has_written_in_its_place(tmp_path):
     options = [
         *("--pretrained_model_name_or_path", TINY, "--label_file", REVIEWS / "labels.txt", "--overwrite"),
