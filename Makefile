@@ -29,8 +29,9 @@ docs: $(SETUP)  ## the generated pages of docs/
 readme: demo  ## every command of the README and the docs that needs nothing from elsewhere
 	BERTORCH_TEST_README=1 $(BIN)/python -m pytest -s tests/test_readme.py
 
-kills: $(SETUP)  ## the nightly variant: a run that is killed 20 times, and one that saves in the background
+kills: $(SETUP)  ## the nightly variant: runs that are killed 20 times, and both faults at every single file operation
 	BERTORCH_TEST_KILLS=20 $(PYTEST) tests/test_interruption.py -k killed_at_random
+	BERTORCH_TEST_KILLS=20 $(PYTEST) --numprocesses auto tests/training/test_every_operation.py
 
 lint: $(SETUP)  ## style and types
 	$(BIN)/ruff format --check
