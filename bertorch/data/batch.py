@@ -115,8 +115,9 @@ class PackedBatch:
             )
 
     def to(self, device: torch.device) -> Self:
-        """The batch on another device."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch on another device; to the host once it is all there."""
+        non_blocking = device.type != "cpu"  # a host would read what has not come yet
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Self:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

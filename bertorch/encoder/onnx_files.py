@@ -10,6 +10,7 @@ These are the names that sentence-transformers, transformers' loaders and text-e
 """
 
 import platform
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ FOLDER = "onnx"
 ONNX, INT8 = BACKENDS[1:]
 _VNNI = ("avx512_vnni", "avx_vnni")  # flags of processors that multiply int8 without intermediate results of 16 bits
 _WEIGHTS = (".bin", ".safetensors")
+# Of sentence-transformers; copies of them stand beside a graph without an encoder.
+WEIGHTS_OF_DENSE = re.compile(r"\d+_Dense/(model\.safetensors|pytorch_model\.bin)")
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def open_graph(folder: str, backend: str, config: PretrainedConfig) -> OnnxModel
 
 def _require_fresh(folder: str, backend: str, graph: Path, record: ExportRecord) -> None:
     here = weights_digests(folder, record_path(graph))[0]
-    encoder = [name for name in here if "/" not in name]  # of dense layers there may be copies beside the graph
+    encoder = [name for name in here if WEIGHTS_OF_DENSE.fullmatch(name) is None]
     if encoder and here != record.made_of:
         raise UserError(
             f"--backend {backend}: expected {graph} to be of the weights in {folder}, got a graph of others; export "

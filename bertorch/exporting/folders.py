@@ -1,6 +1,5 @@
 """The folder of an export: what it takes over from the model's, and how it is put into place."""
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +7,22 @@ from pathlib import Path
 from loguru import logger
 
 from bertorch.atomic import to_disk
-from bertorch.encoder.onnx_files import ARM, FOLDER, FULL, SAFE, VNNI, ExportRecord, GraphKind, files_of
+from bertorch.encoder.onnx_files import (
+    ARM,
+    FOLDER,
+    FULL,
+    SAFE,
+    VNNI,
+    WEIGHTS_OF_DENSE,
+    ExportRecord,
+    GraphKind,
+    files_of,
+)
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing
 from bertorch.training.saved_files import describes_model
 
 _MODULES = "[0-9]*_*"  # folders of sentence-transformers' modules
-_WEIGHTS_OF_DENSE = re.compile(r"\d+_Dense/(model\.safetensors|pytorch_model\.bin)")
 
 
 def copied_files(folder: Path) -> list[Path]:
@@ -22,7 +30,7 @@ def copied_files(folder: Path) -> list[Path]:
     folders = [folder, *sorted(each for each in folder.glob(_MODULES) if each.is_dir())]
     files = [file.relative_to(folder) for each in folders for file in sorted(each.iterdir()) if file.is_file()]
     return [
-        file for file in files if describes_model(file.name) or _WEIGHTS_OF_DENSE.fullmatch(file.as_posix()) is not None
+        file for file in files if describes_model(file.name) or WEIGHTS_OF_DENSE.fullmatch(file.as_posix()) is not None
     ]
 
 

@@ -76,7 +76,7 @@ def write_graph(model: EncoderModel, padded: PaddedModel, path: Path) -> None:
         program.model.metadata_props[KEY] = info.to_json()
         bytes_ = sum(tensor.numel() * tensor.element_size() for tensor in padded.state_dict().values())
         _save(program, path, apart=bytes_ > _LARGEST_FILE)
-    except UserError:
+    except (UserError, OSError):  # such as a full disk
         raise
     except Exception as error:  # the exporter raises many kinds
         raise UserError(

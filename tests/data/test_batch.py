@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from bertorch.data.batch import PackedBatch
@@ -14,6 +15,21 @@ def test_a_batch_is_split_without_asking_the_device_for_its_offsets():
     ]
     assert on_meta == expected
     assert [size for size, *_ in expected] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", False), ("meta", True)])
+def test_only_copies_to_the_host_are_waited_for(device, expected, monkeypatch):
+    """A copy from a GPU that is not waited for would be read before it has come."""
+    waits = []
+
+    def copied(tensor, _, *, non_blocking):
+        waits.append(non_blocking)
+        return tensor
+
+    batch = classification_data(2).batch(np.arange(2))
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    batch.to(torch.device(device))
+    assert set(waits) == {expected}
 
 
 def test_the_offsets_on_the_host_are_those_on_the_device():

@@ -85,6 +85,17 @@ def test_a_graph_of_other_weights_is_refused(folder):
         opened(folder)
 
 
+def test_weights_in_the_folder_of_a_module_count(folder):
+    """Where sentence-transformers may have the encoder; copies of dense layers alone are no encoder."""
+    (folder / "model.safetensors").unlink()
+    for module in ("2_Dense", "0_Transformer"):
+        opened(folder)
+        (folder / module).mkdir()
+        (folder / module / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(UserError, match="got a graph of others"):
+        opened(folder)
+
+
 def test_a_config_that_changes_leaves_the_graph_as_it_is(folder):
     """Thresholds and temperatures are there."""
     (folder / "config.json").write_text("{}")
