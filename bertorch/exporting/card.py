@@ -22,7 +22,7 @@ _HEADING = "## Export\n"
 def write_card(task: Task[Any], source: Path, output: Path, note: str | None = None) -> None:
     """Write the card of an exported folder, or what is new in it, atomically; one that is not ours is left alone.
 
-    A card of ours in the folder, or else in the `source`, is kept; `note` stands before the table of the graphs.
+    A card of ours in the `source`, or else in the folder, is kept; `note` stands before the table of the graphs.
 
     Raises:
         UserError: it cannot be written.
@@ -31,7 +31,7 @@ def write_card(task: Task[Any], source: Path, output: Path, note: str | None = N
     if is_foreign(target):
         logger.info("{}: is not ours, so it does not say how the export was checked", target)
         return
-    before = next((path for path in (target, source / CARD) if path.exists() and not is_foreign(path)), None)
+    before = next((path for path in (source / CARD, target) if path.exists() and not is_foreign(path)), None)
     text = _empty(task, source) if before is None else before.read_text(encoding="utf-8", errors="replace")
     with writing(target), replacing(target) as new:
         new.write_text(_with_section(text, _section(output, note)), encoding="utf-8", errors="backslashreplace")

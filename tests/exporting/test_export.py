@@ -132,6 +132,19 @@ def test_int8_beside_it(exported, tmp_path, monkeypatch):
     assert card.count("## Export") == 1
 
 
+def test_the_card_is_that_of_the_model_as_it_is_now(exported, tmp_path, monkeypatch):
+    """Not the one of an earlier export, which may tell of another run."""
+    copied(monkeypatch, exported)
+    source, output = tmp_path / "source", tmp_path / "export"
+    shutil.copytree(exported, source)
+    export_graphs(str(source), ONNX, str(output))
+    card = source / CARD
+    card.write_text(card.read_text().replace("\n## Export", "\nTrained again.\n\n## Export"))
+    export_graphs(str(source), ONNX, str(output), overwrite=True)
+    assert "Trained again." in (output / CARD).read_text()
+    assert (output / CARD).read_text().count("## Export") == 1
+
+
 def test_int8_that_loses_too_much(exported, tmp_path, monkeypatch):
     copied(monkeypatch, exported)
     monkeypatch.setattr(export, "quantised", lambda full, kind, path: flipped(exported, path))
