@@ -1,7 +1,7 @@
 """A run that ends, or has no more room, at any of its file operations; then the same command goes on.
 
-The processes are forked from one that has imported everything and made the task. Each operation meets one of the two
-faults, four in turn this one and four the other; `make kills` has every operation meet both.
+The processes are forked from one that has imported everything and made the task. `make kills` has every operation of
+every variant meet both faults; otherwise those of one variant meet one each, four in turn this one and four the other.
 """
 
 import json
@@ -257,16 +257,24 @@ def is_overlapping(runs: Runs) -> bool:
     return "sMs" in re.sub("(.)\\1+", "\\1", threads) and sum(each.moves(WEIGHTS) for each in runs.done()) < due
 
 
+USUAL = "best, background"
+IS_NIGHTLY = "BERTORCH_TEST_KILLS" in os.environ
+NIGHTLY = pytest.mark.skipif(not IS_NIGHTLY, reason="takes minutes; make kills")
+
+
 @pytest.mark.parametrize(
     ("variant", "numbers"),
     [
-        pytest.param("best, background", range(8, 1000, 24), id="some"),
-        *(pytest.param(each, range(1, 1000), id=each, marks=pytest.mark.slow) for each in VARIANTS),
+        pytest.param(USUAL, range(8, 1000, 24), id="some"),
+        *(
+            pytest.param(each, range(1, 1000), id=each, marks=(pytest.mark.slow, *([] if each == USUAL else [NIGHTLY])))
+            for each in VARIANTS
+        ),
     ],
 )
 @pytest.mark.parametrize("fault", ["killed", pytest.param("full", marks=pytest.mark.slow)])
 def test_it_goes_on_from_every_operation(variant, numbers, fault, tmp_path):
-    is_whole = "BERTORCH_TEST_KILLS" in os.environ or numbers.step > 1
+    is_whole = IS_NIGHTLY or numbers.step > 1
     numbers = [number for number in numbers if is_whole or number // 4 % 2 == (fault == "full")]
     fork(drive, tmp_path, variant, tmp_path / "report", fault, numbers).join()
     assert (tmp_path / "report").read_text() == ""
