@@ -78,6 +78,11 @@ _saving = partial(option, group="evaluation and saving", shapes_result=False)
 _speed = partial(option, group="speed", shapes_result=False)
 
 
+def _is_changed(config: Any, name: str) -> bool:
+    """Whether an option has another value than its default."""
+    return bool(getattr(config, name) != type(config).__dataclass_fields__[name].default)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchedConfig:
     """The options of everything that a launcher can start in several processes."""
@@ -440,8 +445,8 @@ class ClassifierConfig(TeacherConfig, FoldsConfig):
         if not self.has_labels and self.label_file is not None:
             raise UserError(f"--problem_type {self.problem_type} has no labels; leave out --label_file")
         if self.problem_type != "multi_label":
-            for name, default in (("multi_label_loss", MULTI_LABEL_LOSSES[0]), ("label_separator", ",")):
-                if getattr(self, name) != default:
+            for name in ("multi_label_loss", "label_separator"):
+                if _is_changed(self, name):
                     raise UserError(f"--{name} is for --problem_type multi_label, got {self.problem_type}")
         if not self.label_separator.isprintable():
             raise UserError(f"--label_separator: expected printable characters, got {self.label_separator!r}")
@@ -643,8 +648,7 @@ class BatchNegConfig(ContrastiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in dict.fromkeys(name for names in _LOSS_OPTIONS.values() for name in names):
-            is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
-            if not is_default and name not in _LOSS_OPTIONS[self.loss]:
+            if _is_changed(self, name) and name not in _LOSS_OPTIONS[self.loss]:
                 suited = " or ".join(loss for loss, names in _LOSS_OPTIONS.items() if name in names)
                 raise UserError(f"--{name} is for --loss {suited}, got {self.loss}; leave it out")
         low, high = self.score_bounds
@@ -734,7 +738,9 @@ class NERConfig(FoldsConfig):
                 "out, and out_of_fold.tsv has all sentences; choose two of them"
             )
         if self.head is None:
-            self._require_default("head_size", "decoding")
+            for name in ("head_size", "decoding"):
+                if _is_changed(self, name):
+                    raise UserError(f"--{name} is for --head global_pointer, got {self.head_name}; leave it out")
             return
         if self.head_size % 2:
             raise UserError(
@@ -759,8 +765,3 @@ class NERConfig(FoldsConfig):
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    def _require_default(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise UserError(f"--{name} is for --head global_pointer, got {self.head_name}; leave it out")

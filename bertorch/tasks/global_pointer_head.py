@@ -26,7 +26,6 @@ from bertorch.encoder.padded import PaddedModel, PaddedTokens
 from bertorch.encoder.pretrained import empty_model, label_settings, load_pretrained, saved_label_names
 from bertorch.errors import UserError
 from bertorch.global_pointer import GlobalPointer
-from bertorch.precision import at_least_fp32
 from bertorch.tasks.base import LoadedFolder
 from bertorch.tasks.tag_heads import Decoded, SpanModel
 from bertorch.weights import load_into
@@ -130,7 +129,7 @@ class GlobalPointerTagger(SpanModel):
     def forward(self, batch: TaggedBatch) -> Tensor:
         """What `GlobalPointer` makes of the words, (K, 2d+2C), at least in fp32."""
         states = word_states(self.encoder, batch)
-        return at_least_fp32(states if isinstance(self.encoder, OnnxModel) else self.global_pointer(states))
+        return states if isinstance(self.encoder, OnnxModel) else self.global_pointer(states)
 
     @override
     def loss(self, outputs: Tensor, batch: TaggedBatch) -> Tensor:
@@ -159,9 +158,11 @@ def choose_decoding(wanted: str, examples: Examples) -> str:
 
     The log says which, and warns of overlapping entities that flat decoding will not find.
     """
+    if wanted == NESTED:
+        return wanted
     overlaps = is_nested(examples)
-    if wanted in DECODINGS:
-        if wanted == FLAT and overlaps:
+    if wanted == FLAT:
+        if overlaps:
             logger.warning(
                 "--decoding flat: entities of the training data overlap, and flat decoding finds one of them"
             )
