@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
@@ -174,7 +175,7 @@ def test_a_batch_has_all_windows_of_its_examples(tokenizer):
     assert (batch.labels.tolist(), batch.size, batch.tokens) == (indices, 7, sum(map(len, windows)))
     assert batch.filled(64).window_counts is batch.window_counts
     assert [part.window_counts for part in batch.split(3)] == [None] * 3
-    assert batch.to("meta").window_counts.is_meta
+    assert batch.to(torch.device("meta")).window_counts.is_meta
     empty = data.batch(np.arange(0))
     assert (empty.size, empty.window_counts.tolist()) == (0, [])
 
