@@ -37,6 +37,7 @@ def expected_of(folder):
     return SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype", "tolerance"), [("simcse", "float32", 1e-5), ("nli", "float16", 1e-3)])
 def test_vectors(name, dtype, tolerance, folders, source):
     tmp_path = source.parent
@@ -248,6 +249,7 @@ def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):
         run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
 
 
+@pytest.mark.slow
 def test_neighbours(folders, source, tmp_path, capsys):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(reversed(TEXTS)))

@@ -59,6 +59,7 @@ def test_a_classifier(folders, tmp_path, log_lines):
     assert any(line.startswith("labels, negative: precision 0.") for line in log_lines)
 
 
+@pytest.mark.slow
 def test_every_width_of_an_embedding(folders, tmp_path, log_lines):
     report, _ = run(folders["cosent"], STS, tmp_path / "report")
     first, second, scores = zip(*(line.split("\t") for line in STS.read_text().splitlines()), strict=True)
@@ -181,6 +182,7 @@ def test_entities(folders, tmp_path):
     assert all(row[1] != row[2] for row in errors)
 
 
+@pytest.mark.slow
 def test_entities_that_overlap(folders, tmp_path):
     folder, log = folders.run("nested")
     report, (header, *errors) = run(folder, NESTED / "dev.json", tmp_path)
@@ -263,6 +265,7 @@ def test_tokens_with_tabs_and_line_breaks_keep_the_columns(folders, tmp_path):
     assert errors[0][3] == "王 小 明。"
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does(folders, tmp_path):
     one, _ = run(folders["matching"], MATCHING / "dev.txt", tmp_path / "one")
     options = {"model_dir": folders["matching"], "input_file": MATCHING / "dev.txt", "output_dir": tmp_path / "two"}

@@ -146,6 +146,7 @@ def test_the_rows_of_a_teacher_follow_the_examples_of_a_fold(tmp_path):
     assert_equal(load_weights(str(whole / "fold-2")), load_weights(str(tmp_path / "plain")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["classifier", "sentencebert"])
 def test_out_of_fold_is_what_each_fold_predicts_of_its_part(script, trained):
     folder = trained[script]
@@ -171,6 +172,7 @@ def test_out_of_fold_is_what_each_fold_predicts_of_its_part(script, trained):
     assert sorted(wrong) == (np.flatnonzero(~right) + 1).tolist()
 
 
+@pytest.mark.slow
 def test_out_of_fold_of_a_tagger(trained):
     """Rows are tokens, and under the CRF their probabilities are marginal ones."""
     folder, sentences = trained["ner"], inputs_of("ner", trained["ner"])
@@ -319,6 +321,7 @@ def stop_at(monkeypatch, number: int) -> None:
     monkeypatch.setattr(Interruption, "requested", lambda *_: next(steps) == number)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_fold(trained, tmp_path, monkeypatch, log_lines):
     folder = tmp_path / "classifier"
     with monkeypatch.context() as patched:

@@ -244,6 +244,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_save(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_stop_the_run_and_keeps_the_last_save(tmp_path):
     done = run_script(
         *arguments(tmp_path, learning_rate=1e30, warmup_proportion=1, save_steps=1, logging_steps=4), check=2
@@ -291,6 +292,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_does_not_clear(whole, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.slow
 def test_results_of_other_options_are_refused(whole):
     done = run_script(*arguments(whole, epochs=EPOCHS, learning_rate=1e-3), check=2)
     assert "--learning_rate: 5e-05 there, 0.001 now" in done.stderr

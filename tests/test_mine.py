@@ -77,6 +77,7 @@ def suited_of(ranked, positive, first, last, margin):
     return [text for score, text in ranked[first - 1 : last] if score <= positive - margin * abs(positive)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "wanted", "has_corpus"),
     [

@@ -97,6 +97,7 @@ def test_predictions_have_the_labels_then_a_probability_each(folders, tmp_path):
     assert len(errors) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["macro", "micro"])
 def test_tuned_thresholds_are_stored_and_used(average, folder, tmp_path, log_lines):
     untuned, _ = run(folder, tmp_path / "untuned")

@@ -96,6 +96,7 @@ def overlap(line: str) -> bool:
     return any(one["start"] <= other["start"] < one["end"] for one, other in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [{}, {"use_crf": True}, {"head": "crf"}])
 def test_heads_with_tags_refuse_entities_that_overlap(head, tmp_path):
     """In the training file, and in a dev file beside flat training data."""

@@ -33,6 +33,7 @@ def our_embeddings(embedder: SentenceEncoder, tokenizer) -> torch.Tensor:
         return embedder.eval()(data.batch(np.arange(len(TEXTS))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_emb_size", [None, 16])
 @pytest.mark.parametrize("pooling_mode", ["linear", "cls", "mean"])
 def test_sentence_transformers_gives_our_embeddings(pooling_mode, output_emb_size, tmp_path):

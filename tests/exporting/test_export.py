@@ -35,6 +35,7 @@ def names(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_an_export_in_the_folder_of_the_model(exported):
     assert names(exported) == {
         "pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer_config.json", CARD,

@@ -40,6 +40,7 @@ def shapes(path):
     }
 
 
+@pytest.mark.slow
 def test_a_classifier_and_its_int8(tmp_path):
     task = small_task("classification")
     path = written(task, tmp_path / "model.onnx")

@@ -89,6 +89,7 @@ def test_embeddings_are_those_of_sentence_transformers(name, folders):
     assert model.encode([]).shape == (0, expected.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "labels"), [("matching", 2), ("nli", 3), ("simcse", 0), ("batchneg", 0)])
 def test_pairs_have_a_cosine_and_sentence_bert_its_classes(name, labels, folders):
     predictions = load(folders[name]).predict(PAIRS)
@@ -110,6 +111,7 @@ def test_pairs_have_a_cosine_and_sentence_bert_its_classes(name, labels, folders
         assert predictions[0].probability is None
 
 
+@pytest.mark.slow
 def test_a_tagger_without_a_crf_finds_the_best_path_over_the_logits_of_transformers(folders):
     """Where the likeliest tags by themselves spell whole entities, they are the best path."""
     model = AutoModelForTokenClassification.from_pretrained(folders["ner"])
@@ -129,6 +131,7 @@ def test_a_tagger_without_a_crf_finds_the_best_path_over_the_logits_of_transform
     assert compared > 10
 
 
+@pytest.mark.slow
 def test_a_tagger_decodes_with_its_crf(folders):
     tagger = load_trained(folders["ner with a CRF"]).span_model
     model = load(folders["ner with a CRF"])
@@ -201,6 +204,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USES)
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_gives_the_same_and_shares_nothing(name, duplicate, folders):

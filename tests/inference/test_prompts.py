@@ -44,6 +44,7 @@ def assert_close(ours, expected, tolerance=1e-5) -> None:
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_sentence_transformers_gives_our_embeddings_by_role(folder, peer, bare):
     model = load(folder)
     assert_close(model.encode(TEXTS, prompt="query"), peer.encode_query(TEXTS))
@@ -133,6 +134,7 @@ def test_an_older_release_keeps_our_mark_in_a_folder_that_it_saves(added, folder
     assert not is_own(str(saved))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["document", "passage", "corpus"])
 def test_prompts_of_other_folders(name, tmp_path):
     torch.manual_seed(0)

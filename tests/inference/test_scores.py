@@ -59,6 +59,7 @@ def cross_encoder(folder):
     return sentence_transformers.CrossEncoder(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ScoreTask, RankingTask])
 def test_cross_encoder_gives_our_scores_of_pairs_that_are_cut_too(kind, tmp_path):
     save(tmp_path, kind, text_pair=True)
@@ -180,6 +181,7 @@ def test_a_wrong_use_is_told(use, message, folders):
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [

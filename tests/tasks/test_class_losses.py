@@ -258,6 +258,7 @@ def task_with(name: str) -> ClassificationTask:
     return ClassificationTask(model, NAMES, class_loss=LOSSES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -338,6 +339,7 @@ def test_a_folder_keeps_what_it_was_trained_with():
     assert len(task.notes()) == 2
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_loss_does_to_probabilities(folders, tmp_path, log_lines):
     folder = folder_with(folders, tmp_path, RECORD)
     assert load(folder).task.settings()["loss"] == RECORD

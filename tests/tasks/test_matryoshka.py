@@ -131,6 +131,7 @@ def test_the_folder_knows_its_widths(folders):
     assert "# trained at 128, 64, 32 dimensions\n" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [0, 129])
 def test_dimensions_that_an_embedding_does_not_have(dimensions, folders):
     with pytest.raises(UserError, match=f"dimensions: expected 1 to the 128 of an embedding, got {dimensions}"):

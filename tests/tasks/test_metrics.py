@@ -110,6 +110,7 @@ def correlate_a_share(folder: Path) -> None:
     (folder / str(distributed.rank())).write_text(f"{metric.value!r} {metric.line()}")
 
 
+@pytest.mark.slow
 def test_correlations_over_uneven_shares_of_three_processes(tmp_path):
     run_processes(3, correlate_a_share, tmp_path)
     metric = correlate(list(range(7)), 7)

@@ -225,6 +225,7 @@ def evaluate_in_double(folder, batch_size) -> None:
     (folder / f"{rank}.txt").write_text(f"{metric.line()} {metric.value!r}")
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_processes_or_batch_size(tmp_path):
     evaluate_in_double(tmp_path, 32)
     expected = (tmp_path / "one.txt").read_text()
@@ -331,6 +332,7 @@ def table(predictions) -> list[list[float]]:
     return [list(prediction.probabilities.values()) for prediction in predictions]
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_it_is(folders):
     config = json.loads((folders["several labels"] / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"

@@ -92,6 +92,7 @@ def report_in_double(folder, batch_size) -> None:
     (folder / f"{distributed.rank()}.txt").write_text(f"{metric.line()} {metric.value!r}")
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_processes(tmp_path):
     for folder in ("one", "many"):
         (tmp_path / folder).mkdir()

@@ -123,6 +123,7 @@ def test_processes_of_every_task(make_task, train_data, tmp_path):
     assert_same_as_one_process(tmp_path, 3, make_task, train_data, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS],

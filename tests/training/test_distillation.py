@@ -195,6 +195,7 @@ def test_several_processes_and_accumulation(name, tmp_path):
     assert_same_as_one_process(tmp_path, 2, partial(make_task, **NO_DROPOUT), train, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classifier", "twice, narrower"])
 def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     """Among other techniques; with the projection, which is in the checkpoint and not in the folder."""

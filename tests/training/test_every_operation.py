@@ -262,6 +262,7 @@ IS_NIGHTLY = "BERTORCH_TEST_KILLS" in os.environ
 NIGHTLY = pytest.mark.skipif(not IS_NIGHTLY, reason="takes minutes; make kills")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "numbers"),
     [

@@ -97,6 +97,7 @@ def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path, monkeypatch):
         run_task(tmp_path / "run", **settings, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_gradient_checkpointing_reaches_every_task_and_may_come_and_go(name, tmp_path, monkeypatch):
     """It changes no bit of the weights, so a run goes on with it or without it."""

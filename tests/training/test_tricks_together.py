@@ -39,6 +39,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     """Also the weights for use, of the best evaluation."""
