@@ -26,6 +26,7 @@ POOLING_MODES = ("linear", "cls", "mean")
 PROBLEM_TYPES = ("single_label", "multi_label", "score", "ranking")
 AVERAGES = ("macro", "micro")
 MULTI_LABEL_LOSSES = ("bce", "zlpr")
+SAVE_FORMATS = ("bin", "safetensors", "both")
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 EMBEDDING_LOSSES = ("in_batch_negatives", "cosent", "cosine_mse")
 MIXES = ("proportional", "equal")
@@ -193,6 +194,11 @@ class TrainingConfig(LaunchedConfig):
     overwrite: bool = _saving(False, help="start anew and replace what another run left in --saved_dir")
     save_interval: float = _saving(
         30.0, minimum=0.0, help="seconds between two regular saves, at least; 0 saves after each --save_steps"
+    )
+    save_format: str = _saving(
+        "bin",
+        choices=SAVE_FORMATS,
+        help="of the weights: pytorch_model.bin, model.safetensors as the hub wants it, or both of them",
     )
     keep_checkpoints: int = _saving(1, minimum=0, help="checkpoints to keep for --resume; 0 keeps none")
     tensorboard_dir: str | None = _saving(

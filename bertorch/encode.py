@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import PROMPT_ROLES, InferenceConfig, option
+from bertorch.config import BACKENDS, PROMPT_ROLES, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
 from bertorch.files import STANDARD, is_stream, whole_output
@@ -120,6 +120,7 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
 def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, rows: int) -> dict[str, object]:
     """What the vectors depend on."""
     from bertorch.data.fingerprint import file_digest
+    from bertorch.distributed import world_size
     from bertorch.inference.load import graph_contents
 
     return {
@@ -133,6 +134,8 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, r
         "content of --input_file": file_digest(config.input_file),
         **{f"content of --model_dir, {file}": digest for file, digest in digests.of_model(config.model_dir).items()},
         **{f"content of --model_dir, {graph}": digest for graph, digest in graph_contents(model).items()},
+        # Int8 depends a little on what else is in a batch.
+        **({"--batch_size times processes": world_size() * config.batch_size} if config.backend == BACKENDS[2] else {}),
     }
 
 

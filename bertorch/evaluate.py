@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from bertorch import cli
-from bertorch.config import AVERAGES, ON_BAD_LINE, InferenceConfig, option
+from bertorch.config import AVERAGES, BACKENDS, ON_BAD_LINE, InferenceConfig, option
 from bertorch.errors import UserError
 from bertorch.figures import draw_confusion, draw_reliability, require_matplotlib
 from bertorch.files import ERRORS, PREDICTIONS, REPORT, refuse_existing
@@ -98,6 +98,11 @@ class EvaluateConfig(InferenceConfig):
             raise UserError(f"--corpus_file, --queries_file and --qrels_file belong together; add {', '.join(missing)}")
         if self.input_file is None:
             self.require_no_labels()
+        if self.fitting is not None and self.backend == BACKENDS[2]:
+            raise UserError(
+                f"--{self.fitting} fits what every backend then uses, and --backend {self.backend} gives something "
+                "else than the model; leave --backend out"
+            )
 
     def require_no_labels(self) -> None:
         """Raise a `UserError` at an option that dev data of retrieval, which has no labels, does not go with."""
@@ -162,6 +167,8 @@ def _evaluate(config: EvaluateConfig) -> None:
     fitted = {} if config.fitting is None else task.fit(metric, getattr(config, config.fitting))
     if distributed.is_main():
         report: dict[str, Any] = {"model": config.model_dir, "task": task.name, "data": ", ".join(config.data_files)}
+        if config.backend != BACKENDS[0]:
+            report["backend"] = config.backend
         if notes := list(task.notes()):
             report["notes"] = notes
         report |= metric.report() | fitted

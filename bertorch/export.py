@@ -51,6 +51,9 @@ class ExportConfig(LaunchedConfig):
     max_loss: float = option(0.01, minimum=0.0, maximum=1.0, help="onnx-int8: how much lower the metric may be")
     batch_size: int = option(32, minimum=1, help="inputs of a batch of the check")
     overwrite: bool = option(False, help="replace an earlier export")
+    license: str | None = option(None, help="for the hub, in the model card: the licence, such as apache-2.0")
+    language: tuple[str, ...] = option((), help="for the hub, in the model card: the languages, such as zh")
+    datasets: tuple[str, ...] = option((), help="for the hub, in the model card: datasets of the hub it was trained on")
 
     def __post_init__(self) -> None:
         if self.format == "safetensors":
@@ -66,13 +69,15 @@ def run(config: ExportConfig) -> None:
     """Export, check, put into place."""
     from bertorch import distributed
     from bertorch.exporting.export import FailedCheckError, export_graphs, export_safetensors
+    from bertorch.training.hub_metadata import HubOptions
 
     if distributed.world_size() > 1:
         raise UserError(f"expected one process, got {distributed.world_size()}; start it without a launcher")
+    hub = HubOptions(config.license, config.language, config.datasets)
     output = config.model_dir if config.output_dir is None else config.output_dir
     try:
         if config.format == "safetensors":
-            export_safetensors(config.model_dir, output, overwrite=config.overwrite)
+            export_safetensors(config.model_dir, output, overwrite=config.overwrite, hub=hub)
             return
         checks = export_graphs(
             config.model_dir,
@@ -82,6 +87,7 @@ def run(config: ExportConfig) -> None:
             max_loss=config.max_loss,
             batch_size=config.batch_size,
             overwrite=config.overwrite,
+            hub=hub,
         )
     except FailedCheckError as error:
         logger.error("{}", error)

@@ -9,11 +9,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor, nn
 
+from bertorch.config import SAVE_FORMATS
 from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
 
 WEIGHTS = "pytorch_model.bin"
 SAFE_WEIGHTS = "model.safetensors"
+# By `--save_format`.
+WEIGHTS_FILES = dict(zip(SAVE_FORMATS, ((WEIGHTS,), (SAFE_WEIGHTS,), (WEIGHTS, SAFE_WEIGHTS)), strict=True))
 
 
 def warm_start(

@@ -164,6 +164,7 @@ def test_predict_and_evaluate_with_each_backend(name, graphs, tmp_path):
     reports = {each: evaluated(folder, dev, tmp_path / f"{each} report", backend=each) for each in ("torch", *FORMATS)}
     main = next(iter(reports["torch"]["measures"]))
     values = {each: report["measures"][main]["value"] for each, report in reports.items()}
+    assert [report.get("backend") for report in reports.values()] == [None, *FORMATS]
     assert values["onnx"] == pytest.approx(values["torch"], abs=1e-6)
     assert values["onnx-int8"] == pytest.approx(values["torch"], abs=0.1)
 
@@ -182,6 +183,9 @@ def test_encode_with_each_backend(graphs, tmp_path):
         vectors[backend] = np.load(target)
     np.testing.assert_allclose(vectors["onnx"], vectors["torch"], atol=1e-5)
     assert (vectors["onnx-int8"] * vectors["torch"]).sum(axis=1).mean() > 0.99
+    other = {"batch_size": 7, "output_file": str(tmp_path / "onnx-int8.npy")}
+    with pytest.raises(UserError, match="differs in --batch_size times processes"):
+        encode.run(encode.EncodeConfig(**settings | other))
     with pytest.raises(UserError, match="holds vectors of another run, which differs in content of --model_dir, graph"):
         encode.run(encode.EncodeConfig(**settings | {"backend": "onnx"}, output_file=str(tmp_path / "torch.npy")))
 
@@ -208,6 +212,13 @@ def test_what_is_fitted_to_a_model_after_its_export_counts(graphs, tmp_path):
     ours, theirs = (load(folder, backend=backend).predict(pairs) for backend in ("onnx", "torch"))
     for one, other in zip(ours, theirs, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("fitting", [{"calibrate": True}, {"tune_thresholds": "macro"}])
+def test_nothing_is_fitted_to_int8(fitting, tmp_path):
+    """What is fitted is in the folder, for every backend."""
+    with pytest.raises(UserError, match="fits what every backend then uses, and --backend onnx-int8 gives something"):
+        evaluated(tmp_path, MATCHING / "dev.txt", tmp_path / "report", backend="onnx-int8", **fitting)
 
 
 @pytest.mark.slow

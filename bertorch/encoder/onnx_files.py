@@ -13,7 +13,8 @@ import platform
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from bertorch.config import BACKENDS
-from bertorch.data.model_digests import DIGESTS, ModelDigests
+from bertorch.encoder.graph_sources import ENCODER, States, made_of
 from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.errors import UserError
 from bertorch.files import read_record, reason, to_json
@@ -32,7 +33,6 @@ from bertorch.files import read_record, reason, to_json
 FOLDER = "onnx"
 ONNX, INT8 = BACKENDS[1:]
 _VNNI = ("avx512_vnni", "avx_vnni")  # flags of processors that multiply int8 without intermediate results of 16 bits
-_WEIGHTS = (".bin", ".safetensors")
 # Of sentence-transformers; copies of them stand beside a graph without an encoder.
 WEIGHTS_OF_DENSE = re.compile(r"\d+_Dense/(model\.safetensors|pytorch_model\.bin)")
 
@@ -90,11 +90,11 @@ def files_of(graph: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class ExportRecord:
-    """What is recorded of a graph."""
+    """What is recorded of a graph. It may be published with it, so no path of the machine is in it."""
 
-    source: str  # the folder that it was exported from
-    made_of: Mapping[str, str]  # digests of the weights there
-    digests: Mapping[str, Any] = field(default_factory=dict)  # see `ModelDigests.weights`
+    source: str  # the folder that it was exported from, relative to that of the export
+    made_of: Mapping[str, str]  # see `graph_sources.made_of`
+    weights: States = field(default_factory=dict)  # of the same
     check: Mapping[str, Any] = field(default_factory=dict)  # what the comparison with the model gave
 
     @classmethod
@@ -102,22 +102,27 @@ class ExportRecord:
         """The record beside a graph, None if there is none; a `UserError` if it is damaged."""
         return read_record(
             record_path(graph),
-            lambda read: cls(str(read["source"]), dict(read["made_of"]), dict(read[DIGESTS]), dict(read["check"])),
+            lambda read: cls(str(read["source"]), dict(read["made_of"]), dict(read["weights"]), dict(read["check"])),
             expected="the record of an export",
             remedy="export again, with --overwrite",
         )
 
     def write(self, graph: Path) -> None:
         """Write the record beside a graph."""
-        content = {"source": self.source, "made_of": self.made_of, DIGESTS: self.digests, "check": self.check}
-        record_path(graph).write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
+        record_path(graph).write_text(to_json(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
-def weights_digests(folder: str, record: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Digests of the weights in a folder, none without any, and what spares to read them again; see `ModelDigests`."""
-    digests = ModelDigests(record)
-    found = digests.of_model(folder)
-    return {file: digest for file, digest in found.items() if file.endswith(_WEIGHTS)}, digests.weights
+def remove_graphs(folder: Path) -> None:
+    """Remove exports from the folder of a model whose weights are about to be replaced; those of others stay."""
+    for kind in (FULL, VNNI, SAFE, ARM):
+        graph = folder / FOLDER / kind.file
+        if not record_path(graph).exists() or graph.parent.is_symlink():
+            continue
+        for file in reversed(files_of(graph)):  # the record first: without it the graph is not taken
+            file.unlink(missing_ok=True)
+        logger.warning("{}: is of weights that are replaced now, and was removed; export again", graph)
+    with suppress(OSError):  # it is not there, or has other files
+        (folder / FOLDER).rmdir()
 
 
 def command_for(folder: str, backend: str) -> str:
@@ -138,29 +143,33 @@ def open_graph(folder: str, backend: str, config: PretrainedConfig) -> OnnxModel
     graphs = [Path(folder) / FOLDER / kind.file for kind in kinds_of(backend)]
     graph = next((each for each in graphs if each.exists() and record_path(each).exists()), None)
     if graph is None:
+        foreign = next((each for each in graphs if each.exists()), None)
+        found = "none" if foreign is None else f"{foreign} without a record, which another program made"
+        command = command_for(folder, backend) + ("" if foreign is None else " --output_dir …, another folder")
         raise UserError(
-            f"--backend {backend}: expected {graphs[0]}, which an export makes, got none; make it by: "
-            f"{command_for(folder, backend)}"
+            f"--backend {backend}: expected {graphs[0]}, which an export makes, got {found}; make it by: {command}"
         )
     record = ExportRecord.read(graph)
     assert record is not None
-    _require_fresh(folder, backend, graph, record)
+    _require_fresh(Path(folder), backend, graph, record)
     return OnnxModel(graph, config, _read_head(head_path(graph)))
 
 
-def _require_fresh(folder: str, backend: str, graph: Path, record: ExportRecord) -> None:
-    here = weights_digests(folder, record_path(graph))[0]
-    encoder = [name for name in here if WEIGHTS_OF_DENSE.fullmatch(name) is None]
-    if encoder and here != record.made_of:
+def _require_fresh(folder: Path, backend: str, graph: Path, record: ExportRecord) -> None:
+    here, _ = made_of(folder, record.weights)
+    expected = {name: record.made_of.get(name) for name in here} if ENCODER not in here else record.made_of
+    if here != expected:
+        changed = sorted(name for name in {*here, *expected} if here.get(name) != expected.get(name))
         raise UserError(
-            f"--backend {backend}: expected {graph} to be of the weights in {folder}, got a graph of others; export "
-            f"again by: {command_for(folder, backend)} --overwrite"
+            f"--backend {backend}: expected {graph} to be of the model in {folder}, got a graph of another one, which "
+            f"differs in {', '.join(changed)}; export again by: {command_for(str(folder), backend)} --overwrite"
         )
-    if encoder or not Path(record.source).is_dir():
+    source = folder / record.source
+    if ENCODER in here or not source.is_dir():
         return
-    there = weights_digests(record.source, record_path(graph))[0]
-    if there and there != record.made_of:
-        logger.warning("{}: {} has other weights now than those that were exported", graph, record.source)
+    there, _ = made_of(source, record.weights)
+    if ENCODER in there and there != record.made_of:
+        logger.warning("{}: {} has another model now than the one that was exported", graph, source)
 
 
 def _read_head(path: Path) -> dict[str, Tensor]:

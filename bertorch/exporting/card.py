@@ -14,15 +14,19 @@ from bertorch.data.lines import cell
 from bertorch.encoder.onnx_files import ARM, FOLDER, FULL, SAFE, VNNI, ExportRecord
 from bertorch.files import writing
 from bertorch.tasks.base import Task
+from bertorch.training.hub_metadata import NOTHING_GIVEN, HubOptions, read_metadata, task_metadata, with_metadata
 from bertorch.training.model_card import CARD, MARK, is_foreign
 
 _HEADING = "## Export\n"
 
 
-def write_card(task: Task[Any], source: Path, output: Path, note: str | None = None) -> None:
+def write_card(
+    task: Task[Any], source: Path, output: Path, note: str | None = None, hub: HubOptions = NOTHING_GIVEN
+) -> None:
     """Write the card of an exported folder, or what is new in it, atomically; one that is not ours is left alone.
 
-    A card of ours in the `source`, or else in the folder, is kept; `note` stands before the table of the graphs.
+    A card of ours in the `source`, or else in the folder, is kept; `note` stands before the table of the graphs, and
+    `hub` goes into the metadata.
 
     Raises:
         UserError: it cannot be written.
@@ -33,14 +37,17 @@ def write_card(task: Task[Any], source: Path, output: Path, note: str | None = N
         return
     before = next((path for path in (source / CARD, target) if path.exists() and not is_foreign(path)), None)
     text = _empty(task, source) if before is None else before.read_text(encoding="utf-8", errors="replace")
+    if hub != NOTHING_GIVEN:
+        metadata, body = read_metadata(text, before or target)
+        hub.update(metadata)
+        text = with_metadata(metadata, body)
     with writing(target), replacing(target) as new:
         new.write_text(_with_section(text, _section(output, note)), encoding="utf-8", errors="backslashreplace")
     to_disk(output, deep=False)
 
 
 def _empty(task: Task[Any], source: Path) -> str:
-    head = f"---\nlibrary_name: {task.library}\npipeline_tag: {task.pipeline_tag}\ntags:\n- bertorch\n---\n\n{MARK}\n"
-    return f"{head}\n# {cell(source.resolve().name)}, exported\n"
+    return with_metadata(task_metadata(task), f"{MARK}\n\n# {cell(source.resolve().name)}, exported\n")
 
 
 def _with_section(text: str, section: str) -> str:

@@ -108,6 +108,8 @@ def _of_file(task: Task[Any], path: str) -> CheckData:
     try:
         _, examples = task.read_labelled(path, "stop")
     except UserError as error:
+        if _has_labelled_lines(task, path):  # so one of its lines is wrong
+            raise
         try:
             inputs = list(task.agreement().read(path))
         except UserError:
@@ -117,6 +119,13 @@ def _of_file(task: Task[Any], path: str) -> CheckData:
             raise UserError(f"{path}: expected two inputs or more to compare, got {len(inputs)}") from None
         return CheckData(path, inputs=inputs)
     return CheckData(path, examples)
+
+
+def _has_labelled_lines(task: Task[Any], path: str) -> bool:
+    try:
+        return len(task.read_labelled(path, "skip")[1]) > 0
+    except UserError:
+        return False
 
 
 def _remembered(task: Task[Any], folder: str) -> CheckData | None:

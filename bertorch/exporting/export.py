@@ -11,14 +11,13 @@ from loguru import logger
 
 from bertorch import distributed
 from bertorch.atomic import unfinished
+from bertorch.encoder.graph_sources import States, made_of
 from bertorch.encoder.onnx_files import (
     FOLDER,
     FULL,
     ONNX,
     ExportRecord,
     kinds_of,
-    record_path,
-    weights_digests,
 )
 from bertorch.errors import UserError
 from bertorch.exporting.card import write_card
@@ -28,6 +27,7 @@ from bertorch.exporting.folders import (
     copied_files,
     copy_description,
     graph_files,
+    is_of,
     put_into_place,
     require_room,
     stale_files,
@@ -38,6 +38,7 @@ from bertorch.inference.fitted_folder import writing_to
 from bertorch.inference.load import load_trained
 from bertorch.tasks.base import Task
 from bertorch.training.folds_folder import fold_folders
+from bertorch.training.hub_metadata import NOTHING_GIVEN, HubOptions
 from bertorch.training.run_folder import LOCK
 from bertorch.weights import SAFE_WEIGHTS, load_weights, save_file, weights_file
 from bertorch.writer_lock import only_writer
@@ -60,6 +61,7 @@ def export_graphs(
     max_loss: float = 0.01,
     batch_size: int = 32,
     overwrite: bool = False,
+    hub: HubOptions = NOTHING_GIVEN,
 ) -> dict[str, Check]:
     """Export a folder for a backend, `onnx` or `onnx-int8`, of ONNX Runtime; returns what the check of each file gave.
 
@@ -70,9 +72,10 @@ def export_graphs(
     require_packages()
     source, output, kinds = _source(model_dir), Path(output_dir), kinds_of(backend)
     with _held(model_dir, output_dir):
-        require_room(output, source, [output / FOLDER / kind.file for kind in kinds], overwrite=overwrite)
-        made_of, digests = weights_digests(model_dir, record_path(output / FOLDER / kinds[0].file))
-        stale = stale_files(output, kinds, made_of, overwrite=overwrite)
+        digests, weights = made_of(source, {})
+        targets = [output / FOLDER / kind.file for kind in kinds]
+        stale = require_room(output, source, targets, digests, overwrite=overwrite)
+        stale += stale_files(output, kinds, digests, overwrite=overwrite)
         task = load_trained(model_dir)
         padded_model(task)  # raises
         data = check_data(task, model_dir, check_file)
@@ -81,13 +84,13 @@ def export_graphs(
         with writing(output), unfinished(output, is_folder=True) as staging:
             copy_description(source, staging)
             (staging / FOLDER).mkdir()
-            full = _full_graph(task, staging, output, made_of, is_wanted=backend == ONNX)
+            full = _full_graph(task, staging, output, digests, is_wanted=backend == ONNX)
             task.model.to(distributed.device())
             for kind in reversed(kinds):  # a fast one would be opened in the place of a safe one
                 graph = staging / FOLDER / kind.file
                 if backend != ONNX:
                     quantised(full, kind, graph)
-                record = ExportRecord(str(source.absolute()), made_of, digests)
+                record = ExportRecord(os.path.relpath(source, output), digests, weights)
                 record.write(graph)
                 exported = load_trained(staging, max_seq_length=task.max_seq_length, backend=backend)
                 exported.model.to(distributed.device())
@@ -99,17 +102,20 @@ def export_graphs(
                     raise FailedCheckError(kind.file, check)
                 logger.info("{}: {}", kind.file, check)
                 checks[kind.file] = check
-                ExportRecord(record.source, made_of, digests, check.record()).write(graph)
+                replace(record, check=check.record()).write(graph)
                 new, gone = graph_files(staging, kind)
                 files, stale = [*files, *new], [*stale, *gone]
             if output.resolve() != source.resolve():
                 files = [*copied_files(staging), *files]
+            _require_same(source, digests, weights)
             put_into_place(staging, output, files, stale)
-        write_card(task, source, output)
+        write_card(task, source, output, hub=hub)
     return checks
 
 
-def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = False) -> Check:
+def export_safetensors(
+    model_dir: str, output_dir: str, *, overwrite: bool = False, hub: HubOptions = NOTHING_GIVEN
+) -> Check:
     """Write a folder whose weights are in `model.safetensors`, of one with a `.bin`; the model gives the same.
 
     Raises:
@@ -126,7 +132,9 @@ def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = Fal
     if weights.name == SAFE_WEIGHTS:
         raise UserError(f"--model_dir {model_dir}: expected weights in a .bin file, got {weights.name} already")
     with _held(model_dir, output_dir):
-        require_room(output, source, [output / SAFE_WEIGHTS], overwrite=overwrite)
+        digests, states = made_of(source, {})
+        stale = require_room(output, source, [output / SAFE_WEIGHTS], digests, overwrite=overwrite)
+        stale += stale_files(output, [], digests, overwrite=overwrite)
         task = load_trained(model_dir)
         with writing(output), unfinished(output, is_folder=True) as staging:
             copy_description(source, staging)
@@ -136,21 +144,27 @@ def export_safetensors(model_dir: str, output_dir: str, *, overwrite: bool = Fal
             check = replace(found, limit=0.0)
             if not check.passed:
                 raise FailedCheckError(SAFE_WEIGHTS, check)
-            put_into_place(staging, output, [*copied_files(staging), Path(SAFE_WEIGHTS)])
+            _require_same(source, digests, states)
+            put_into_place(staging, output, [*copied_files(staging), Path(SAFE_WEIGHTS)], stale)
         logger.info("{}: {}", output / SAFE_WEIGHTS, check)
-        write_card(task, source, output, f"The weights in `{SAFE_WEIGHTS}` are those of the run; outputs are the same.")
+        note = f"The weights in `{SAFE_WEIGHTS}` are those of the run; outputs are the same."
+        write_card(task, source, output, note, hub)
     return check
 
 
-def _full_graph(task: Task[Any], staging: Path, output: Path, made_of: Mapping[str, str], *, is_wanted: bool) -> Path:
-    """The graph in fp32: in its place if it `is_wanted`, else beside it; or one that is there, of the same weights."""
+def _full_graph(task: Task[Any], staging: Path, output: Path, digests: Mapping[str, str], *, is_wanted: bool) -> Path:
+    """The graph in fp32: in its place if it `is_wanted`, else beside it; or one that is there, of the same model."""
     there = output / FOLDER / FULL.file
-    record = None if is_wanted or not there.exists() else ExportRecord.read(there)
-    if record is not None and record.made_of == made_of:
+    if not is_wanted and there.exists() and is_of(there, digests, overwrite=True):
         return there
     full = staging / FOLDER / FULL.file if is_wanted else staging / FULL.file
     write_graph(task.model, padded_model(task), full)
     return full
+
+
+def _require_same(source: Path, digests: Mapping[str, str], states: States) -> None:
+    if made_of(source, states)[0] != digests:
+        raise UserError(f"--model_dir {source}: expected it not to change meanwhile, and it did; export again")
 
 
 def _source(model_dir: str) -> Path:

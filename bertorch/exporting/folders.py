@@ -7,6 +7,7 @@ from pathlib import Path
 from loguru import logger
 
 from bertorch.atomic import to_disk
+from bertorch.encoder.graph_sources import ENCODER, tensors_digest
 from bertorch.encoder.onnx_files import (
     ARM,
     FOLDER,
@@ -17,10 +18,13 @@ from bertorch.encoder.onnx_files import (
     ExportRecord,
     GraphKind,
     files_of,
+    record_path,
 )
 from bertorch.errors import UserError
 from bertorch.files import refuse_existing
-from bertorch.training.saved_files import describes_model
+from bertorch.training.run_folder import RECORD
+from bertorch.training.saved_files import describes_model, loaded_files
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
 _MODULES = "[0-9]*_*"  # folders of sentence-transformers' modules
 
@@ -34,25 +38,48 @@ def copied_files(folder: Path) -> list[Path]:
     ]
 
 
-def require_room(output: Path, source: Path, targets: Sequence[Path], *, overwrite: bool) -> None:
+def require_room(
+    output: Path, source: Path, targets: Sequence[Path], made_of: Mapping[str, str], *, overwrite: bool
+) -> list[Path]:
     """Check the folder of an export before the work starts.
 
+    Returns:
+        The files of another model that must not stay there, relative to the folder; only if `overwrite` is set.
+
     Raises:
-        UserError: one of the targets is there, or a file of another model, and `overwrite` is not set.
+        UserError: one of the targets is there, or a file of another model, and `overwrite` is not set; or the folder is
+            that of another run.
     """
     refuse_existing(map(str, targets), overwrite=overwrite)
-    if overwrite or output.resolve() == source.resolve():
-        return
-    for file in copied_files(source):
-        if (output / file).exists() and (output / file).read_bytes() != (source / file).read_bytes():
-            raise UserError(
-                f"{output / file}: expected no file of another model, got one that is not as in {source}; choose "
-                "another --output_dir, or add --overwrite"
-            )
+    if output.resolve() == source.resolve():
+        return []
+    if (output / RECORD).exists():
+        raise UserError(
+            f"--output_dir {output}: expected no folder of another run, got one with a {RECORD}; choose another one"
+        )
+    ours = copied_files(source)
+    others = [file for file in copied_files(output) if file not in ours] if output.is_dir() else []
+    there = [file for file in ours if (output / file).exists()]
+    changed = [file for file in there if (output / file).read_bytes() != (source / file).read_bytes()]
+    weights = foreign_weights(output, made_of)
+    if not overwrite and (found := [*changed, *others, *weights]):
+        raise UserError(
+            f"{output / found[0]}: expected no file of another model, got one that is not as in {source}; choose "
+            "another --output_dir, or add --overwrite"
+        )
+    return [*others, *weights]
+
+
+def foreign_weights(output: Path, expected: Mapping[str, str]) -> list[Path]:
+    """The weights of encoders in a folder, if they are not those that are exported; relative to the folder."""
+    names = [name for name in sorted(loaded_files(output)) if not describes_model(name)]
+    if {*names} <= {SAFE_WEIGHTS, WEIGHTS}:
+        names = [name for name in names if tensors_digest(output / name) != expected.get(ENCODER)]
+    return [Path(name) for name in names]
 
 
 def stale_files(output: Path, kinds: Sequence[GraphKind], made_of: Mapping[str, str], *, overwrite: bool) -> list[Path]:
-    """The files of graphs of other weights, which must not stay beside those of these kinds; relative to the folder.
+    """The files of graphs of other models, which must not stay beside those of these kinds; relative to the folder.
 
     Raises:
         UserError: there are some, and `overwrite` is not set.
@@ -60,16 +87,26 @@ def stale_files(output: Path, kinds: Sequence[GraphKind], made_of: Mapping[str, 
     stale: list[Path] = []
     for kind in (FULL, VNNI, SAFE, ARM):
         graph = output / FOLDER / kind.file
-        record = ExportRecord.read(graph) if kind not in kinds else None
-        if record is None or record.made_of == made_of:
+        if kind in kinds or not record_path(graph).exists() or is_of(graph, made_of, overwrite=overwrite):
             continue
         if not overwrite:
             raise UserError(
-                f"{graph}: expected a graph of the weights that are exported, got one of other weights; choose another "
+                f"{graph}: expected a graph of the model that is exported, got one of another; choose another "
                 "--output_dir, or let --overwrite remove it"
             )
         stale += files_of(Path(FOLDER) / kind.file)
     return stale
+
+
+def is_of(graph: Path, made_of: Mapping[str, str], *, overwrite: bool) -> bool:
+    """Whether a graph is recorded to be of this model; with a damaged record, which `overwrite` replaces, it is not."""
+    try:
+        record = ExportRecord.read(graph)
+    except UserError:
+        if overwrite:
+            return False
+        raise
+    return record is not None and record.made_of == made_of
 
 
 def copy_description(source: Path, target: Path) -> None:
@@ -86,11 +123,11 @@ def put_into_place(staging: Path, output: Path, files: Sequence[Path], stale: Se
     """
     to_disk(staging)
     records = [file for file in files if _is_record(file)]
-    leaving = [file for file in [*records, *stale] if (output / file).exists()]
+    leaving = [file for file in [*records, *set(stale).difference(files)] if (output / file).exists()]
     for file in sorted(leaving, key=_is_record, reverse=True):
         (output / file).unlink()
         if file not in files and not _is_record(file):
-            logger.warning("{}: is of other weights, and was removed", output / file)
+            logger.warning("{}: is of another model, and was removed", output / file)
     for file in sorted(files, key=_is_record):
         target = output / file
         if target.parent.is_symlink():  # is not followed

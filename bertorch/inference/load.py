@@ -11,6 +11,7 @@ from bertorch.config import BACKENDS, PRECISIONS, InferenceConfig
 from bertorch.data.fingerprint import file_digest
 from bertorch.encoder.cpu import use_onednn
 from bertorch.encoder.encoder import LimitedLength
+from bertorch.encoder.onnx_files import files_of, record_path
 from bertorch.encoder.onnx_model import OnnxModel
 from bertorch.encoder.sentence_transformers import is_of_sentence_transformers
 from bertorch.errors import UserError
@@ -133,9 +134,10 @@ def load(
 
 
 def graph_contents(model: Model) -> dict[str, str]:
-    """The digests of the graphs that stand for a model, by backend and file: what its results depend on too."""
+    """The digests of the graphs that stand for a model, by file: what its results depend on too."""
     graphs = [Path(each.path) for each in model.task.model.modules() if isinstance(each, OnnxModel)]
-    return {f"graph {graph.name}": file_digest(str(graph)) for graph in graphs}
+    files = [file for graph in graphs for file in files_of(graph) if file != record_path(graph) and file.exists()]
+    return {f"graph {file.name}": file_digest(str(file)) for file in files}
 
 
 def load_shared(config: InferenceConfig) -> Model:

@@ -27,6 +27,7 @@ from bertorch.data.lines import cell
 from bertorch.files import to_json, writing
 from bertorch.precision import Precision
 from bertorch.tasks.base import Savable, Task
+from bertorch.training.hub_metadata import task_metadata, with_metadata
 
 CARD = "README.md"
 # Only a file with this line is replaced.
@@ -59,16 +60,19 @@ class ModelCard(Savable):
         base = self.config.pretrained_model_name_or_path
         sections = (self._use(), self._training(), self._metrics(), _versions())
         parts = [
-            "---",
-            f"library_name: {self.task.library}",
-            f"pipeline_tag: {self.task.pipeline_tag}",
-            *([] if Path(base).exists() else [f"base_model: {to_json(base)}"]),  # a model of the hub
-            f"tags:\n- bertorch\n---\n\n{MARK}",
+            MARK,
             f"\n# {_code(Path(base).name)}, fine-tuned",
             f"\n{self._summary()}",
             *(f"\n{section}" for section in sections if section),
         ]
-        return "\n".join(parts) + "\n"
+        metadata = task_metadata(
+            self.task,
+            base_model=None if Path(base).exists() else base,  # else one of the hub
+            name=Path(self.config.saved_dir).absolute().name,
+            dev_file=self.config.dev_data_file,
+            numbers=next((line for line in self.history if line["step"] == self.step), None),
+        )
+        return with_metadata(metadata, "\n".join(parts) + "\n")
 
     def _summary(self) -> str:
         return f"These are the weights after step {self.step} of the run below."

@@ -14,7 +14,7 @@ never taken for its own.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bertorch.atomic import remove, replacing, to_disk
 from bertorch.data.model_digests import DIGESTS
+from bertorch.encoder.onnx_files import remove_graphs
 from bertorch.errors import UserError
 from bertorch.files import read_record, to_json
 from bertorch.tasks.base import Savable
@@ -34,7 +35,7 @@ from bertorch.training.run_options import Options, differing
 from bertorch.training.saved_files import loaded_files, recorded_files, remove_saved
 from bertorch.training.saving import publish, staged, written_to
 from bertorch.training.state import State
-from bertorch.weights import WEIGHTS, save_file
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, save_file
 
 RECORD = "run.json"
 DATA_FILES = "data_files"  # in it
@@ -45,7 +46,8 @@ class RunFolder:
     """The `--saved_dir` of a run, which only the first process uses.
 
     `options` are those of `bertorch.training.run_options`; the record also has `digests` of weights, see
-    `bertorch.data.model_digests`, and where its `data_files` were. Keeps `keep` checkpoints. Raises a UserError where
+    `bertorch.data.model_digests`, and where its `data_files` were. Weights for use go into the
+    `weights_files`, see `publish`. Keeps `keep` checkpoints. Raises a UserError where
     it cannot write; the previous save is then unchanged.
     """
 
@@ -57,10 +59,11 @@ class RunFolder:
         keep: int,
         digests: Mapping[str, Any],
         data_files: Mapping[str, str] = MappingProxyType({}),
+        weights_files: Collection[str] = (WEIGHTS,),
     ) -> None:
         self._name, self._path = folder, Path(folder)
         self._options, self._keep, self._digests = dict(options), keep, digests
-        self._data_files = dict(data_files)
+        self._data_files, self._weights_files = dict(data_files), weights_files
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, from this run or one before it
         self._is_claimed = False  # whether RECORD names this run
@@ -89,8 +92,9 @@ class RunFolder:
                 return saved
         if resume:
             logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
-        if (self._path / WEIGHTS).exists():
-            logger.warning("{} is from an earlier run; the first save of this one replaces it", self._path / WEIGHTS)
+        earlier = next((file for name in (WEIGHTS, SAFE_WEIGHTS) if (file := self._path / name).exists()), None)
+        if earlier is not None:
+            logger.warning("{} is from an earlier run; the first save of this one replaces it", earlier)
         elif record is None:  # else the numbers belong to results that are still there
             if (self._path / METRICS).exists():
                 logger.warning("{} is from a run that saved nothing; this one replaces it", self._path / METRICS)
@@ -136,8 +140,16 @@ class RunFolder:
         return self._keep > 0
 
     def save_weights(self, weights: Mapping[str, Tensor], savables: Sequence[Savable]) -> None:
-        """Save weights for use; the first save of a run also removes the files of an earlier one."""
-        written = publish(self._name, weights, savables, before=self._claim) | {METRICS}
+        """Save weights for use; the first save of a run also removes the files of an earlier one.
+
+        Exports of the weights that are replaced are removed with a warning: other programs would still take them.
+        """
+
+        def before(files: set[str]) -> None:
+            self._claim(files)
+            remove_graphs(self._path)
+
+        written = publish(self._name, weights, savables, before, weights_files=self._weights_files) | {METRICS}
         if written < self._files:
             with written_to(self._name):
                 remove_saved(self._path, self._files - written)

@@ -30,7 +30,7 @@ from bertorch.training.run_folder import RECORD, RunFolder
 from bertorch.training.run_options import data_files, describe_run
 from bertorch.training.run_saver import RunSaver
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
-from bertorch.weights import WEIGHTS, warm_start
+from bertorch.weights import WEIGHTS_FILES, warm_start
 
 
 @dataclass
@@ -166,7 +166,8 @@ class RunKeeper:
             for line in best["summary"]:
                 logger.info("{}", line)
             logger.info(f"best dev {best['name']}: {best['value']:.5f} at step {best['step']}")
-        logger.info(f"weights of step {self.run.weights_step}: {self._config.saved_dir}/{WEIGHTS}")
+        name = WEIGHTS_FILES[self._config.save_format][-1]
+        logger.info(f"weights of step {self.run.weights_step}: {self._config.saved_dir}/{name}")
 
     def close(self) -> None:
         """Wait for what is being saved; for a run that ends, in whatever way."""
@@ -192,6 +193,7 @@ class RunKeeper:
             keep=config.keep_checkpoints,
             digests=digests.weights,
             data_files=data_files(config),
+            weights_files=WEIGHTS_FILES[config.save_format],
         )
         self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
         return self._saved is not None

@@ -1,6 +1,6 @@
 """Atomic, durable saves into `--saved_dir`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from bertorch.atomic import to_disk, unfinished
 from bertorch.errors import UserError
 from bertorch.tasks.base import Savable
-from bertorch.weights import WEIGHTS, on_cpu
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, on_cpu, save_file
 
 
 @contextmanager
@@ -45,8 +45,12 @@ def publish(
     weights: Mapping[str, Tensor],
     savables: Iterable[Savable],
     before: Callable[[set[str]], None] = lambda _: None,
+    *,
+    weights_files: Collection[str] = (WEIGHTS,),
 ) -> set[str]:
     """Save weights and, beside them, config, tokenizer, model card, …; returns the names of the files in the folder.
+
+    The weights go into each of the `weights_files`, of torch.save or, by its name, of safetensors.
 
     All files are first written to the disk in full, then moved into place one by one, the weights last. A crash or a
     full disk before that leaves the previous save unchanged. `before` is called in between, with the names of the
@@ -56,11 +60,16 @@ def publish(
     with staged(folder) as staging:
         for savable in savables:
             savable.save_pretrained(staging)
-        torch.save(on_cpu(weights), staging / WEIGHTS)
+        tensors = on_cpu(weights)
+        for name in weights_files:
+            if name == SAFE_WEIGHTS:
+                save_file(tensors, staging / name)
+            else:
+                torch.save(tensors, staging / name)
         files = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
         to_disk(staging)
         before(set(map(str, files)))
-        for file in sorted(files, key=lambda file: file == Path(WEIGHTS)):
+        for file in sorted(files, key=lambda file: str(file) in weights_files):
             inner = path / file.parent
             if inner != path:
                 if inner.is_symlink():  # is not followed

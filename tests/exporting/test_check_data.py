@@ -109,6 +109,16 @@ def test_a_file_that_is_neither_gives_the_error_of_labelled_ones(classifier, tmp
         check_data(classifier, str(tmp_path), str(path))
 
 
+def test_one_wrong_line_does_not_make_a_labelled_file_one_without_labels(tmp_path):
+    """Of a tagger, whose inputs may have labels, which are then left out."""
+    lines = [{"text": ["他", "在", "京"], "label": ["O", "O", "B-LOC"]}] * 3
+    lines[1] = lines[1] | {"label": ["O", "O"]}
+    path = tmp_path / "labelled.json"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="labelled.json:2"):
+        check_data(small_task("CRF"), str(tmp_path), str(path))
+
+
 def test_one_input_is_too_few(classifier, tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("好\n")

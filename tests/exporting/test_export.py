@@ -7,17 +7,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertorch import load
+from bertorch.encoder.graph_sources import FITTED, made_of
 from bertorch.encoder.onnx_files import INT8, ONNX, record_path
 from bertorch.errors import UserError
 from bertorch.exporting import export
 from bertorch.exporting.export import FailedCheckError, export_graphs, export_safetensors
+from bertorch.tasks.fitting import FITTINGS
+from bertorch.training.hub_metadata import HubOptions
 from bertorch.training.model_card import CARD, MARK
-from bertorch.training.run_folder import LOCK
+from bertorch.training.run_folder import LOCK, RECORD
 from bertorch.writer_lock import only_writer
 from tests.conftest import REVIEWS
 from tests.exports import copied, flipped, save, small_task
@@ -69,7 +73,10 @@ def test_weights_that_change_make_the_export_stale(exported, tmp_path):
     shutil.copytree(exported, folder)
     load(folder, backend=ONNX)
     save(small_task("classification", seed=1), folder)
-    with pytest.raises(UserError, match="expected .* to be of the weights in .*, got a graph of others; export again"):
+    with pytest.raises(
+        UserError,
+        match="expected .* to be of the model in .*, got a graph of another .* differs in weights; export again",
+    ):
         load(folder, backend=ONNX)
 
 
@@ -112,8 +119,9 @@ def test_a_folder_of_its_own_has_all_that_is_needed(exported, tmp_path, monkeypa
     assert names(output) == names(exported) - {"pytorch_model.bin"}
     assert (output / "config.json").read_bytes() == (exported / "config.json").read_bytes()
     record = json.loads(record_path(output / "onnx" / "model.onnx").read_text())
-    assert record["source"] == str(exported)
-    assert list(record["made_of"]) == ["pytorch_model.bin"]
+    assert (output / record["source"]).resolve() == exported.resolve()
+    assert record["made_of"].keys() == {"config.json", "weights"}
+    assert str(tmp_path) not in json.dumps(record)  # it may be published
     assert record["check"]["loss"] <= 1e-4
     assert load(output, backend=ONNX).predict(TEXTS[:1])[0].label in ("negative", "positive")
     with pytest.raises(UserError, match="expected model.safetensors or pytorch_model.bin in this folder, got neither"):
@@ -159,8 +167,8 @@ def test_graphs_of_other_weights_do_not_stay_beside_new_ones(exported, tmp_path,
     output = tmp_path / "export"
     export_graphs(str(exported), ONNX, str(output))
     record = record_path(output / "onnx" / "model.onnx")
-    record.write_text(record.read_text().replace('"made_of": {', '"made_of": {"other.bin": "x",'))
-    with pytest.raises(UserError, match="expected a graph of the weights that are exported, got one of other weights"):
+    record.write_text(record.read_text().replace('"made_of": {', '"made_of": {"other": "x",'))
+    with pytest.raises(UserError, match="expected a graph of the model that is exported, got one of another"):
         export_graphs(str(exported), INT8, str(output), max_loss=0.5)
     with monkeypatch.context() as patch:
         patch.setattr(export, "quantised", lambda full, kind, path: flipped(exported, path))
@@ -169,7 +177,7 @@ def test_graphs_of_other_weights_do_not_stay_beside_new_ones(exported, tmp_path,
     assert {"onnx/model.onnx", "onnx/model.onnx.json"} <= names(output)
     export_graphs(str(exported), INT8, str(output), max_loss=0.5, overwrite=True)
     assert not {"onnx/model.onnx", "onnx/model.onnx.json"} & names(output)
-    assert any("is of other weights, and was removed" in line for line in log_lines)
+    assert any("is of another model, and was removed" in line for line in log_lines)
 
 
 def test_a_file_of_another_model_is_not_replaced_without_a_word(exported, tmp_path, monkeypatch):
@@ -183,6 +191,104 @@ def test_a_file_of_another_model_is_not_replaced_without_a_word(exported, tmp_pa
     export_graphs(str(exported), ONNX, str(output), overwrite=True)
     assert (output / CARD).read_text() == "mine"
     assert load(output, backend=ONNX).labels == ["negative", "positive"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [ONNX, "safetensors"])
+def test_nothing_of_another_model_stays_beside_an_export(exported, tmp_path, monkeypatch, form):
+    """Else sentence-transformers would take its modules, and transformers its weights."""
+    copied(monkeypatch, exported)
+
+    def export_it(output, **options):
+        if form == ONNX:
+            export_graphs(str(exported), ONNX, str(output), **options)
+        else:
+            export_safetensors(str(exported), str(output), **options)
+
+    output = tmp_path / "export"
+    export_safetensors(str(save(small_task("pooler and dense"), tmp_path / "other")), str(output))
+    with pytest.raises(UserError, match="expected no file of (another model|this name), got one"):
+        export_it(output)
+    export_it(output, overwrite=True)
+    assert not {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"} & names(output)
+    assert ("model.safetensors" in names(output)) == (form != ONNX)
+    assert load(output, backend=ONNX if form == ONNX else "torch").labels == ["negative", "positive"]
+
+
+def test_the_folder_of_another_run_is_left_alone(exported, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / RECORD).write_text("{}")
+    for call in (lambda **options: export_graphs(str(exported), ONNX, str(output), **options),
+                 lambda **options: export_safetensors(str(exported), str(output), **options)):  # fmt: skip
+        with pytest.raises(UserError, match="expected no folder of another run, got one with a run.json"):
+            call(overwrite=True)
+
+
+def test_weights_and_graph_of_one_model_in_one_folder(exported, tmp_path, monkeypatch):
+    copied(monkeypatch, exported)
+    one, other = tmp_path / "one", tmp_path / "other"
+    export_graphs(str(exported), ONNX, str(one))
+    export_safetensors(str(exported), str(one))
+    export_safetensors(str(exported), str(other))
+    export_graphs(str(exported), ONNX, str(other))
+    for folder in (one, other):
+        assert names(folder) >= {"model.safetensors", "onnx/model.onnx"}
+        ours, theirs = (load(folder, backend=backend).predict(TEXTS[:3]) for backend in (ONNX, "torch"))
+        assert [each.label for each in ours] == [each.label for each in theirs]
+
+
+@pytest.mark.slow
+def test_what_changes_a_graph_beside_weights(tmp_path, monkeypatch):
+    """Pooling is in the graph; names of labels and what was fitted to an evaluation are not."""
+    folder = save(small_task("embedding"), tmp_path / "model")
+    export_graphs(str(folder), ONNX, str(folder))
+    load(folder, backend=ONNX)
+    pooling = folder / "1_Pooling" / "config.json"
+    before = pooling.read_text()
+    pooling.write_text(before.replace('"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true'))
+    with pytest.raises(UserError, match=r"a graph of another one, which differs in 1_Pooling/config\.json"):
+        load(folder, backend=ONNX)
+    pooling.write_text(before)
+    config = json.loads((folder / "config.json").read_text())
+    config["bertorch"] |= {name: {} for name in FITTED}
+    (folder / "config.json").write_text(json.dumps(config))
+    digests, _ = made_of(folder, {})
+    assert digests == json.loads(record_path(folder / "onnx" / "model.onnx").read_text())["made_of"]
+    assert {kind.fitted for kind in FITTINGS.values()} == {*FITTED}
+
+
+def test_a_damaged_record_can_be_replaced(exported, tmp_path, monkeypatch):
+    copied(monkeypatch, exported)
+    output = tmp_path / "export"
+    export_graphs(str(exported), ONNX, str(output))
+    record_path(output / "onnx" / "model.onnx").write_text("{")
+    with pytest.raises(UserError, match="expected the record of an export, got .*; export again, with --overwrite"):
+        load(output, backend=ONNX)
+    export_graphs(str(exported), ONNX, str(output), overwrite=True)
+    load(output, backend=ONNX)
+
+
+def test_a_graph_of_another_program(exported, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    record_path(folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(UserError, match="model.onnx without a record, which another program made"):
+        load(folder, backend=ONNX)
+
+
+def test_a_model_that_changes_meanwhile(exported, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    shutil.copytree(exported, source)
+
+    def changed(model, padded, path):
+        shutil.copyfile(exported / "onnx" / "model.onnx", path)
+        save(small_task("classification", seed=1), source)
+
+    monkeypatch.setattr(export, "write_graph", changed)
+    with pytest.raises(UserError, match="expected it not to change meanwhile, and it did; export again"):
+        export_graphs(str(source), ONNX, str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists()
 
 
 def test_what_a_graph_has_not_is_not_left_from_an_older_one(exported, tmp_path, monkeypatch):
@@ -222,6 +328,23 @@ def test_safetensors(exported, tmp_path):
             export_safetensors(str(exported), str(folder))
     with pytest.raises(UserError, match="expected weights in a .bin file, got model.safetensors already"):
         export_safetensors(str(output), str(tmp_path / "again"))
+
+
+def test_what_the_hub_is_told(exported, tmp_path):
+    """By the one who publishes; the rest of the metadata and the text stay."""
+    source = tmp_path / "source"
+    shutil.copytree(exported, source)
+    hub = HubOptions("apache-2.0", ("zh", "en"), ("a/reviews",))
+    export_safetensors(str(source), str(tmp_path / "export"), hub=hub)
+    read, before = (ModelCard.load(folder / CARD) for folder in (tmp_path / "export", source))
+    assert (read.data.license, read.data.language, read.data.datasets) == ("apache-2.0", ["zh", "en"], ["a/reviews"])
+    given = {"license", "language", "datasets"}
+    assert {name: value for name, value in read.data.to_dict().items() if name not in given} == before.data.to_dict()
+    assert MARK in read.text
+    assert read.text.count("## Export") == 1
+    (source / CARD).write_text(f"---\ntags: [\n---\n{MARK}\n")
+    with pytest.raises(UserError, match="README.md: expected a card with metadata that the hub reads, got "):
+        export_safetensors(str(source), str(tmp_path / "again"), hub=hub)
 
 
 def test_safetensors_of_an_embedder_open_in_sentence_transformers(tmp_path):

@@ -37,6 +37,8 @@ HISTORY = [
 ]
 
 
+# What evaluations record first.
+METRICS_OF_TASKS = ("accuracy", "micro_F1", "spearman", "mrr@10", "ndcg@10", "F1")
 FP32 = Precision("fp32", "cpu")
 
 
@@ -70,6 +72,23 @@ def test_the_hub_reads_it(make_task, expected, call, tmp_path, monkeypatch):
     assert call in read.text
     assert "python run_x.py --saved_dir 'a b'" in read.text
     assert "| 20 | 0.62500 | 0.50000 |" in read.text
+
+
+def test_the_hub_reads_what_the_weights_gave_on_the_dev_data(tmp_path):
+    """Of the step that they are of; a loss is none of the hub's metrics."""
+    read = HubCard(card(tmp_path / "model", dev_data_file="data/dev.tsv").text())
+    [result] = read.data.eval_results
+    assert (result.metric_type, result.metric_name, result.metric_value) == ("accuracy", "accuracy", 0.625)
+    assert (result.dataset_name, result.task_type) == ("dev.tsv", "text-classification")
+    assert read.data.model_name == "model"
+    assert HubCard(card(tmp_path, history=[]).text()).data.eval_results is None
+
+
+@pytest.mark.parametrize("name", METRICS_OF_TASKS)
+def test_the_main_metric_of_every_task_is_one_of_the_hub(name, tmp_path):
+    history = [{"step": 20, f"dev_{name}": 0.5}]
+    [result] = HubCard(card(tmp_path, history=history).text()).data.eval_results
+    assert result.metric_name == name
 
 
 def test_it_says_what_the_loss_does_to_probabilities(tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from bertorch.config import ClassifierConfig, TrainingConfig
 from bertorch.data.model_digests import ModelDigests
+from bertorch.encoder.onnx_files import files_of
 from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 from bertorch.training.metrics_file import METRICS
@@ -132,6 +133,24 @@ def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path
     assert names(tmp_path) == own | {"my notes.txt"}
     assert not (tmp_path / "2_Dense").exists()
     assert step_of(opened(tmp_path, other)[1]) == 3
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_exports_of_weights_that_are_replaced_go(other, tmp_path, log_lines):
+    """Of this run or another one: other programs would still take them. A graph of somebody else stays."""
+    save(opened(tmp_path)[0], 3)
+    graph = tmp_path / "onnx" / "model.onnx"
+    graph.parent.mkdir()
+    for file in files_of(graph):
+        file.write_text("{}")
+    foreign = graph.with_name("model_qint8_avx2.onnx")
+    foreign.touch()
+    options = OPTIONS | {"--learning_rate": 2e-3} if other else OPTIONS
+    folder, _ = opened(tmp_path, options, overwrite=other)
+    assert graph.exists()
+    save(folder, 6)
+    assert {name for name in names(tmp_path) if name.startswith("onnx")} == {f"onnx/{foreign.name}"}
+    assert any("model.onnx: is of weights that are replaced now, and was removed" in line for line in log_lines)
 
 
 def test_checkpoints_of_an_earlier_run_are_not_taken_for_its_own(tmp_path):
