@@ -83,7 +83,8 @@ def test_the_folder_has_the_prompts(folders):
     assert settings["prompts"] == {"query": "查询：", "document": "文章：\n"}
     assert settings["default_prompt_name"] is None
     assert "encode_query" in (folder / "README.md").read_text()
-    assert not (folders["batchneg"] / "config_sentence_transformers.json").exists()
+    plain = json.loads((folders["batchneg"] / "config_sentence_transformers.json").read_text())
+    assert (plain["prompts"], plain["similarity_fn_name"]) == ({}, "cosine")
     assert "prompt" not in (folders["batchneg"] / "config.json").read_text()
 
 

@@ -5,6 +5,7 @@ lists pooling and dense layers, each with a folder of its own. Older and newer r
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from bertorch.weights import SAFE_WEIGHTS, save_file
 
 SETTINGS = "config_sentence_transformers.json"
 _MARK = "bertorch"  # among the versions in it
+_LATER = ("model_type", "similarity_fn_name")  # in it, which folders of earlier versions lack
 
 
 class SentenceTransformerFiles:
@@ -71,12 +73,12 @@ class SentenceTransformerFiles:
         ]
         _write(folder / "modules.json", listed)
         _write(folder / "sentence_bert_config.json", {"max_seq_length": self._max_seq_length, "do_lower_case": False})
-        if self._prompts.by_role:
-            _write(folder / SETTINGS, _settings(bertorch.__version__, self._prompts.query, self._prompts.passage))
+        prompts = _prompts(self._prompts.query, self._prompts.passage) if self._prompts.by_role else {}
+        _write(folder / SETTINGS, _settings(bertorch.__version__, prompts))
 
 
 def is_of_sentence_transformers(folder: Path) -> bool:
-    """Whether that package saved a folder: it writes a file of settings, which with prompts we do too, and mark.
+    """Whether that package saved a folder: it writes a file of settings, as we do, which mark ours.
 
     Its release 2 keeps the mark when it saves a folder of ours. So the file is ours only with exactly our text, whose
     newline at the end its own lacks.
@@ -85,17 +87,28 @@ def is_of_sentence_transformers(folder: Path) -> bool:
         text = (folder / SETTINGS).read_text(encoding="utf-8")
         settings = json.loads(text)
         version, prompts = settings["__version__"][_MARK], settings["prompts"]
-        return text != _text(_settings(version, prompts["query"], prompts["document"]))
+        written = _settings(version, _prompts(prompts["query"], prompts["document"]) if prompts else {})
+        earlier = {name: value for name, value in written.items() if name not in _LATER}
+        return text not in (_text(written), _text(earlier))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, LookupError, TypeError):
         return True
 
 
-def _settings(version: str, query: str | None, passage: str | None) -> dict[str, Any]:
-    """What the file of settings says of a model with prompts, saved by this version of bertorch."""
-    prompts = {"query": query, "document": passage}
-    return {"__version__": {_MARK: version}, "prompts": prompts, "default_prompt_name": None}
+def _prompts(query: str | None, passage: str | None) -> dict[str, str | None]:
+    return {"query": query, "document": passage}
+
+
+def _settings(version: str, prompts: Mapping[str, str | None]) -> dict[str, Any]:
+    """What the file of settings says of a model, saved by this version of bertorch."""
+    return {
+        "__version__": {_MARK: version},
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
 
 
 def _pooler_layer(embedder: SentenceEncoder) -> tuple[nn.Linear, nn.Module] | None:

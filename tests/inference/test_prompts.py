@@ -134,6 +134,16 @@ def test_an_older_release_keeps_our_mark_in_a_folder_that_it_saves(added, folder
     assert not is_own(str(saved))
 
 
+def test_a_folder_of_an_earlier_version_is_ours(folder, tmp_path):
+    """Its settings said nothing of the similarity."""
+    saved = shutil.copytree(folder, tmp_path / "model")
+    settings = saved / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    assert (content.pop("similarity_fn_name"), content.pop("model_type")) == ("cosine", "SentenceTransformer")
+    settings.write_text(json.dumps(content, indent=2) + "\n")
+    assert is_own(str(saved))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["document", "passage", "corpus"])
 def test_prompts_of_other_folders(name, tmp_path):
