@@ -80,6 +80,18 @@ def test_weights_that_change_make_the_export_stale(exported, tmp_path):
         load(folder, backend=ONNX)
 
 
+def test_an_export_elsewhere_says_that_its_model_has_changed(exported, tmp_path, monkeypatch, log_lines):
+    copied(monkeypatch, exported)
+    source, output = tmp_path / "source", tmp_path / "export"
+    shutil.copytree(exported, source)
+    export_graphs(str(source), ONNX, str(output))
+    load(output, backend=ONNX)
+    assert not any("another model now" in line for line in log_lines)
+    save(small_task("classification", seed=1), source)
+    load(output, backend=ONNX)
+    assert any("source has another model now than the one that was exported" in line for line in log_lines)
+
+
 def test_what_a_failed_check_leaves(exported, tmp_path, monkeypatch):
     """Of sabotaged weights: nothing takes the place of what is there, which can still be used."""
     folder = tmp_path / "model"
