@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import BertConfig
 
 from bertorch.encoder import onnx_files
+from bertorch.encoder.graph_sources import made_of
 from bertorch.encoder.onnx_files import (
     ARM,
     FULL,
@@ -19,7 +22,6 @@ from bertorch.encoder.onnx_files import (
     kinds_of,
     open_graph,
     record_path,
-    weights_digests,
 )
 from bertorch.errors import UserError
 from tests.exports import by_hand
@@ -31,12 +33,14 @@ TABLE = np.ones((8, 2))
 def folder(tmp_path):
     """A folder with weights and graphs of them."""
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_weights(tmp_path, 1.0)
     for kind in (FULL, SAFE, VNNI):
-        graph = by_hand(tmp_path / "onnx" / kind.file, TABLE)
-        made_of, digests = weights_digests(str(tmp_path), record_path(graph))
-        ExportRecord(str(tmp_path), made_of, digests).write(graph)
+        ExportRecord(".", *made_of(tmp_path, {})).write(by_hand(tmp_path / "onnx" / kind.file, TABLE))
     return tmp_path
+
+
+def write_weights(folder, value: float) -> None:
+    save_file({"weight": torch.full((3,), value)}, folder / "model.safetensors")
 
 
 def opened(folder, backend=ONNX):
@@ -74,32 +78,50 @@ def test_without_a_graph_the_error_names_the_command(tmp_path):
 
 def test_a_graph_without_its_record_is_not_taken(folder):
     record_path(folder / "onnx" / FULL.file).unlink()
-    with pytest.raises(UserError, match="expected .*model.onnx, which an export makes, got none"):
+    with pytest.raises(
+        UserError, match="an export makes, got .*model.onnx without a record, which another program made"
+    ):
         opened(folder)
 
 
 def test_a_graph_of_other_weights_is_refused(folder):
     assert opened(folder).size == 2
-    (folder / "model.safetensors").write_bytes(b"others")
-    with pytest.raises(UserError, match="got a graph of others; export again by: python .* --format onnx --overwrite"):
+    write_weights(folder, 2.0)
+    with pytest.raises(UserError, match="which differs in weights; export again by: python .* --format onnx --over"):
         opened(folder)
 
 
-def test_weights_in_the_folder_of_a_module_count(folder):
-    """Where sentence-transformers may have the encoder; copies of dense layers alone are no encoder."""
+@pytest.mark.parametrize("module", ["0_Transformer", "2_Dense"])
+def test_weights_in_the_folder_of_a_module_count(folder, module):
+    """Where sentence-transformers may have the encoder, and has dense layers; an export has copies of the latter."""
     (folder / "model.safetensors").unlink()
-    for module in ("2_Dense", "0_Transformer"):
+    (folder / module).mkdir()
+    write_weights(folder / module, 1.0)
+    with pytest.raises(UserError, match=f"which differs in {module}/weights"):
         opened(folder)
-        (folder / module).mkdir()
-        (folder / module / "model.safetensors").write_bytes(b"others")
-    with pytest.raises(UserError, match="got a graph of others"):
-        opened(folder)
-
-
-def test_a_config_that_changes_leaves_the_graph_as_it_is(folder):
-    """Thresholds and temperatures are there."""
-    (folder / "config.json").write_text("{}")
+    graph = folder / "onnx" / FULL.file
+    ExportRecord(".", *made_of(folder, {})).write(graph)
     opened(folder)
+    write_weights(folder / module, 2.0)
+    with pytest.raises(UserError, match=f"which differs in {module}/weights"):
+        opened(folder)
+
+
+def test_what_is_fitted_or_named_leaves_the_graph_as_it_is(folder):
+    config = {
+        "hidden_size": 4,
+        "id2label": {"0": "a"},
+        "bertorch": {"pooling_mode": "mean", "temperature": {"value": 2}},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    ExportRecord(".", *made_of(folder, {})).write(folder / "onnx" / FULL.file)
+    config |= {"id2label": {"0": "b"}, "bertorch": {"pooling_mode": "mean", "thresholds": {"values": [0.5]}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    opened(folder)
+    config["bertorch"] = {"pooling_mode": "cls"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="which differs in config.json"):
+        opened(folder)
 
 
 def test_a_graph_in_another_folder_warns_of_a_source_that_has_changed(folder, tmp_path, log_lines):
@@ -107,11 +129,12 @@ def test_a_graph_in_another_folder_warns_of_a_source_that_has_changed(folder, tm
     (folder / "onnx").rename(tmp_path / "moved")
     other.mkdir()
     (tmp_path / "moved").rename(other / "onnx")
+    ExportRecord("..", *made_of(folder, {})).write(other / "onnx" / FULL.file)
     assert opened(other) is not None
-    assert not any("has other weights now" in line for line in log_lines)
-    (folder / "model.safetensors").write_bytes(b"others")
+    assert not any("has another model now" in line for line in log_lines)
+    write_weights(folder, 2.0)
     opened(other)
-    assert any("has other weights now than those that were exported" in line for line in log_lines)
+    assert any("has another model now than the one that was exported" in line for line in log_lines)
     (folder / "model.safetensors").unlink()  # it need not be there
     opened(other)
 
