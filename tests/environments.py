@@ -40,11 +40,12 @@ class Environment:
         self.link(*map(str, _required(installed, extras)))
 
     def run(self, *arguments: object, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run its Python, which sees nothing of this one's environment."""
+        """Run its Python, which sees nothing of this environment, in its own folder or another."""
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        return subprocess.run(
-            [self.python, *arguments], cwd=cwd, env=variables, capture_output=True, text=True, check=check
-        )
+        command, folder = [self.python, *arguments], cwd or self.folder
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
 
 
 def _closure(requirements: list[Requirement]) -> Iterator[Distribution]:
