@@ -20,10 +20,10 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 from tests.environments import Environment
+from tests.test_imports import COMMANDS, SCRIPTS
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("run_*.py"))
 BESIDE = ("LICENSE", "README.md", "pyproject.toml", "requirements.txt")
 EXTRAS = {  # and what is imported with them
     "plots": "matplotlib",
@@ -109,9 +109,8 @@ def test_an_index_would_take_them(built):
 
 
 def test_every_script_and_command_starts(installed, tmp_path):
-    commands = [path.stem for path in (ROOT / "bertorch").glob("*.py") if "cli.command(" in path.read_text()]
-    commands += ["plot", "compare", "prepare"]
-    for module in (*(name.removesuffix(".py") for name in SCRIPTS), *(f"bertorch.{name}" for name in commands)):
+    scripts = [name.removesuffix(".py") for name in SCRIPTS]
+    for module in (*scripts, *(f"bertorch.{name}" for name in (*COMMANDS, "prepare"))):
         done = installed.run("-m", module, "--help", cwd=tmp_path)
         assert done.stdout.startswith(f"usage: python -m {module} ")
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node=1", "-m", "run_ner")
