@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
+LOADERS := .venv-loaders
 DEMO := checkpoint/demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all docs readme kills lint format benchmark clean
+.PHONY: demo test test-all docs readme kills dist loaders lint format benchmark clean
 
 demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
 	$(BIN)/python run_classifier.py --pretrained_model_name_or_path data/bert-tiny-zh \
@@ -33,6 +34,13 @@ kills: $(SETUP)  ## the nightly variant: runs that are killed 20 times, and both
 	BERTORCH_TEST_KILLS=20 $(PYTEST) tests/test_interruption.py -k killed_at_random
 	BERTORCH_TEST_KILLS=20 $(PYTEST) --numprocesses auto tests/training/test_every_operation.py
 
+dist: $(SETUP)  ## dist/: wheel and source distribution, checked; the demo with the wheel in a new environment and an empty folder
+	rm -rf dist
+	BERTORCH_TEST_DIST=$(CURDIR)/dist $(PYTEST) tests/test_packaging.py
+
+loaders: $(SETUP) $(LOADERS)/.complete  ## exports in the loaders of others, also in those of optimum-onnx, whose environment takes two minutes and 1.5 GB (so CI has none)
+	$(PYTEST) tests/test_loaders.py
+
 lint: $(SETUP)  ## style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -56,10 +64,15 @@ benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole comman
 	$(BIN)/python -m benchmarks.tricks
 	$(BIN)/python -m benchmarks.busy
 
-clean:  ## remove the environment and the demo's weights
-	rm -rf .venv bertorch.egg-info $(DEMO)
+clean:  ## remove the environments, the distributions and the demo's weights
+	rm -rf .venv $(LOADERS) bertorch.egg-info dist $(DEMO)
 
 $(SETUP): requirements.txt pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[dev,benchmarks]'
+	touch $@
+
+$(LOADERS)/.complete: tests/loaders.txt
+	$(PYTHON) -m venv --clear $(LOADERS)
+	$(LOADERS)/bin/python -m pip install --quiet --requirement tests/loaders.txt
 	touch $@

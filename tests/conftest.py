@@ -90,6 +90,18 @@ def exported(tmp_path_factory):
     return exported_classifier(base / "exported")
 
 
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory, folders):
+    """The exported folders of runs, by the names of `tests.folders.RUNS`."""
+    from tests.exports import Graphs
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    (base / "graphs").mkdir(exist_ok=True)
+    return Graphs(folders, base / "graphs")
+
+
 @pytest.fixture
 def special(tmp_path):
     """What can stand in a file's place and cannot be read like one, by kind: a path of each."""

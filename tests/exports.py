@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoTokenizer
 
 from bertorch.data.prompts import Prompts
-from bertorch.encoder.onnx_files import ONNX
+from bertorch.encoder.onnx_files import INT8, ONNX
 from bertorch.encoder.onnx_model import KEY, GraphInfo
 from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.exporting import export
 from bertorch.exporting.export import export_graphs
+from bertorch.inference.load import load_trained
 from bertorch.tasks.base import Task
 from bertorch.tasks.classification import ClassificationTask
 from bertorch.tasks.contrastive import ContrastiveTask
@@ -28,6 +30,7 @@ from bertorch.tasks.sentence_bert import SentenceBertTask
 from bertorch.tasks.tagging import TaggingTask
 from bertorch.training.saving import publish
 from tests.conftest import TINY
+from tests.folders import Folders
 from tests.small_tasks import TAGS
 
 LABELS = ["negative", "positive"]
@@ -136,6 +139,42 @@ def exported_classifier(base: Path) -> Path:
             save(small_task("classification"), folder)
             export_graphs(str(folder), ONNX, str(folder))
     return folder
+
+
+class Graphs:
+    """Two layers of the folder of a run, by its name, exported as fp32 and int8, whatever the latter loses.
+
+    Args:
+        folders: the runs.
+        base: where they are; processes that run tests at the same time may share it.
+    """
+
+    def __init__(self, folders: Folders, base: Path) -> None:
+        self._folders = folders
+        self._base = base
+
+    def __call__(self, name: str) -> Path:
+        """The folder; it is shared, what changes it takes a copy."""
+        folder = self._base / name.replace(" ", "_")
+        with folder.with_suffix(".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                few_texts(patch)
+                unfinished = folder.with_suffix(".unfinished")
+                shutil.copytree(self._folders[name], unfinished)
+                task = load_trained(unfinished)
+                task.model.keep_layers([0, 1])
+                save(task, unfinished)
+                export_graphs(str(unfinished), ONNX, str(unfinished))
+                export_graphs(str(unfinished), INT8, str(unfinished), max_loss=0.5)
+                unfinished.rename(folder)
+        return folder
+
+
+def few_texts(monkeypatch: Any) -> None:
+    """Let checks go through few of the built-in texts, and short ones."""
+    monkeypatch.setattr("bertorch.exporting.check_data.TEXTS", 40)
+    monkeypatch.setattr("bertorch.exporting.check_data._LONGEST", 40)
 
 
 def copied(monkeypatch: Any, exported: Path) -> None:

@@ -1,10 +1,7 @@
 """The command as a user starts it; and predict, evaluate and encode with what it made, against the model by torch."""
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,19 +9,16 @@ import pytest
 
 from bertorch import encode, evaluate, export, load, predict
 from bertorch.errors import UserError
-from bertorch.exporting.export import export_graphs
-from bertorch.inference.load import load_trained
-from tests.conftest import MATCHING, NER, NESTED, REVIEWS, ROOT, SENTENCES, STS, TOPICS, run_script
-from tests.exports import copied, flipped, save, small_task
+from tests.conftest import MATCHING, NER, NESTED, REVIEWS, SENTENCES, STS, TOPICS, run_script
+from tests.exports import copied, few_texts, flipped, save, small_task
 
 TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
 FORMATS = ("onnx", "onnx-int8")
 
 
 @pytest.fixture(autouse=True)
-def few_texts(monkeypatch):
-    monkeypatch.setattr("bertorch.exporting.check_data.TEXTS", 40)
-    monkeypatch.setattr("bertorch.exporting.check_data._LONGEST", 40)
+def few(monkeypatch):
+    few_texts(monkeypatch)
 
 
 def run(folder, form, **settings):
@@ -96,25 +90,6 @@ def test_the_command_line(exported, tmp_path):
     assert (output / "model.safetensors").exists()
     done = run_script(*command, "--output_dir", output, launcher=("-X", "utf8"), check=2)
     assert "expected no file of this name, got one" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory, folders):
-    """Two layers of a trained folder, by its name, exported as fp32 and int8, whatever the latter loses."""
-    made = {}
-
-    def exported(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("graphs") / "model"
-            shutil.copytree(folders[name], made[name])
-            task = load_trained(made[name])
-            task.model.keep_layers([0, 1])
-            save(task, made[name])
-            export_graphs(str(made[name]), "onnx", str(made[name]))
-            export_graphs(str(made[name]), "onnx-int8", str(made[name]), max_loss=0.5)
-        return made[name]
-
-    return exported
 
 
 def predicted(folder, source, target, **settings):
@@ -202,7 +177,8 @@ def test_prompts_go_before_texts_as_with_torch(graphs):
 @pytest.mark.slow
 def test_what_is_fitted_to_a_model_after_its_export_counts(graphs, tmp_path):
     """Thresholds and temperatures are in config.json, not in the graph; nor does fitting with a graph change more."""
-    folder = graphs("matching")
+    folder = tmp_path / "model"
+    shutil.copytree(graphs("matching"), folder)
     before = json.loads((folder / "config.json").read_text())
     evaluated(folder, MATCHING / "dev.txt", tmp_path / "fitted", calibrate=True, backend="onnx")
     after = json.loads((folder / "config.json").read_text())
@@ -229,15 +205,3 @@ def test_tags_and_scores_of_a_crf(graphs):
     ):
         assert one.tags == other.tags
         assert [each.score for each in one.entities] == pytest.approx([each.score for each in other.entities], abs=1e-4)
-
-
-def test_the_example_of_the_docs_needs_no_torch(exported):
-    """Ten lines with onnxruntime and tokenizers give the labels that torch does."""
-    page = (ROOT / "docs" / "export.en.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    blocked = "import sys\nfor name in ('torch', 'transformers', 'bertorch'):\n    sys.modules[name] = None\n"
-    example = example.replace("checkpoint/demo", str(exported))
-    done = subprocess.run([sys.executable, "-c", blocked + example], capture_output=True, text=True, check=True)
-    texts = re.findall(r"encode_batch\(\[\"(.*)\", \"(.*)\"\]\)", example)[0]
-    model = load(exported, max_seq_length=128)
-    assert done.stdout == f"{np.array([model.labels.index(each.label) for each in model.predict(texts)])}\n"
