@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 from typing_extensions import override
 
-from bertorch import clock
+from bertorch import clock, program
 from bertorch.config import GROUPS, LaunchedConfig, TrainingConfig
 from bertorch.errors import InterruptedRunError, UserError, exit_on_user_error
 
@@ -140,24 +140,19 @@ def _how_to_resume(stopped: InterruptedRunError, config: TrainingConfig) -> str:
     if stopped.folder is None:
         return f"{stopped}; --keep_checkpoints 0 left no checkpoint to continue from"
     arguments = shlex.join(sys.argv[1:] if config.resume else [*sys.argv[1:], "--resume"])
-    program = _program() or f"python {shlex.quote(sys.argv[0])}"
-    launcher = ""
+    words, launcher = program.command(), ""
     if "WORLD_SIZE" in os.environ:  # the launcher's own command is not known here
-        launcher, program = " the same launcher and", program.removeprefix("python ")
-    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with{launcher}: {program} {arguments}"
-
-
-def _program() -> str | None:
-    """The command of a module run by `python -m`, which argparse does not know before Python 3.14."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+        launcher, words = " the same launcher and", words[1:]
+    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with{launcher}: {shlex.join(words)} {arguments}"
 
 
 class _Parser(argparse.ArgumentParser):
     """Shows the description as it is written; the defaults are left to the config."""
 
     def __init__(self, **settings: Any) -> None:
-        settings = {"prog": _program(), "formatter_class": argparse.RawDescriptionHelpFormatter} | settings
+        name = program.module()
+        prog = None if name is None else f"python -m {name}"
+        settings = {"prog": prog, "formatter_class": argparse.RawDescriptionHelpFormatter} | settings
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
 
     @override

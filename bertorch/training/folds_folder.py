@@ -20,7 +20,7 @@ from typing import Any
 
 from loguru import logger
 
-from bertorch import distributed
+from bertorch import distributed, program
 from bertorch.atomic import remove, replacing
 from bertorch.config import FoldsConfig
 from bertorch.data.fingerprint import content_digest
@@ -98,8 +98,8 @@ class FoldsFolder:
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, beside the folds
         assert config.folds is not None
-        again = [argument for argument in sys.argv if argument != "--overwrite"]
-        self._progress = Progress(config.folds, shlex.join(["python", *again]))
+        again = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+        self._progress = Progress(config.folds, shlex.join([*program.command(), *again]))
 
     def open(self) -> tuple[int, bool]:
         """Check the folder before training; returns how many folds are trained, and whether all is done.

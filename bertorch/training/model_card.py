@@ -20,7 +20,7 @@ from loguru import logger
 from typing_extensions import override
 
 import bertorch
-from bertorch import distributed
+from bertorch import distributed, program
 from bertorch.atomic import replacing, to_disk
 from bertorch.config import TrainingConfig
 from bertorch.data.lines import cell
@@ -86,7 +86,7 @@ class ModelCard(Savable):
         if config.dev_data_file:
             data += f", dev data: {_code(config.dev_data_file)}"
         how = f"{config.batch_size} examples a batch each, {self.precision.name}, seed {config.seed}"
-        command = _block("bash", shlex.join(["python", *sys.argv]))
+        command = _block("bash", shlex.join([*program.command(), *sys.argv[1:]]))
         notes = _notes(self.task.notes())
         return f"## Training\n{command}\n{distributed.world_size()} process(es), {how}. {data}.{notes}"
 

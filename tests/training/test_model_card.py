@@ -4,6 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,6 +66,7 @@ def card(folder, *, task=None, history=HISTORY, **options) -> ModelCard:
 )
 def test_the_hub_reads_it(make_task, expected, call, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", "a b"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     read = HubCard(card(tmp_path, task=make_task()).text())
     assert (read.data.pipeline_tag, read.data.library_name) == expected
     assert read.data.tags == ["bertorch"]
@@ -72,6 +74,13 @@ def test_the_hub_reads_it(make_task, expected, call, tmp_path, monkeypatch):
     assert call in read.text
     assert "python run_x.py --saved_dir 'a b'" in read.text
     assert "| 20 | 0.62500 | 0.50000 |" in read.text
+
+
+def test_a_module_is_named_as_it_was_started(tmp_path, monkeypatch):
+    """By `python -m`, where argv has a path that says nothing to others."""
+    monkeypatch.setattr(sys, "argv", ["/site-packages/run_x.py", "--epochs", "2"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("run_x", None))
+    assert "\npython -m run_x --epochs 2\n" in card(tmp_path).text()
 
 
 def test_the_hub_reads_what_the_weights_gave_on_the_dev_data(tmp_path):
@@ -212,6 +221,7 @@ NAME = "a\tb\n```\n# c `d` \udcff: {x}"
 
 def test_names_from_files_break_no_markdown_no_metadata_and_no_code(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_x.py", "--saved_dir", NAME])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     options = {"train_data_file": NAME, "dev_data_file": f"`{NAME}`", "pretrained_model_name_or_path": f"x/{NAME}"}
     named = card(tmp_path)
     named = replace(named, config=replace(named.config, saved_dir=str(tmp_path / UTF8_NAME), **options))
