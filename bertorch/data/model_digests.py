@@ -6,7 +6,7 @@ long as these stay, the weights are not read again.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ModelDigests:
         """Those of the files in a folder, or the `commit` of a model of the hub that transformers has loaded."""
         folder = Path(name)
         if folder.is_dir():
-            folders = [folder, *sorted(each for each in folder.glob(_MODULES) if each.is_dir())]
+            folders = [folder, *module_folders(folder)]
             return {str(file.relative_to(folder)): self._digest(file) for each in folders for file in _files(each)}
         with suppress(ValueError):  # no name of a model
             config = try_to_load_from_cache(name, "config.json")
@@ -67,11 +67,22 @@ class ModelDigests:
         return _content_digest(file) if file.suffix in _TEXTS else self._weights_digest(file)
 
     def _weights_digest(self, file: Path) -> str:
-        path, status = str(file.absolute()), file.stat()
-        state = [status.st_size, status.st_mtime_ns]
-        known = self._known.get(path, [])
-        self.weights[path] = known if known[:2] == state else [*state, _content_digest(file)]
+        path = str(file.absolute())
+        self.weights[path] = recorded_digest(file, self._known.get(path), _content_digest)
         return str(self.weights[path][2])
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """The folders of sentence-transformers' modules in that of a model, in their order."""
+    return sorted(each for each in folder.glob(_MODULES) if each.is_dir())
+
+
+def recorded_digest(file: Path, known: Any, digest: Callable[[Path], str]) -> list[Any]:
+    """Bytes, time in ns, and digest of a file: the `known` ones if the first two are the same, without reading it."""
+    status = file.stat()
+    state = [status.st_size, status.st_mtime_ns]
+    is_known = isinstance(known, list) and len(known) == len(state) + 1 and known[:-1] == state
+    return known if is_known else [*state, digest(file)]
 
 
 def _files(folder: Path) -> Iterator[Path]:

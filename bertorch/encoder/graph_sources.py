@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bertorch.data.model_digests import module_folders, recorded_digest
 from bertorch.errors import UserError
 from bertorch.files import reason, to_json
 from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, load_weights
@@ -20,7 +21,6 @@ ENCODER = "weights"  # the tensors of the encoder's folder itself; a folder of a
 CONFIG, MODULES, SETTINGS = "config.json", "modules.json", "config_sentence_transformers.json"
 FITTED = ("thresholds", "temperature")  # of `bertorch` in config.json
 _LABELS = ("id2label", "label2id", "_name_or_path", "transformers_version")
-_FOLDERS = "[0-9]*_*"  # of sentence-transformers' modules
 
 States = dict[str, list[Any]]  # by file in the folder: bytes, time in ns, digest
 
@@ -41,14 +41,15 @@ def made_of(folder: str | Path, known: Mapping[str, Any]) -> tuple[dict[str, str
     _add_config(found, path / CONFIG, _of_config)
     _add_config(found, path / MODULES, lambda modules: modules)
     _add_config(found, path / SETTINGS, lambda settings: settings.get("truncate_dim"))
-    inner = sorted(each for each in path.glob(_FOLDERS) if each.is_dir())
+    inner = module_folders(path)
     for each in inner:
         _add_config(found, each / "config.json", lambda config: config, name=f"{each.name}/config.json")
     for each, name in ((path, ENCODER), *((each, f"{each.name}/{ENCODER}") for each in inner)):
         file = next((each / file for file in (SAFE_WEIGHTS, WEIGHTS) if (each / file).is_file()), None)
         if file is not None:
-            states[str(file.relative_to(path))] = state = _state(file, known.get(str(file.relative_to(path))))
-            found[name] = str(state[2])
+            relative = str(file.relative_to(path))
+            states[relative] = recorded_digest(file, known.get(relative), tensors_digest)
+            found[name] = str(states[relative][2])
     return found, states
 
 
@@ -59,14 +60,6 @@ def tensors_digest(file: Path) -> str:
         digest.update(to_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
-
-
-def _state(file: Path, known: Any) -> list[Any]:
-    status = file.stat()
-    state = [status.st_size, status.st_mtime_ns]
-    if isinstance(known, list) and len(known) == 3 and known[:2] == state:
-        return known
-    return [*state, tensors_digest(file)]
 
 
 def _add_config(found: dict[str, str], file: Path, part: Callable[[Any], Any], name: str | None = None) -> None:

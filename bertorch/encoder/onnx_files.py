@@ -10,7 +10,6 @@ These are the names that sentence-transformers, transformers' loaders and text-e
 """
 
 import platform
-import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,8 +32,6 @@ from bertorch.files import read_record, reason, to_json
 FOLDER = "onnx"
 ONNX, INT8 = BACKENDS[1:]
 _VNNI = ("avx512_vnni", "avx_vnni")  # flags of processors that multiply int8 without intermediate results of 16 bits
-# Of sentence-transformers; copies of them stand beside a graph without an encoder.
-WEIGHTS_OF_DENSE = re.compile(r"\d+_Dense/(model\.safetensors|pytorch_model\.bin)")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The folder of an export: what it takes over from the model's, and how it is put into place."""
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from loguru import logger
 
 from bertorch.atomic import to_disk
+from bertorch.data.model_digests import module_folders
 from bertorch.encoder.graph_sources import ENCODER, tensors_digest
 from bertorch.encoder.onnx_files import (
     ARM,
@@ -14,7 +16,6 @@ from bertorch.encoder.onnx_files import (
     FULL,
     SAFE,
     VNNI,
-    WEIGHTS_OF_DENSE,
     ExportRecord,
     GraphKind,
     files_of,
@@ -26,15 +27,16 @@ from bertorch.training.run_folder import RECORD
 from bertorch.training.saved_files import describes_model, loaded_files
 from bertorch.weights import SAFE_WEIGHTS, WEIGHTS
 
-_MODULES = "[0-9]*_*"  # folders of sentence-transformers' modules
+# Of sentence-transformers; copies of them stand beside a graph without an encoder.
+_WEIGHTS_OF_DENSE = re.compile(r"\d+_Dense/(model\.safetensors|pytorch_model\.bin)")
 
 
 def copied_files(folder: Path) -> list[Path]:
     """The files of a model beside the weights of its encoder, relative to its folder."""
-    folders = [folder, *sorted(each for each in folder.glob(_MODULES) if each.is_dir())]
+    folders = [folder, *module_folders(folder)]
     files = [file.relative_to(folder) for each in folders for file in sorted(each.iterdir()) if file.is_file()]
     return [
-        file for file in files if describes_model(file.name) or WEIGHTS_OF_DENSE.fullmatch(file.as_posix()) is not None
+        file for file in files if describes_model(file.name) or _WEIGHTS_OF_DENSE.fullmatch(file.as_posix()) is not None
     ]
 
 

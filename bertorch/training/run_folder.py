@@ -46,9 +46,8 @@ class RunFolder:
     """The `--saved_dir` of a run, which only the first process uses.
 
     `options` are those of `bertorch.training.run_options`; the record also has `digests` of weights, see
-    `bertorch.data.model_digests`, and where its `data_files` were. Weights for use go into the
-    `weights_files`, see `publish`. Keeps `keep` checkpoints. Raises a UserError where
-    it cannot write; the previous save is then unchanged.
+    `bertorch.data.model_digests`, and where its `data_files` were. Weights for use go into the `weights_files`, see
+    `publish`. Keeps `keep` checkpoints. Raises a UserError where it cannot write; the previous save is then unchanged.
     """
 
     def __init__(
