@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -114,6 +114,11 @@ def special(tmp_path):
         server.bind("socket")
         os.chdir(here)
         yield paths
+
+
+def slow_but(quick: Iterable[str], names: Iterable[str]) -> list[object]:
+    """Parameters of a test: `make test` runs those of the quick names, the whole suite all."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def free_port() -> int:

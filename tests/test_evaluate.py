@@ -206,6 +206,7 @@ def test_entities_that_overlap(folders, tmp_path):
     assert all(text[slice(*map(int, where.split(":")))] == words for _, where, words in shown)
 
 
+@pytest.mark.slow
 def test_either_form_of_a_file_is_the_same(folders, tmp_path):
     """Flat entities as tags, as entities of a text, and of tokens; of a head that has tags, and one that has not."""
     lines = [json.loads(line) for line in (NESTED / "dev.json").read_text().splitlines()]

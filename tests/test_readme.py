@@ -63,10 +63,14 @@ def test_the_commands_run_in_a_fresh_clone(tmp_path):
     shutil.copytree(folder, beside)
     others = [page for page in PAGES if page not in (README, *BESIDE, *LONG)]
     with ThreadPoolExecutor() as pool:
-        for done in (pool.submit(run_commands, folder, others), pool.submit(run_commands, beside, pages_beside)):
+        for done in (pool.submit(run_pages, folder, others), pool.submit(run_pages, beside, pages_beside)):
             done.result()
-    run_python(folder, [README, *others])
-    run_python(beside, pages_beside)
+    run_python(folder, [README])
+
+
+def run_pages(folder: Path, pages: Sequence[Path]) -> None:
+    run_commands(folder, pages)
+    run_python(folder, pages)
 
 
 def run_commands(folder: Path, pages: Sequence[Path]) -> None:

@@ -37,7 +37,6 @@ from tests.training.test_graphs import PretendedCapture, assert_same_training, o
 from tests.training.test_resume import TASKS, run_task
 
 EPSILON = 0.7
-QUICK = {"classifier", "contrastive"}
 MAKE_TASK = partial(classification_task, **NO_DROPOUT)
 
 
@@ -99,6 +98,7 @@ def test_processes_perturb_along_the_gradient_of_all(tmp_path):
     assert_same_as_one_process(tmp_path, 2, MAKE_TASK, classification_data(17), settings)
 
 
+@pytest.mark.slow
 def test_a_loss_over_all_processes_is_computed_by_all_in_both_passes(tmp_path):
     """The last step has an example on one process only."""
     make_task = partial(contrastive_task, gather=True, **NO_DROPOUT)
@@ -124,10 +124,7 @@ def test_processes_of_every_task(make_task, train_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS],
-)
+@pytest.mark.parametrize("name", TASKS)
 def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, tmp_path, monkeypatch):
     """With averaged weights too, and dropout, which the second pass draws anew."""
     settings = {"adversarial_epsilon": EPSILON, "ema_decay": 0.9, "max_steps": 4}

@@ -17,6 +17,7 @@ from bertorch.training.graphs import CudaCapture
 from bertorch.training.hooks import ClipGradients, StopIfNotFinite
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.step import OptimizationStep
+from tests.conftest import slow_but
 from tests.small_tasks import (
     NO_DROPOUT,
     classification_data,
@@ -120,7 +121,7 @@ def assert_same_training(task, reference, sums, expected, *, rtol, atol):
         torch.testing.assert_close(parameter, others[name], rtol=rtol, atol=atol, msg=name)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", slow_but(["classifier", "in-batch negatives", "tagger with a CRF"], TASKS))
 def test_graphs_train_as_eager_steps_do(name):
     make_task, make_dataset = TASKS[name]
     dataset, capture = make_dataset(SIZE), PretendedCapture()

@@ -8,7 +8,7 @@ import torch
 
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.interruption import Interruption
-from tests.conftest import run_processes
+from tests.conftest import run_processes, slow_but
 from tests.short_runs import assert_equal, config, fit, stop_after, train_in_double, trained
 from tests.small_tasks import (
     DROPOUT,
@@ -64,7 +64,7 @@ def results_told(lines: list[str]) -> list[str]:
     return [line.split("weights of")[-1].split(":")[0] for line in lines[-2:] if "speed" not in line]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", slow_but(["classifier", "contrastive", "crf tagger"], TASKS))
 @pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, accumulation, tmp_path, monkeypatch, log_lines):
     """Stopped in the first epoch, at a save, and in the second epoch; with dropout, warm-up and a cosine schedule."""

@@ -33,6 +33,7 @@ def test_several_processes_are_one(mix, tmp_path):
     assert_same_as_one_process(tmp_path, 2, make, files(mix), settings)
 
 
+@pytest.mark.slow
 def test_several_processes_are_one_over_scores(tmp_path):
     """CoSENT compares the pairs of a batch, so those of one file; here a process has no pair of the last batch."""
     train = SeveralFiles("ab", [scored_pair_data(9), scored_pair_data(5)], "proportional")
@@ -45,7 +46,7 @@ def test_several_processes_are_one_without_negatives(tmp_path):
     assert_same_as_one_process(tmp_path, 2, partial(siamese_task, **NO_DROPOUT), train, {"batch_size": 4})
 
 
-@pytest.mark.parametrize("stopped", [2, 7])
+@pytest.mark.parametrize("stopped", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_a_stopped_run_goes_on(stopped, tmp_path, monkeypatch):
     settings = {"batch_size": 4, "epochs": 2, "save_steps": 100}
     make = partial(contrastive_task, **DROPOUT)

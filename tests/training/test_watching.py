@@ -74,7 +74,9 @@ def test_a_line_for_each_log_line_and_each_evaluation(tmp_path, log_lines):
     assert [line["rate"] for line in lines if "rate" in line] == pytest.approx([7e-3 / 8, 5e-3 / 8, 3e-3 / 8, 1e-3 / 8])
 
 
-@pytest.mark.parametrize("stops", [(1,), (3, 5), (6,)])
+@pytest.mark.parametrize(
+    "stops", [pytest.param((1,), marks=pytest.mark.slow), (3, 5), pytest.param((6,), marks=pytest.mark.slow)]
+)
 def test_a_run_that_goes_on_has_the_lines_of_one_that_nothing_stopped(stops, tmp_path, monkeypatch):
     """A killed run has written more than its checkpoint knows of, also half a line."""
     settings = {"logging_steps": 1, "eval_steps": 2, "save_steps": 3, "patience": 9}
