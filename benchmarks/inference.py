@@ -2,20 +2,26 @@ r"""Inference with trained weights: this project, `transformers.pipeline` with b
 
     python -m benchmarks.inference
     python -m benchmarks.inference --pretrained_model_name_or_path bert-base-chinese --texts 20000 --json result.json
+    make loaders && python -m benchmarks.inference --loaders_python .venv-loaders/bin/python
 
 Classification against the pipeline, and sentence embeddings against sentence-transformers, from one saved folder each,
 on the same texts in one run, turn by turn; texts are tokenised within the measured time. Ratios are medians of the
 turns' ratios; results are compared too. `auto` is half precision for all on a GPU, and fp32 on the CPU, where ours is
-also run in bf16, and by ONNX Runtime in fp32 and int8. "One text" is the median of calls with a single one.
+also run in bf16, and by ONNX Runtime in fp32 and int8; with `--loaders_python` so is sentence-transformers in fp32, in
+the environment of that Python, since it needs an older transformers for it. "One text" is the median of calls with a
+single one.
 
 "The most" is the ratio of a program that does nothing but the matrix products of the real tokens, in the precision of
 the peer, as fast as the device does large ones.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -53,6 +59,8 @@ def main() -> None:
     options = _options()
     device = distributed.device()
     precision = Precision.resolve(options.precision, device).name
+    if options.loaders_python is not None and not _exports(precision):
+        raise SystemExit("--loaders_python is for a CPU and fp32, where graphs are exported; leave it out")
     found = read_labelled_texts(options.data_file, LABELS).columns[0]
     texts = list(islice(cycle(found), options.texts))
     result: dict[str, Any] = {
@@ -67,13 +75,13 @@ def main() -> None:
     print(f"{result['model']}, {len(texts)} texts, batch {options.batch_size}, {precision}, {result['hardware']}")
     floor = _seconds_of_products(texts, options, device, DTYPES[precision])
     with tempfile.TemporaryDirectory() as folder:
-        for task, contenders in (
-            ("classification", _classification(options, Path(folder) / "classifier", precision)),
-            ("embeddings", _embeddings(options, Path(folder) / "embedder", precision)),
-        ):
-            result[task] = _compared(contenders, texts, options.turns, device, floor)
-            for name, value in result[task].items():
-                print(f"{task}, {name}: {value:.4g}")
+        classifiers = _classification(options, Path(folder) / "classifier", precision)
+        embedders = _embeddings(options, Path(folder) / "embedder", precision)
+        with _peer_by_runtime(options, Path(folder) / "embedder") as peer:
+            for task, contenders in (("classification", classifiers), ("embeddings", {**peer, **embedders})):
+                result[task] = _compared(contenders, texts, options.turns, device, floor)
+                for name, value in result[task].items():
+                    print(f"{task}, {name}: {value:.4g}")
     write_json(result, options.json)
 
 
@@ -97,6 +105,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--turns", type=int, default=5, help="turns measured, after one that is not")
+    parser.add_argument("--loaders_python", help="that of the environment of `make loaders`, for one more peer")
     parser.add_argument("--json", help="also write the result to this file")
     return parser.parse_args()
 
@@ -119,9 +128,9 @@ def _compared(
         for name in contenders:
             seconds[name].append(timed(lambda name=name: job(name), device))  # type: ignore[misc]
     measured = {name: times[1:] for name, times in seconds.items()}
-    *ours, theirs = contenders
+    *others, theirs = contenders
     compared = {f"{name}, texts/s": len(texts) / statistics.median(times) for name, times in measured.items()}
-    for name in ours:
+    for name in others:
         ratios = [slow / fast for fast, slow in zip(measured[name], measured[theirs], strict=True)]
         compared[f"{name} over {theirs}"] = statistics.median(ratios)
         compared[f"{name}, largest difference"] = float(np.abs(results[name] - results[theirs]).max())
@@ -137,12 +146,39 @@ def _ours(
 ) -> dict[str, Callable[[list[str]], np.ndarray]]:
     size = options.batch_size
     models = {OURS: load(folder, precision=precision, batch_size=size)}
-    if precision == "fp32" and distributed.device().type == "cpu":
+    if _exports(precision):
         models[OURS_IN_BF16] = load(folder, precision="bf16", batch_size=size)
         for backend, name in OURS_BY_RUNTIME.items():
             export_graphs(str(folder), backend, str(folder), max_loss=1.0)  # what is lost is shown as a difference
             models[name] = load(folder, backend=backend, batch_size=size)
     return {name: partial(use, model) for name, model in models.items()}
+
+
+def _exports(precision: str) -> bool:
+    return precision == "fp32" and distributed.device().type == "cpu"
+
+
+@contextmanager
+def _peer_by_runtime(
+    options: argparse.Namespace, folder: Path
+) -> Iterator[dict[str, Callable[[list[str]], np.ndarray]]]:
+    """sentence-transformers with the graph of the folder, in a process of its own environment; {} without that."""
+    if options.loaders_python is None:
+        yield {}
+        return
+    command = [options.loaders_python, str(Path(__file__).with_name("onnx_peer.py")), str(folder)]
+    with subprocess.Popen(
+        [*command, str(options.batch_size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None
+        assert answers is not None
+
+        def encode(texts: list[str]) -> np.ndarray:
+            print(json.dumps(texts), file=questions, flush=True)
+            return np.load(answers.readline().rstrip("\n"))
+
+        yield {"SentenceTransformer.encode by ONNX Runtime": encode}
 
 
 def _classification(
