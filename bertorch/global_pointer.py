@@ -36,8 +36,9 @@ class GlobalPointer(nn.Module):
     """EfficientGlobalPointer over C types.
 
     What the loss of a batch takes is O(L² + C·L + C·P) memory for a sentence of L words with P entities, never C·L².
-    `loss` never waits for the device, and on CUDA its shapes do not depend on values; `decode` waits. From q · k on,
-    everything is computed in fp32 at least, also under autocast.
+    `loss` never waits for the device, and on CUDA its shapes do not depend on values; `decode` waits, and takes O(L)
+    memory of a sentence with more than `CELLS_AT_ONCE` cells. From q · k on, everything is computed in fp32 at least,
+    also under autocast.
 
     A fresh head scores cells with about -7. From scores of about 0, half of all cells would be entities, hundreds in a
     sentence for each type, and all that the first steps learn would be that they are none. At minus the log of the
@@ -200,17 +201,18 @@ class _Gold(NamedTuple):
 def _positive_cells(block: CellBlock, rows: Tensor, num_types: int) -> Iterator[tuple[Tensor, ...]]:
     """The cells of a block with s > 0, some at a time: sentence of the block, first word, end, type, s; (m,) each."""
     words = WordScores.of(block.gather(rows), num_types)  # (n, L, …)
-    scores = block.scores(words)  # (n, L, L)
     # No cell of a row is above the row's largest q · k with the largest b of all words, also after rounding.
     largest_ends = words.ends.masked_fill(~block.is_word[:, :, None], -torch.inf).amax(dim=1)  # (n, C)
-    bounds = scores.amax(dim=2)[:, :, None] + words.starts + largest_ends[:, None]  # (n, L, C)
-    hopeful = (bounds > 0).nonzero()  # (rows of cells, 3)
-    for part in hopeful.split(at_once(scores.shape[2])):
-        sentences, first, types = part.unbind(1)  # (r,) each
-        starts, ends = words.starts[sentences, first, types], words.ends.mT[sentences, types]  # (r,), (r, L)
-        cells = scores[sentences, first] + starts[:, None] + ends  # (r, L)
-        row, last = (cells > 0).nonzero(as_tuple=True)  # (m,) each
-        yield sentences[row], first[row], last + 1, types[row], cells[row, last]
+    for band, scores in block.score_bands(words):  # (n, l, L)
+        starts = words.starts[:, band : band + scores.shape[1]]  # (n, l, C)
+        bounds = scores.amax(dim=2)[:, :, None] + starts + largest_ends[:, None]  # (n, l, C)
+        hopeful = (bounds > 0).nonzero()  # (rows of cells, 3)
+        for part in hopeful.split(at_once(scores.shape[2])):
+            sentences, first, types = part.unbind(1)  # (r,) each
+            ends = words.ends.mT[sentences, types]  # (r, L)
+            cells = scores[sentences, first] + starts[sentences, first, types][:, None] + ends  # (r, L)
+            row, last = (cells > 0).nonzero(as_tuple=True)  # (m,) each
+            yield sentences[row], first[row] + band, last + 1, types[row], cells[row, last]
 
 
 def _without_overlaps(extents: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ A cell (i, j), i ≤ j, is the span from word i to word j of a sentence. Its sco
 The words come packed, a row (q, k, a, b) each.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -71,14 +72,30 @@ class CellBlock:
         buffer = word_scores.queries.new_empty(sentences * length**2 + 1)  # the last for cells of other blocks
         scores = buffer[:-1].view(sentences, length, length)
         torch.bmm(word_scores.queries, word_scores.keys.mT, out=scores)
-        upper = torch.ones(length, length, dtype=torch.bool, device=buffer.device).triu_()  # (L, L)
-        scores.masked_fill_(~(upper & self.is_word[:, None]), -torch.inf)
+        self._keep_cells(scores, first=0)
         if ranked is not None:
             sentence = ranked.sentences - self.rank  # (P,)
             slots = (sentence * length + ranked.first) * length + ranked.last  # (P,)
             is_here = (sentence >= 0) & (sentence < sentences)
             buffer.index_fill_(0, slots.where(is_here, len(buffer) - 1), -torch.inf)
         return scores
+
+    def score_bands(self, word_scores: WordScores) -> Iterator[tuple[int, Tensor]]:
+        """(n, l, L) products q_i · k_j of l first words at a time, as `scores` gives them, after the first of these.
+
+        Of the sentences of a block in a grouped layout there is one band, unless a sentence has more cells than
+        `CELLS_AT_ONCE`.
+        """
+        step = at_once(self.words.numel())
+        for first in range(0, self.words.shape[1], step):
+            scores = word_scores.queries[:, first : first + step] @ word_scores.keys.mT  # (n, l, L)
+            self._keep_cells(scores, first)
+            yield first, scores
+
+    def _keep_cells(self, scores: Tensor, first: int) -> None:
+        """-inf in the rows (n, l, L) of the words from `first` where no cell is."""
+        upper = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu_(first)  # (l, L)
+        scores.masked_fill_(~(upper & self.is_word[:, None]), -torch.inf)
 
 
 @dataclass(frozen=True)
