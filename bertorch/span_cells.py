@@ -63,7 +63,7 @@ class CellBlock:
         """Copy (n, L, D) to the rows (K+1, D) of its words; the last row takes what belongs to none."""
         rows.index_copy_(0, self.words.flatten(), block.flatten(0, 1))
 
-    def scores(self, word_scores: WordScores, ranked: Cells | None = None) -> Tensor:
+    def scores(self, word_scores: WordScores, ranked: Cells) -> Tensor:
         """(n, L, L) products q_i · k_j, -inf where no cell is and at those of `ranked`; not differentiable.
 
         `ranked` names sentences by their rank.
@@ -73,15 +73,14 @@ class CellBlock:
         scores = buffer[:-1].view(sentences, length, length)
         torch.bmm(word_scores.queries, word_scores.keys.mT, out=scores)
         self._keep_cells(scores, first=0)
-        if ranked is not None:
-            sentence = ranked.sentences - self.rank  # (P,)
-            slots = (sentence * length + ranked.first) * length + ranked.last  # (P,)
-            is_here = (sentence >= 0) & (sentence < sentences)
-            buffer.index_fill_(0, slots.where(is_here, len(buffer) - 1), -torch.inf)
+        sentence = ranked.sentences - self.rank  # (P,)
+        slots = (sentence * length + ranked.first) * length + ranked.last  # (P,)
+        is_here = (sentence >= 0) & (sentence < sentences)
+        buffer.index_fill_(0, slots.where(is_here, len(buffer) - 1), -torch.inf)
         return scores
 
     def score_bands(self, word_scores: WordScores) -> Iterator[tuple[int, Tensor]]:
-        """(n, l, L) products q_i · k_j of l first words at a time, as `scores` gives them, after the first of these.
+        """The first of l words, and (n, l, L) products q_i · k_j from them, -inf where no cell is; band by band.
 
         Of the sentences of a block in a grouped layout there is one band, unless a sentence has more cells than
         `CELLS_AT_ONCE`.
