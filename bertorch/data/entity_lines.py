@@ -1,8 +1,8 @@
 """Lines with a text and its entities: `{"text": "…", "entities": [{"start": 0, "end": 2, "type": "PER"}]}`.
 
 `end` is exclusive. Positions are characters (code points: an emoji is one) of a text, or tokens of a list of tokens.
-Entities may be nested, overlap, and share a span with another type. Further keys, such as the `text` of an entity that
-`bertorch.predict` writes, are ignored.
+Entities may be nested, overlap, and share a span with another type. An entity may have its `text`, as those have
+that `bertorch.predict` writes: in a text, what stands there must be the same. Further keys are ignored.
 """
 
 from typing import Any, NamedTuple
@@ -52,8 +52,8 @@ def entities_of(line: str, parsed: dict[str, Any]) -> EntityLine:
 
     Raises:
         BadLineError: another form, an empty text or type, half a surrogate pair, a position that is no whole number
-            or outside the text, an entity without a character or token, or one that stands there twice; with the
-            column.
+            or outside the text, an entity without a character or token, with another text than stands there, or one
+            that stands there twice; with the column.
     """
     source, found = _source_of(line, parsed), parsed["entities"]
     if not isinstance(found, list):
@@ -138,4 +138,9 @@ def _extent_of(line: str, source: str | list[str], index: int, item: Any) -> Ext
     type_: Any = item["type"]
     if not is_string(type_) or not type_.strip() or HALF_PAIR.search(type_):
         raise bad('a text that is not blank as "type"', shown(type_), "type")
-    return positions[0], positions[1], type_
+    start, end = positions
+    if isinstance(source, str) and item.get("text", source[start:end]) != source[start:end]:
+        raise bad(
+            f"the text that stands from {start} to {end}, {shorten(source[start:end])}", shown(item["text"]), "text"
+        )
+    return start, end, type_

@@ -84,7 +84,9 @@ class LabelStudio(_AnnotationFileCommand):
         "one is marked), or the entities of all",
     )
     from_name: str = option("label", help="with --reverse: name of <Labels> in the labelling configuration")
-    to_name: str = option("text", help="name of <Text> in the labelling configuration, where a task has several")
+    to_name: str | None = option(
+        None, help="name of <Text> in the labelling configuration, where tasks have several; text with --reverse"
+    )
     model_version: str = option("bertorch", help="with --reverse: name of the predictions")
 
     @override
@@ -105,7 +107,7 @@ class LabelStudio(_AnnotationFileCommand):
             offsets=self.offsets,
             text_key=self.text_key,
             from_name=self.from_name,
-            to_name=self.to_name,
+            to_name=self.to_name or "text",
             model_version=self.model_version,
         )
 

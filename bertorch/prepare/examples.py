@@ -24,9 +24,7 @@ class Example:
 
     line_number: int  # from 1
     line: str
-    texts: tuple[
-        str, ...
-    ]  # the text columns, or the tokens, or the text with entities; examples with equal ones are duplicates
+    texts: tuple[str, ...]  # the text columns, or of JSON that without white space; examples with equal ones are equal
     labels: tuple[str, ...]  # the label columns, the tags, or the types of the entities; empty without any
     column: str | None = None  # of `--group_by`
     has_entities: bool = False
@@ -91,10 +89,14 @@ def _of_json(line: str) -> tuple[tuple[str, ...], tuple[str, ...], None, bool]:
     parsed = parse_object(line, f"{TAGGED_FORM} or {ENTITY_FORM}", AS_WRITTEN)
     if not has_entities(parsed):
         tokens, tags = tokens_and_tags(line, parsed)
-        return tuple(tokens), tuple(tags), None, False
+        return _without_spaces(tokens), tuple(tags), None, False
     source, entities = entities_of(line, parsed)
-    texts = (source,) if isinstance(source, str) else tuple(source)
-    return texts, tuple(type_ for _, _, type_ in entities), None, True
+    return _without_spaces(source), tuple(type_ for _, _, type_ in entities), None, True
+
+
+def _without_spaces(source: Iterable[str]) -> tuple[str]:
+    """The one text of characters or tokens, which is the same in both forms of a sentence."""
+    return ("".join("".join(source).split()),)
 
 
 def with_types(examples: Iterable[Example], source: str) -> list[Example]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bertorch.data.lines import BadLineError, first_few, shorten
+from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.prepare.annotated_texts import AnnotatedText, checked_text, other_keys
 from bertorch.prepare.json_documents import read_json_documents
@@ -20,11 +21,12 @@ USUAL = "code_points"
 ANNOTATIONS = ("latest", "first", "all")
 _FORM = '{"data": {"text": "…"}, "annotations": [{"result": […]}]}'
 _MIN_KEYS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")  # of JSON-MIN
+_LABELS = "labels"
 _UNLABELLED = LeftOut("left out tasks without an annotation", "it has none, or only cancelled ones")
 
 
 def read_label_studio(
-    path: str, *, offsets: str, on_bad_row: str, text_key: str, to_name: str, annotations: str
+    path: str, *, offsets: str, on_bad_row: str, text_key: str, to_name: str | None, annotations: str
 ) -> list[AnnotatedText]:
     """Read an export; the task's id and the other keys of its data are kept.
 
@@ -33,13 +35,16 @@ def read_label_studio(
         offsets: what they count, a name of `OFFSETS`.
         on_bad_row: "stop", or "skip" for malformed tasks.
         text_key: the key of the text in the data of a task.
-        to_name: which of several texts of a task it is, by its name in the labelling configuration.
+        to_name: its name in the labelling configuration; the entities of other texts are left out. None where tasks
+            have one text. JSON-MIN does not say of which text a region is.
         annotations: which of several annotations of a task is taken, a name of `ANNOTATIONS`: the one updated last, the
             first one, or the entities of all. If one is marked as ground truth, it is that for the first two.
 
     Raises:
-        UserError: a missing or empty file, malformed tasks, or offsets that `auto` cannot tell apart.
+        UserError: a missing or empty file, malformed tasks, entities of several texts without `to_name`, or offsets
+            that `auto` cannot tell apart.
     """
+    texts_of_regions: set[str] = set()  # their names
 
     def parse(task: dict[str, Any]) -> Fit:
         is_full = isinstance(task.get("data"), dict)
@@ -57,7 +62,12 @@ def read_label_studio(
             if not results and task.keys().isdisjoint(_MIN_KEYS):
                 raise BadLineError(f"expected a task as in {_FORM}, got the keys {first_few(list(task))}")
             more = other_keys(task, {text_key, *_MIN_KEYS, *(region["from_name"] for region in results)})
-        annotated = list(_annotated(results, to_name, left_out))
+        regions = list(_regions(results, left_out))
+        texts_of_regions.update(name for region in regions if (name := region.get("to_name")) is not None)
+        if to_name is None and len(texts_of_regions) > 1:
+            names = ", ".join(sorted(texts_of_regions))
+            raise UserError(f"{path}: expected entities of one text, got those of {names}; say which with --to_name")
+        annotated = list(_annotated(regions, to_name, left_out))
         return fit_text(text, annotated, more, left_out, offsets=offsets, usual=USUAL)
 
     rows = read_json_documents(path, parse, form=_FORM, on_bad_row=on_bad_row)
@@ -88,30 +98,47 @@ def _chosen(found: Sequence[Mapping[str, Any]], annotations: str) -> Sequence[Ma
 
 def _min_regions(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The regions of JSON-MIN in the form of the others: a list with the name of each control as its key."""
-    for name, regions in task.items():
-        if isinstance(regions, list) and any(isinstance(each, dict) and "labels" in each for each in regions):
-            yield from ({"type": "labels", "from_name": name, "value": value} for value in regions)
+    for name, values in task.items():
+        if isinstance(values, list) and any(isinstance(each, dict) and _is_region(each) for each in values):
+            yield from ({"type": _type_of_region(value), "from_name": name, "value": value} for value in values)
 
 
-def _annotated(results: Iterable[Any], to_name: str, left_out: list[LeftOut]) -> Iterator[Annotated]:
-    """The entities of regions, one for each label; other results are left out."""
-    regions = []
+def _is_region(value: Mapping[str, Any]) -> bool:
+    return _labels_key(value) is not None or value.keys() >= {"start", "end"}
+
+
+def _type_of_region(value: Any) -> str:
+    return (_labels_key(value) if isinstance(value, dict) else None) or _LABELS
+
+
+def _labels_key(value: Mapping[str, Any]) -> str | None:
+    """The key with the labels of a region, which is its type: `labels`, `hypertextlabels` and others."""
+    return next((key for key in value if key.endswith(_LABELS)), None)
+
+
+def _regions(results: Iterable[Any], left_out: list[LeftOut]) -> Iterator[dict[str, Any]]:
+    """The regions of texts among the results; the others are left out."""
     for result in results:
         if not isinstance(result, dict):
             raise BadLineError(f"expected results that are JSON objects, got {shorten(to_json(result))}")
-        if result.get("type") == "labels":
-            regions.append(result)
-        else:
+        if result.get("type") != _LABELS:
             kind = f"left out results of the type {result.get('type')}"
             left_out.append(LeftOut(kind, shorten(to_json(result.get("value", result)))))
-    names = [region.get("to_name") for region in regions]
-    for name in names:
+            continue
+        name = result.get("to_name")
         if not isinstance(name, str | None):
             raise BadLineError(f"expected the name of a text as to_name, got {shorten(to_json(name))}")
-    several = len(set(names)) > 1
-    for region, name in zip(regions, names, strict=True):
+        yield result
+
+
+def _annotated(
+    regions: Iterable[Mapping[str, Any]], to_name: str | None, left_out: list[LeftOut]
+) -> Iterator[Annotated]:
+    """The entities of regions, one for each label; those of other texts than `to_name` are left out."""
+    for region in regions:
         value: Any = region.get("value")
-        if several and name != to_name:
+        name = region.get("to_name")
+        if to_name is not None and name not in (None, to_name):
             left_out.append(
                 LeftOut("left out entities of other texts than --to_name", f"{name}: {shorten(to_json(value))}")
             )

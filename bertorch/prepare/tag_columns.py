@@ -135,7 +135,7 @@ def tagged_lines(path: str, sentences: Sequence[Sentence], *, source: str, targe
 
     Args:
         source: the scheme of their tags, a name of `SOURCES`; `auto` goes by their prefixes, and takes bio for iob1 if
-            entities begin with I- and none with a B- that iob1 would not have.
+            fewer sentences violate that.
         target: the scheme to write, a name of `SPELLINGS`.
         strict: whether violations of the scheme are an error; else a warning counts them, and they remain violations,
             see `convert_tags`.

@@ -240,6 +240,10 @@ NEITHER = 'expected two lists of strings ({"text": ["我", "们"], "label": ["O"
             "expected each entity once, got LOC 0:2 '李雷' again, entities 1 and 2",
         ),
         (
+            SINGLE % '{"start": 0, "end": 1, "type": "PER", "text": §"雷"}',
+            "expected the text that stands from 0 to 1, '李', got '雷' in entity 1",
+        ),
+        (
             '{"text": "李 雷", "entities": [{"start": 0, "end": §2, "type": "PER"}]}',
             f"{WHOLE}0:2 '李 ', which ends with white space",
         ),

@@ -57,6 +57,7 @@ def test_joined_tokens_stand_where_they_are_said_to(tokens):
         ('{"text": ["ab", ""], "entities": [{"start": 1, "end": 2, "type": "A"}]}', "expected an entity with text"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": ""}]}', "expected a text that is not blank as"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 2, "type": "a\\u0001"}]}', "expected the type of an entity"),
+        ('{"text": "a b", "entities": [{"start": 1, "end": 2, "type": "A"}]}', "expected an entity with text, got A"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "A", "text": "b"}]}', "from 0 to 1, 'a', got 'b'"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "A", "score": "x"}]}', "expected a number as the"),
         ('{"text": "ab", "entities": [{"start": 0, "end": 1, "type": "A", "score": true}]}', "expected a number"),

@@ -25,7 +25,7 @@ def test_several_labels(file):
 def test_json_lines(file):
     line = '{"id": 1, "text": ["我", "们"], "label": ["S-PER", "O"]}'
     [example] = read_examples(file(line))
-    assert (example.line, example.texts, example.labels) == (line, ("我", "们"), ("S-PER", "O"))
+    assert (example.line, example.texts, example.labels) == (line, ("我们",), ("S-PER", "O"))
     assert read_examples(file("{甲\tb\n"))[0].texts == ("{甲",)
 
 
@@ -39,6 +39,13 @@ def test_json_lines_with_entities(file):
     assert (second.texts, second.labels, third.labels) == (("我",), (), ("O",))
     assert [example.has_entities for example in (first, second, third)] == [True, True, False]
     assert collect_labels([first, second], "sorted") == ["LOC", "ORG"]
+
+
+def test_a_text_in_both_forms_is_one_text(file):
+    """So that `dedupe` finds it, and `split` keeps it in one part."""
+    forms = ['"New York，北京"', '["New", "York", "，", "北", "京"]']
+    first, second = read_examples(file("\n".join(f'{{"text": {form}, "entities": []}}' for form in forms)))
+    assert first.group == second.group
 
 
 @pytest.mark.parametrize(

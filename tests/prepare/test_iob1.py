@@ -94,7 +94,9 @@ def test_cases(tags, bio, violation):
         (["I-PER I-LOC", "O"], True),
         (["O"], False),  # in both
         (["B-PER I-PER O"], False),
-        (["B-PER", "O I-PER"], False),  # of both: bio with an error in it
+        (["B-PER", "O I-PER"], False),  # as many violations of either
+        (["B-PER", "O I-PER", "I-LOC"], True),  # a slip
+        (["B-PER", "O I-PER", "B-LOC"], False),
         (["B-PER I-LOC"], False),
         (["I-PER", "S-PER"], False),
         (["I-PER E-PER"], False),

@@ -13,7 +13,7 @@ SAMPLE = ANNOTATIONS / "label_studio.json"
 
 
 def read(path, **options):
-    defaults = {"offsets": "auto", "on_bad_row": "stop", "text_key": "text", "to_name": "text", "annotations": "latest"}
+    defaults = {"offsets": "auto", "on_bad_row": "stop", "text_key": "text", "to_name": None, "annotations": "latest"}
     return read_label_studio(str(path), **defaults | options)
 
 
@@ -128,10 +128,43 @@ def test_several_labels_and_texts(file, log_lines):
     assert read(path)[0] == AnnotatedText("张三", [Entity(0, 2, "ORG"), Entity(0, 2, "PER")], {"title": "李四"})
     two["annotations"][0]["result"] += [region(0, 1, to_name="title"), region(0, 1, labels=[])]
     path = file(json.dumps([two]))
-    assert len(read(path)[0].entities) == 2
+    assert len(read(path, to_name="text")[0].entities) == 2
     assert "left out entities of other texts than --to_name: 1; the first: " in log_lines[-2]
     assert "left out regions without a label: 1; the first: " in log_lines[-1]
     assert read(path, text_key="title", to_name="title")[0] == AnnotatedText("李四", [Entity(0, 1, "PER")])
+
+
+def test_a_text_is_chosen_in_tasks_with_regions_on_the_other_one_alone(file, log_lines):
+    """In another text its offsets would be wrong, and unnoticed where the region does not say its text."""
+    data = {"title": "李四", "body": "张三和王五"}
+    on_title, on_body = region(0, 2, to_name="title"), region(0, 2, to_name="body")
+    tasks = [{"data": data, "annotations": [{"result": each}]} for each in ([on_title, on_body], [on_body])]
+    for texts in (tasks, tasks[::-1]):
+        path = file(json.dumps(texts))
+        with pytest.raises(UserError, match="expected entities of one text, got those of body, title; say which with"):
+            read(path, text_key="title", on_bad_row="skip")
+    assert [each.entities for each in read(path, text_key="title", to_name="title")] == [[], [Entity(0, 2, "PER")]]
+    assert "left out entities of other texts than --to_name: 2; the first: " in log_lines[-1]
+    body = read(path, text_key="body", to_name="body")
+    assert [each.entities for each in body] == [[Entity(0, 2, "PER")]] * 2
+
+
+def test_regions_of_json_min_that_are_left_out_are_counted(file, log_lines):
+    value = {"start": 0, "end": 1, "text": "张"}
+    hypertext = {"startOffset": 0, "endOffset": 1, "text": "张", "hypertextlabels": ["PER"]}
+    least = {
+        "text": "张三",
+        "label": [value],
+        "ner": [value | {"labels": ["PER"]}],
+        "page": [hypertext],
+        "annotator": 1,
+    }
+    path = file(json.dumps([least]))
+    assert read(path) == [AnnotatedText("张三", [Entity(0, 1, "PER")])]
+    assert [re.sub(r"; the first.*", "", line.removeprefix(f"{path}: ")) for line in log_lines] == [
+        "left out results of the type hypertextlabels: 1",
+        "left out regions without a label: 1",
+    ]
 
 
 def test_json_min_and_older_exports(file):
