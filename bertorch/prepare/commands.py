@@ -78,8 +78,8 @@ class Tags(_TagCommand):
     from_: str = option(
         "auto",
         choices=SOURCES,
-        help="tag scheme to read; auto goes by the tags' prefixes, and takes iob1 for bio where fewer sentences violate "
-        "it",
+        help="tag scheme to read; auto goes by the tags' prefixes, and takes iob1 for bio where fewer sentences "
+        "violate it",
     )
     strict: bool = option(False, help="tags that violate the scheme are an error, not a warning")
 
