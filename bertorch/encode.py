@@ -5,8 +5,9 @@ r"""Encode sentences with a trained model of sentence embeddings, and find the n
     python -m bertorch.encode --model_dir checkpoint --input_file in.txt --nearest 5 --corpus_file corpus.txt
     torchrun --nproc_per_node=2 -m bertorch.encode …
 
-The folder is one of run_sentencebert.py, run_simcse.py or run_batchneg.py; a line of input is a sentence. The same
-command again resumes an interrupted one, and leaves a finished one as it is. `--nearest` prints lines
+The folder is one of run_sentencebert.py, run_simcse.py or run_batchneg.py. A line of input is a sentence, or with
+`--columns` has several, whose vectors follow each other. The same command again resumes an interrupted one, and leaves
+a finished one as it is. `--nearest` prints lines
 `line of the sentence⇥rank⇥cosine⇥line of the neighbour⇥neighbour`, lines counted from 1; the search is exact.
 """
 
@@ -14,7 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,14 @@ if TYPE_CHECKING:
 class EncodeConfig(InferenceConfig):
     """Options of `bertorch.encode`."""
 
-    input_file: str = option(help="a sentence a line")
+    input_file: str = option(help="a sentence a line; see --columns")
     output_file: str | None = option(None, help="a .npy file, a row for each sentence")
+    columns: int | None = option(
+        None,
+        minimum=1,
+        help="sentences of a line of --input_file, such as 2 of pairs; for a model with prompts the first is a query, "
+        "the others are passages",
+    )
     dtype: str = option("float32", choices=("float32", "float16"), help="of the numbers in --output_file")
     normalize: bool = option(False, help="embeddings of length 1, whose product is the cosine")
     dimensions: int | None = option(
@@ -61,6 +68,9 @@ class EncodeConfig(InferenceConfig):
             raise UserError("expected --output_file, or --nearest with --corpus_file, got neither")
         if self.output_file is not None and not self.output_file.endswith(".npy"):
             raise UserError(f"--output_file {self.output_file}: expected a name that ends in .npy")
+        if self.columns is not None and (self.nearest is not None or self.prompt in ("query", "passage")):
+            other = "--nearest" if self.nearest is not None else f"--prompt {self.prompt}"
+            raise UserError(f"--columns and {other} do not go together: a column says what its sentences are")
         for name in filter(is_stream, filter(None, (self.input_file, self.corpus_file))):
             raise UserError(f"{name}: expected a file, since sentences are counted before they are encoded; name one")
 
@@ -71,7 +81,8 @@ def run(config: EncodeConfig) -> None:
 
     model = load_shared(config)
     # Raises, if the model has no embeddings or fewer dimensions, or cannot apply the prompt.
-    model.task.embedder(normalize=config.normalize, dimensions=config.dimensions, role=config.prompt)
+    role = config.prompt if config.columns is None else "none"
+    model.task.embedder(normalize=config.normalize, dimensions=config.dimensions, role=role)
     widths = model.task.embedding_widths or (model.size,)
     if config.dimensions is not None and config.dimensions not in widths:
         trained = f"the model was trained at {', '.join(map(str, widths))} dimensions"
@@ -82,10 +93,10 @@ def run(config: EncodeConfig) -> None:
         _search(model, config, config.nearest, config.corpus_file)
 
 
-def _sentences(path: str, start: int = 0) -> "islice[str]":
+def _sentences(path: str, columns: int | None = None) -> "Iterator[str]":
     from bertorch.data.readers import stream_texts
 
-    return islice((text for (text,) in stream_texts(path, num_texts=1)), start, None)
+    return chain.from_iterable(stream_texts(path, num_texts=columns or 1))
 
 
 def _encode(model: "Model", config: EncodeConfig, path: str) -> None:
@@ -104,15 +115,18 @@ def _encode_into(path: str, model: "Model", config: EncodeConfig) -> None:
     def prepare() -> VectorFile:
         digests = ModelDigests(record_path(path))
         texts = TextsDigest()
-        texts.update(_sentences(config.input_file))
+        texts.update(_sentences(config.input_file, config.columns))
         made_of = _made_of(model, config, digests, rows=texts.count)
         record = {DIGESTS: digests.weights, TEXTS: texts.value}
         return VectorFile(path, made_of, overwrite=config.overwrite, record=record)
 
     def blocks(done: int) -> "Iterator[np.ndarray]":
-        sentences = _sentences(config.input_file, done)
+        sentences, role = _sentences(config.input_file, config.columns), config.prompt
+        if config.columns is not None and role is None:  # the columns have the roles
+            prompts = cycle(model.task.prompts_of_columns(config.columns))
+            sentences, role = (prompt + text for prompt, text in zip(prompts, sentences, strict=False)), "none"
         encode = partial(model.embeddings, normalize=config.normalize, dimensions=config.dimensions)
-        return (vectors for _, vectors in encode(sentences, prompt=config.prompt))
+        return (vectors for _, vectors in encode(islice(sentences, done, None), prompt=role))
 
     write_vectors(prepare, blocks)
 
@@ -129,6 +143,7 @@ def _made_of(model: "Model", config: EncodeConfig, digests: "ModelDigests", *, r
         "dtype": config.dtype,
         "--normalize": config.normalize or config.dimensions is not None,
         **({} if config.prompt is None else {"--prompt": config.prompt}),
+        **({} if config.columns is None else {"--columns": config.columns}),
         "--max_seq_length": model.task.max_seq_length,
         "--precision": model.engine.precision.name,
         "content of --input_file": file_digest(config.input_file),

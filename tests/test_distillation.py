@@ -24,11 +24,8 @@ def logits_of(model: Path, train: Path, columns: int, folder: Path) -> Path:
 
 
 def vectors_of(model: Path, train: Path, folder: Path) -> Path:
-    r"""`tr '\t' '\n' < train`, then `encode`."""
-    (folder / "texts.txt").write_text(train.read_text().replace("\t", "\n"))
     output = folder / "teacher.npy"
-    options = {"input_file": str(folder / "texts.txt"), "output_file": str(output)}
-    encode.run(encode.EncodeConfig(model_dir=str(model), **options))
+    encode.run(encode.EncodeConfig(model_dir=str(model), input_file=str(train), columns=2, output_file=str(output)))
     return output
 
 

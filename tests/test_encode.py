@@ -292,6 +292,40 @@ def test_dimensions_that_were_not_trained(name, trained, folders, source, log_li
     assert f"--dimensions 100: the model was trained at {trained} dimensions; see --matryoshka" in "".join(log_lines)
 
 
+def test_sentences_in_columns(folders, source, tmp_path, monkeypatch):
+    """As of one sentence a line, in the middle of a line too; each column after its own prompt."""
+    rows = list(zip(TEXTS[0::3], TEXTS[1::3], TEXTS[2::3], strict=True))
+    table, target = tmp_path / "table.txt", str(tmp_path / "out.npy")
+    table.write_text("\n".join(map("\t".join, rows)))
+    run(folders["simcse"], table, output_file=target, columns=3)
+    np.testing.assert_allclose(np.load(target), expected_of(folders["simcse"]), atol=1e-5)
+    with pytest.raises(UserError, match="holds vectors of another run, which differs in .*--columns"):
+        run(folders["simcse"], source, output_file=target)
+
+    append = VectorFile.append
+
+    def ended(*arguments):
+        append(*arguments)
+        raise KeyboardInterrupt
+
+    target = str(tmp_path / "with_prompts.npy")
+    with monkeypatch.context() as patched:
+        patched.setattr(VectorFile, "append", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders["prompts"], table, output_file=target, columns=3)
+    run(folders["prompts"], table, output_file=target, columns=3)
+    peer = SentenceTransformer(str(folders["prompts"]), device="cpu")
+    queries, others = peer.encode_query(TEXTS), peer.encode_document(TEXTS)
+    is_query = np.arange(len(TEXTS))[:, None] % 3 == 0
+    np.testing.assert_allclose(np.load(target), np.where(is_query, queries, others), atol=1e-5)
+    run(folders["prompts"], table, output_file=target, columns=3, prompt="none", overwrite=True)
+    np.testing.assert_allclose(np.load(target), expected_of(folders["prompts"]), atol=1e-5)
+
+    table.write_text("a\tb\tc\nd\te\n")
+    with pytest.raises(UserError, match=r":2: expected 3 columns \(text⇥text⇥text\), got 2"):
+        run(folders["simcse"], table, output_file=target, columns=3, overwrite=True)
+
+
 def test_two_processes(folders, source, tmp_path):
     options = {"model_dir": folders["simcse"], "input_file": source, "output_file": tmp_path / "out.npy"}
     config = encode.EncodeConfig(**{name: str(value) for name, value in options.items()})
@@ -307,6 +341,8 @@ def test_two_processes(folders, source, tmp_path):
         ({"nearest": 3}, "--nearest and --corpus_file need each other"),
         ({"output_file": "out.txt"}, "expected a name that ends in .npy"),
         ({"output_file": "-"}, "expected a name that ends in .npy"),
+        ({"output_file": "o.npy", "columns": 2, "prompt": "query"}, "--columns and --prompt query do not go together"),
+        ({"nearest": 3, "corpus_file": "c", "columns": 2}, "--columns and --nearest do not go together"),
     ],
 )
 def test_options_that_contradict_each_other(settings, message):

@@ -65,8 +65,14 @@ class Prompts(NamedTuple):
 
         The folders of other programs do not say that their pairs are such; theirs all have the default prompt.
         """
-        first, others = ("query", "passage") if self.by_role else (None, None)
-        return [self.prepended(column, others if index else first) for index, column in enumerate(columns)]
+        return [self.prepended(column, role) for column, role in zip(columns, self._roles(len(columns)), strict=True)]
+
+    def before_columns(self, count: int) -> list[str]:
+        """What stands before the texts of each of so many columns, as in `of_pairs`; see `before` for errors."""
+        return [self.before(role) for role in self._roles(count)]
+
+    def _roles(self, columns: int) -> list[str | None]:
+        return ["query", *["passage"] * (columns - 1)] if self.by_role else [None] * columns
 
 
 NO_PROMPTS = Prompts()

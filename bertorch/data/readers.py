@@ -197,15 +197,16 @@ def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
 
 
 def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Iterator[tuple[str, ...]]:
-    """Read `text` or `a⇥b` lines one by one; for `num_texts=0` as the first one is. See `stream_rows` for errors.
+    """Read `text`, `a⇥b` or longer lines one by one; for `num_texts=0` as the first one is.
 
-    If they `may_be_json`, a first line that is a JSON object says that all are.
+    See `stream_rows` for errors. If they `may_be_json`, a first line that is a JSON object says that all are.
     """
 
     def parse(line: str) -> tuple[str, ...]:
         nonlocal num_texts
         num_texts = num_texts or min(2, line.count("\t") + 1)
-        return tuple(split_columns(line, num_texts, "text" if num_texts == 1 else "a⇥b"))
+        form = {1: "text", 2: "a⇥b"}.get(num_texts) or "⇥".join(["text"] * num_texts)
+        return tuple(split_columns(line, num_texts, form))
 
     def parse_json(line: str) -> tuple[str, ...]:
         nonlocal num_texts

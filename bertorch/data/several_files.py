@@ -77,9 +77,11 @@ class SeveralFiles(Examples):
 class MixedSchedule(TrainingSchedule):
     """A schedule whose batches have examples of one file each; their order is drawn by the seed too.
 
-    With the mix `proportional` an epoch has every example of every file once. With `equal` every file has as many
-    batches in an epoch as the one with the most, so that an epoch has every example at least once: a smaller file
-    begins again in another order. A round robin that ends with the smallest file would leave most of a large one out.
+    The batches of a pass over a file differ in size by one at most: of a small file, what would be left over, perhaps
+    a single example, would come with each pass. With the mix `proportional` an epoch has every example of every file
+    once. With `equal` every file has as many batches in an epoch as the one with the most, so that an epoch has every
+    example at least once: a smaller file begins again in another order. A round robin that ends with the smallest file
+    would leave most of a large one out.
     """
 
     sizes: tuple[int, ...]  # examples of each file, `size` in all
@@ -105,7 +107,7 @@ class MixedSchedule(TrainingSchedule):
         number = 0
         while True:
             order = np.random.default_rng([self.seed, epoch, file, number]).permutation(size)
-            yield from np.split(order, range(self.batch_size, size, self.batch_size))
+            yield from np.array_split(order, -(-size // self.batch_size))
             number += 1
 
 

@@ -20,7 +20,7 @@ from bertorch.data.mining_texts import MiningTexts
 from bertorch.data.teacher import record_path
 from bertorch.files import read_record
 from bertorch.inference.model import Model
-from bertorch.inference.vectors import VectorFile, write_vectors
+from bertorch.inference.vectors import VectorFile, differing, write_vectors
 from bertorch.tasks.search import search, suited
 
 FOUND_AT_ONCE = 2**22  # results of a block of queries, with those that are left out
@@ -108,8 +108,7 @@ class Mining:
                 expected="the record of a part of bertorch.mine",
                 remedy=f"remove {self.folder}",
             )
-            keys = {**made_of, **(recorded or made_of)}  # those of both
-            differences = [] if recorded is None else [key for key in keys if recorded.get(key) != made_of.get(key)]
+            differences = [] if recorded is None else differing(recorded, made_of)
             if differences:
                 logger.info("{}: of another run, which differs in {}; made anew", path, ", ".join(differences))
             return VectorFile(path, made_of, overwrite=bool(differences), record={})

@@ -22,6 +22,11 @@ from bertorch.files import read_record, refuse_existing, writing
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP)  # from file systems without posix_fallocate
 
 
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What vectors depended on, or depend on, and is not the same in both."""
+    return [name for name in {**now, **before} if name not in before or name not in now or before[name] != now[name]]
+
+
 class VectorFile:
     """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
@@ -54,9 +59,9 @@ class VectorFile:
         made_of, done = record
         is_partial = self._partial.exists() and not self._partial.is_symlink()
         if made_of != self._made_of and (self._path.exists() or is_partial):
-            differences = [name for name, value in self._made_of.items() if made_of.get(name) != value]
+            differences = ", ".join(differing(made_of, self._made_of))
             raise UserError(
-                f"{path}: holds vectors of another run, which differs in {', '.join(differences)}; choose another "
+                f"{path}: holds vectors of another run, which differs in {differences}; choose another "
                 "name, or let --overwrite replace them"
             )
         if done < self.rows:

@@ -267,6 +267,10 @@ class Task(ABC, Generic[B]):
         """
         raise self._unsuited("encode", "an embedding")
 
+    def prompts_of_columns(self, count: int) -> Sequence[str]:
+        """What stands before the texts of each column of lines with so many, first queries, then passages."""
+        raise self._unsuited("encode", "an embedding")
+
     def ranker(self) -> Inference[Any]:
         """Scores (1,) of pairs, a query and a candidate each."""
         raise self._unsuited("rank", "a reranking")

@@ -138,6 +138,10 @@ class EmbeddingTask(ScoringTask):
         return Inference(len, partial(self._texts, role=role), rows_of, (size,))
 
     @override
+    def prompts_of_columns(self, count: int) -> Sequence[str]:
+        return self.prompts.before_columns(count)
+
+    @override
     def agreement(self) -> Agreement:
         if self.label_names:
             return super().agreement()

@@ -112,6 +112,8 @@ class RetrievalMetric(Metric[PackedBatch]):
             self.update(torch.zeros(0, self._size, device=self._device), None, np.zeros(0, np.int64))
         vectors, texts = torch.cat(self._vectors), torch.cat(self._texts)  # (local, E), (local,)
         self._vectors, self._texts = [], []
+        # A search would pass over a passage whose cosines are no numbers, unless it is one of the first.
+        is_finite = not distributed.any_process(not bool(vectors.isfinite().all()))
         corpus_texts, _, text_of_passages = in_first_order(data.passages)  # (D,), (D,), (C,)
         found = self._search(vectors, texts, corpus_texts)
         del vectors
@@ -124,7 +126,7 @@ class RetrievalMetric(Metric[PackedBatch]):
         self._rank(scores, found.indices.cpu().numpy(), text_of_passages)
         self._of_queries = query_measures(self.hits, data.relevant[:, 0], data.grades)
         self._measures = {name: float(values.mean()) for name, values in self._of_queries.items()}
-        if not np.isfinite(shown).all():  # sorted like others, such cosines would go unnoticed
+        if not is_finite:
             self._measures = dict.fromkeys(self._measures, np.nan)
 
     def _search(self, vectors: Tensor, texts: Tensor, corpus_texts: np.ndarray) -> Found:
@@ -157,9 +159,12 @@ class RetrievalMetric(Metric[PackedBatch]):
         data = self.dataset
         passages_of_texts = np.argsort(text_of_passages, kind="stable")  # (C,), those of a text in the order of places
         sizes = np.bincount(text_of_passages)  # (D,)
-        rows, columns = np.nonzero(found >= 0)  # (found,) each
-        texts = found[rows, columns]
-        taken = np.minimum(sizes[texts], DEPTH + 1)  # further passages of a text are too far behind
+        # Further passages of a text are too far behind, and so are texts below that many passages of larger cosines.
+        passages_of_found = np.where(found >= 0, np.minimum(sizes[found], DEPTH + 1), 0)  # (Q, K)
+        before = np.where(scores[:, 1:] < scores[:, :-1], passages_of_found.cumsum(axis=1)[:, :-1], 0)  # (Q, K-1)
+        above = np.maximum.accumulate(np.pad(before, [(0, 0), (1, 0)]), axis=1)  # (Q, K), of larger cosines
+        rows, columns = np.nonzero((found >= 0) & (above <= DEPTH))  # (found,) each
+        texts, taken = found[rows, columns], passages_of_found[rows, columns]  # (found,) each
         passages = passages_of_texts[end_to_end((sizes.cumsum() - sizes)[texts], taken)]  # (results,)
         queries, cosines = np.repeat(rows, taken), np.repeat(scores[rows, columns], taken)  # (results,) each
         kept = np.lexsort((passages, queries))  # equal cosines keep this order

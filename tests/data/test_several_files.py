@@ -53,6 +53,15 @@ def test_equal_has_as_many_batches_of_each_file_as_the_largest_has():
 
 
 @pytest.mark.parametrize("mix", ["proportional", "equal"])
+def test_what_is_left_over_of_a_file_is_no_batch_of_one_example(mix):
+    """It would have no negatives, and come again with each pass over a small file."""
+    plan = MixedSchedule(353, 32, 1, 7, sizes=(33, 320), mix=mix)
+    sizes = [len(batch) for batch in plan.batches(1) if batch[0] < 33]
+    passes = 1 if mix == "proportional" else 5
+    assert sorted(sizes) == [16] * passes + [17] * passes
+
+
+@pytest.mark.parametrize("mix", ["proportional", "equal"])
 def test_the_batches_depend_on_seed_and_epoch_and_nothing_else(mix):
     def drawn(seed: int, epoch: int) -> list[list[int]]:
         return [batch.tolist() for batch in schedule(mix, seed=seed).batches(epoch)]

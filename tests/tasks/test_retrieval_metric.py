@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import pytrec_eval
 import torch
 
 from bertorch import distributed
+from bertorch.data.numbering import end_to_end
 from bertorch.data.retrieval_dataset import RetrievalDataset
 from bertorch.errors import ConstantScoresError, NotFiniteError
 from bertorch.precision import Precision
+from bertorch.tasks import retrieval_metric, search
 from bertorch.tasks.retrieval_metric import DEPTH, Hits, RetrievalMetric, query_measures
 from bertorch.training.eval_loop import evaluate
 from tests.architectures import random_store
@@ -210,6 +213,52 @@ def test_embeddings_that_are_not_finite_are_an_error(monkeypatch):
         task.model.emb_reduce_linear.weight[0] = torch.nan
     with pytest.raises(NotFiniteError, match="expected finite results for the evaluation"):
         evaluate(task, data, 8, Precision.resolve("fp32", CPU))
+
+
+@pytest.mark.parametrize("method", ["blocks", "faiss"])
+@pytest.mark.parametrize("place", [0, 300])
+def test_one_passage_that_is_not_finite_is_noticed_in_any_block(method, place, monkeypatch):
+    monkeypatch.setattr(search, "SCORES_AT_ONCE", {"cpu": 6 * 128})
+    if method == "faiss":
+        pytest.importorskip("faiss")
+        monkeypatch.setattr(search, "FAISS_BEYOND", 0)
+    data = retrieval_data(400)
+    vectors = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    vectors[data.passages[place]] = torch.nan
+    metric = RetrievalMetric(CPU, data, 6)
+    metric.update(vectors, None, np.arange(400))
+    metric.reduce()
+    assert np.isnan(metric.value)
+
+
+def test_copies_of_passages_are_ranked_like_others_in_bounded_memory(monkeypatch):
+    """Of 50 texts, whose cosines are 0, 0.6 or -0.8, 40 passages each, of which nearly all are too far behind."""
+    random = np.random.default_rng(3)
+    data = retrieval_data(56)
+    passages = random.permutation(np.arange(6, 56).repeat(40))
+    relevant = np.stack([np.arange(6).repeat(80), random.integers(0, 2000, 480)], axis=1)
+    relevant = np.unique(relevant, axis=0)
+    data = replace(data, passages=passages, own=np.full(6, -1), relevant=relevant, grades=np.ones(len(relevant)))
+    vectors = torch.from_numpy(random.permuted(np.tile([3.0, -4.0, 0.0], (56, 1)), axis=1))  # (56, 3)
+    vectors[:6] = torch.eye(3, dtype=vectors.dtype).repeat(2, 1)
+    rows: list[int] = []
+
+    def counted(starts, sizes):
+        rows.append(int(sizes.sum()))
+        return end_to_end(starts, sizes)
+
+    monkeypatch.setattr(retrieval_metric, "end_to_end", counted)
+    metric = RetrievalMetric(CPU, data, 3)
+    metric.update(vectors, None, np.arange(56))
+    metric.reduce()
+    assert sum(rows) < 6 * 50 * 40 / 2
+    plain = [
+        plain_measures([passage for passage, _ in found], grades)
+        for found, grades in zip(found_by(vectors, data), relevant_of(data), strict=True)
+    ]
+    for name, value in metric.report().items():
+        if "@" in name:
+            assert value == pytest.approx(np.mean([each[name] for each in plain]), abs=1e-12)
 
 
 def evaluate_in_double(folder, make_task, batch_size) -> None:
