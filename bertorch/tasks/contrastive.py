@@ -1,13 +1,15 @@
 """Sentence embeddings from sentences and pairs of them: `run_simcse.py` and `run_batchneg.py`."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Self, Unpack
 
 import numpy as np
 import torch
+from loguru import logger
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bertorch.config import ContrastiveConfig
@@ -20,10 +22,11 @@ from bertorch.encoder.sentence_encoder import SentenceEncoder
 from bertorch.tasks.base import Errors, InputSettings, LoadedFolder, Losses, Negatives
 from bertorch.tasks.cosent import CoSENT
 from bertorch.tasks.cosine_mse import CosineMSE
-from bertorch.tasks.embedding import EmbeddingTask, empty_embedder, saved_prompts
+from bertorch.tasks.embedding import PROMPT_SETTINGS, EmbeddingTask, empty_embedder, saved_prompts
 from bertorch.tasks.embedding_loss import EmbeddingLoss
 from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from bertorch.tasks.matryoshka import saved_widths
+from bertorch.tasks.metadata import KEY
 from bertorch.tasks.metrics import CorrelationMetric
 from bertorch.tasks.scoring import wrong_texts
 from bertorch.weights import load_into
@@ -86,6 +89,8 @@ class ContrastiveTask(EmbeddingTask):
             config.pretrained_model_name_or_path, config.pooling_mode, config.output_emb_size, dropout=dropout
         )
         model.encoder.require_positions(config.max_seq_length)
+        if not prompts.by_role:
+            _tell_of_prompts(model.config, config.pretrained_model_name_or_path)
         return cls(
             model,
             loss=loss,
@@ -164,3 +169,12 @@ def encode_in_chunks(model: nn.Module, batch: PackedBatch, sentences: int | None
     return torch.cat(
         [checkpoint(encode, chunk.input_ids, chunk, use_reentrant=False) for chunk in batch.split(sentences)]
     )
+
+
+def _tell_of_prompts(config: PretrainedConfig, name: str) -> None:
+    """Warn of the prompts that the model to start from was trained with, in a run without any."""
+    saved = getattr(config, KEY, None)
+    settings = saved if isinstance(saved, dict) else {}  # checked where such a folder is loaded as a whole
+    options = [f"--{each} {shlex.quote(str(settings[each]))}" for each in PROMPT_SETTINGS if settings.get(each)]
+    if options:
+        logger.warning("{}: was trained with prompts, this run has none: {}", name, " ".join(options))

@@ -34,6 +34,8 @@ from bertorch.tasks.retrieval import not_found_first
 from bertorch.tasks.retrieval_metric import RetrievalMetric
 from bertorch.tasks.scoring import ScoringTask
 
+PROMPT_SETTINGS = ("query_prompt", "passage_prompt")  # of a saved folder
+
 
 class EmbeddingTask(ScoringTask):
     """A task with a sentence encoder inside.
@@ -109,7 +111,7 @@ class EmbeddingTask(ScoringTask):
 
     @override
     def settings(self) -> Mapping[str, Any]:
-        prompts = {"query_prompt": self.prompts.query, "passage_prompt": self.prompts.passage}
+        prompts = dict(zip(PROMPT_SETTINGS, self.prompts, strict=False))
         return {
             "pooling_mode": self.embedder_model.pooling_mode,
             "output_emb_size": self.embedder_model.output_emb_size,
@@ -205,7 +207,7 @@ class EmbeddingTask(ScoringTask):
 
 def saved_prompts(loaded: LoadedFolder) -> Prompts:
     """The prompts of a saved folder; a `UserError` if one is no text."""
-    query, passage = (loaded.metadata.text(name, loaded.folder) for name in ("query_prompt", "passage_prompt"))
+    query, passage = (loaded.metadata.text(name, loaded.folder) for name in PROMPT_SETTINGS)
     return Prompts.of_roles(query, passage)
 
 

@@ -8,10 +8,15 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoTokenizer
 
 from bertorch import encode, evaluate, load
+from bertorch.config import BatchNegConfig
+from bertorch.data.prompts import NO_PROMPTS, Prompts
 from bertorch.errors import UserError
 from bertorch.inference.load import is_own
+from bertorch.tasks.contrastive import ContrastiveTask
+from bertorch.tasks.in_batch_negatives import InBatchNegatives
 from tests.conftest import PARAPHRASES, SENTENCES, STS, TINY
 
 TEXTS = SENTENCES.read_text().splitlines()[:20]
@@ -209,3 +214,14 @@ def test_a_damaged_prompt_is_an_error(folder, tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="config.json: bertorch: query_prompt: expected a text, got 7"):
         load(tmp_path / "model")
+
+
+def test_training_on_without_the_prompts_of_the_model_is_told(folder, folders, tmp_path, log_lines):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, prompts in ((folder, Prompts.of_roles("q", "")), (folders["batchneg"], NO_PROMPTS), (folder, NO_PROMPTS)):
+        config = BatchNegConfig(train_data_file="unused", pretrained_model_name_or_path=str(name))
+        ContrastiveTask.from_config(config, tokenizer, InBatchNegatives.from_config(config), prompts=prompts)
+    expected = (
+        f"{folder}: was trained with prompts, this run has none: --query_prompt '查询：' --passage_prompt '文章：\n'"
+    )
+    assert [line for line in log_lines if "prompts" in line] == [expected]
