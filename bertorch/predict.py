@@ -21,9 +21,10 @@ With `--logits`, models with labels give logits in the place of probabilities, a
 is an array of them, (lines, labels), with a record beside it: what `--teacher` of a training run takes.
 
 The first line of tab-separated output names the columns. For a tagger `{"text": "我们"}` is a text and
-`{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens. A
-malformed line ends the command; a file is then not written at all. `--flush` answers each line before it reads the
-next, for a program that asks through a pipe. `/dev/null` and `<(…)` are fine.
+`{"text": ["我", "们"]}` tokens; an entity's start and end (exclusive) are characters of the text, or tokens; other keys
+of the line, such as an id, come after them. A malformed line ends the command; a file is then not written at all.
+`--flush` answers each line before it reads the next, for a program that asks through a pipe. `/dev/null` and `<(…)` are
+fine.
 """
 
 from collections.abc import Iterable, Iterator

@@ -19,6 +19,7 @@ from bertorch import load, predict
 from bertorch.data.teacher import TeacherRows, TextsDigest
 from bertorch.errors import UserError
 from bertorch.inference import engine
+from bertorch.prepare.annotated_texts import read_annotated_texts
 from tests.conftest import MATCHING, NER, NESTED, REVIEWS, launcher, run_processes, run_script
 
 REVIEW_TEXTS = [line.split("\t")[0] for line in (REVIEWS / "dev.txt").read_text().splitlines()]
@@ -178,8 +179,21 @@ def test_what_taggers_and_others_cannot(folders, tmp_path, monkeypatch):
 def test_a_text_in_json_is_one(folders, tmp_path, monkeypatch):
     texts = ["他在北京大学读书。", "没有人。"]
     plain = run(folders["ner"], texts, tmp_path, monkeypatch)
-    lines = [json.dumps({"id": 3, "text": text, "label": {"name": {}}}) for text in texts]
+    lines = [json.dumps({"text": text, "label": {"name": {}}}) for text in texts]
     assert run(folders["ner"], lines, tmp_path, monkeypatch, overwrite=True) == plain
+
+
+def test_other_keys_of_a_line_are_repeated(folders, tmp_path, monkeypatch):
+    """So that an id comes through an annotation tool."""
+    texts, more = ["他在北京大学读书。", "没有人。"], [{"id": 10**20, "meta": {"from": [1.5, None]}}, {}]
+    lines = [json.dumps({"text": text, "tags": ["x"], **keys}) for text, keys in zip(texts, more, strict=True)]
+    plain = run(folders["ner"], texts, tmp_path, monkeypatch)
+    found = run(folders["ner"], lines, tmp_path, monkeypatch, overwrite=True)
+    assert [json.loads(line) for line in found] == [
+        json.loads(line) | keys for line, keys in zip(plain, more, strict=True)
+    ]
+    (tmp_path / "predicted.json").write_text("\n".join(found))
+    assert read_annotated_texts(str(tmp_path / "predicted.json"))[0].more == more[0]
 
 
 def test_standard_input_and_output(folders, monkeypatch, capsys):

@@ -5,6 +5,7 @@ Entities may be nested, overlap, and share a span with another type. An entity m
 that `bertorch.predict` writes: in a text, what stands there must be the same. Further keys are ignored.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from bertorch.data.json_lines import (
@@ -21,6 +22,8 @@ from bertorch.data.tags import Extent
 from bertorch.data.text_splits import cut_text
 
 ENTITY_FORM = '{"text": "…", "entities": [{"start": 0, "end": 2, "type": "PER"}]}'
+# Of these lines and those with tags, of annotation tools and of `bertorch.predict`; no other key may take their names.
+_OWN_KEYS = {"text", "entities", "label", "labels", "tokens", "tags"}
 _KEYS = ("start", "end", "type")
 _DIGITS = 18  # of the largest positions that are numbers: any text is shorter
 
@@ -36,6 +39,11 @@ class EntityLine(NamedTuple):
         start, end, type_ = self.entities[index]
         text = self.source[start:end]
         return f"{type_} {start}:{end} {shorten(text if isinstance(text, str) else ' '.join(text))}"
+
+
+def other_keys(item: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, Any]:
+    """The keys of an object that are neither `used` nor keys of our lines, such as an id."""
+    return {key: value for key, value in item.items() if key not in used and key not in _OWN_KEYS}
 
 
 def has_entities(parsed: dict[str, Any]) -> bool:

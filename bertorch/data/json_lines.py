@@ -1,7 +1,8 @@
 """Lines that are JSON objects: parsing them, and where in them an error is."""
 
 import json
-from typing import Any, TypeGuard
+import math
+from typing import Any, NoReturn, TypeGuard
 
 from bertorch.data.lines import HALF_PAIR, BadLineError, shorten
 
@@ -33,6 +34,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 AS_WRITTEN = json.JSONDecoder(
     object_pairs_hook=_unique_keys, parse_int=WholeNumber, parse_float=Number, parse_constant=Number
 )
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant}, which is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{shorten(number)[1:-1]}, which is no finite number")
+    return value
+
+
+JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)  # what it reads can be written as JSON
 
 
 def is_string(value: Any) -> TypeGuard[str]:

@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from loguru import logger
 
-from bertorch.data.entity_lines import ENTITY_FORM, has_entities
+from bertorch.data.entity_lines import ENTITY_FORM, has_entities, other_keys
 from bertorch.data.entity_reader import EntityReader
-from bertorch.data.json_lines import AS_WRITTEN, column_of_value, is_string, is_strings, parse_object
+from bertorch.data.json_lines import AS_WRITTEN, JSON, column_of_value, is_string, is_strings, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten, stream_rows
 from bertorch.data.readers import read_label_names
 from bertorch.data.scratch import GrowingLists
@@ -153,27 +153,34 @@ class _Violations:
             logger.warning(message, path, self._count, self._first)
 
 
-def stream_untagged(path: str) -> Iterator[str | list[str]]:
+class UntaggedLine(NamedTuple):
+    """A text or its tokens, and the other keys of the line."""
+
+    text: str | list[str]
+    more: Mapping[str, Any] = {}  # such as an id
+
+
+def stream_untagged(path: str) -> Iterator[UntaggedLine]:
     """Read plain text, a sentence a line, or JSON lines: `{"text": ["我", "们"]}` with tokens, or `{"text": "我们"}`.
 
-    The first line decides between the two, and a line of the other kind, or JSON of another form, is malformed. Keys
-    other than `text` are ignored. See `stream_rows` for errors.
+    The first line decides between the two, and a line of the other kind, or JSON of another form, is malformed. See
+    `stream_rows` for errors.
     """
     is_json: bool | None = None
 
-    def parse(line: str) -> str | list[str]:
+    def parse(line: str) -> UntaggedLine:
         nonlocal is_json
         looks_like_json = _JSON_START.match(line) is not None
         is_json = looks_like_json if is_json is None else is_json
         if not is_json and looks_like_json:
             raise BadLineError(f"expected plain text, as the first line is, got JSON: {shorten(line)}")
-        return _text_of(line) if is_json else line
+        return _untagged(line) if is_json else UntaggedLine(line)
 
     return stream_rows(path, parse)
 
 
-def _text_of(line: str) -> str | list[str]:
-    """The value of `text` in a line with a JSON object."""
+def _untagged(line: str) -> UntaggedLine:
+    """What is in a line with a JSON object that has the key `text`."""
     try:
         parsed = parse_object(line, _TOKENS_FORM, AS_WRITTEN)
     except BadLineError:
@@ -181,6 +188,7 @@ def _text_of(line: str) -> str | list[str]:
     text: Any = parsed.get("text")
     texts = [text] if is_string(text) and text.strip() else text
     if texts and is_strings(texts) and not any(map(HALF_PAIR.search, texts)):
-        return text
+        has_more = bool(other_keys(parsed))
+        return UntaggedLine(text, other_keys(parse_object(line, _TOKENS_FORM, JSON)) if has_more else {})
     got = f"the keys {first_few(list(parsed))}" if parsed and "text" not in parsed else shorten(line)
     raise BadLineError(f"expected {_TOKENS_FORM} in each line, got {got}")

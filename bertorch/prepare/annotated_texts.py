@@ -4,23 +4,19 @@ Beside what training reads, they have scores, and other keys such as an id.
 """
 
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from bertorch.data.entity_lines import ENTITY_FORM, entities_of
-from bertorch.data.json_lines import AS_WRITTEN, parse_object
+from bertorch.data.entity_lines import ENTITY_FORM, entities_of, other_keys
+from bertorch.data.json_lines import AS_WRITTEN, JSON, parse_object
 from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, read_rows, shorten
 from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import is_tag
 from bertorch.errors import UserError
 from bertorch.files import to_json
 from bertorch.prepare.examples import REMEDY_OF_ROWS
-from bertorch.prepare.json_documents import JSON
-
-# Keys of lines of ours, which no other key of a document may take.
-_OWN_KEYS = {"text", "entities", "label", "labels", "tokens", "tags"}
 
 
 class Entity(NamedTuple):
@@ -44,11 +40,6 @@ class AnnotatedText:
         """The line."""
         entities = [{"start": each.start, "end": each.end, "type": each.type} for each in self.entities]
         return to_json({"text": self.text, "entities": entities, **self.more})
-
-
-def other_keys(item: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, Any]:
-    """The keys of an object that are neither `used` nor keys of our lines."""
-    return {key: value for key, value in item.items() if key not in used and key not in _OWN_KEYS}
 
 
 def types_of(lines: Iterable[AnnotatedText], source: str) -> list[str]:

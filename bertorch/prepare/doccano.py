@@ -10,9 +10,10 @@ A project with the option "Count grapheme clusters as one character" counts thes
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bertorch.data.entity_lines import other_keys
 from bertorch.data.lines import BadLineError, first_few, shorten
 from bertorch.files import to_json
-from bertorch.prepare.annotated_texts import AnnotatedText, checked_text, other_keys
+from bertorch.prepare.annotated_texts import AnnotatedText, checked_text
 from bertorch.prepare.json_documents import read_json_documents
 from bertorch.prepare.offsets import Annotated, Fit, LeftOut, counting_to_write, fit_text, offsets_of, settle
 

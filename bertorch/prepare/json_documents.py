@@ -1,14 +1,13 @@
 """JSON documents, one a line or in an array, as annotation tools export them."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from bertorch.data.json_lines import parse_object
+from bertorch.data.json_lines import JSON, parse_object
 from bertorch.data.lines import BadLineError, parse_lines, read_numbered_rows, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
@@ -17,18 +16,6 @@ from bertorch.prepare.examples import REMEDY_OF_ROWS
 Row = TypeVar("Row")
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant}, which is no number of JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if math.isinf(value):
-        raise ValueError(f"{shorten(number)[1:-1]}, which is no finite number")
-    return value
-
-
-JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)  # what it reads can be written as JSON
 _BLANK = re.compile(r"[ \t\r\n]*")
 _MARK = b"\xef\xbb\xbf"
 

@@ -10,10 +10,11 @@ be one.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bertorch.data.entity_lines import other_keys
 from bertorch.data.lines import BadLineError, first_few, shorten
 from bertorch.errors import UserError
 from bertorch.files import to_json
-from bertorch.prepare.annotated_texts import AnnotatedText, checked_text, other_keys
+from bertorch.prepare.annotated_texts import AnnotatedText, checked_text
 from bertorch.prepare.json_documents import read_json_documents
 from bertorch.prepare.offsets import Annotated, Fit, LeftOut, Reading, counting_to_write, fit_text, offsets_of, settle
 

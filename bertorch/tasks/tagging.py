@@ -1,6 +1,7 @@
 """Sequence labelling, such as named entities: `run_ner.py`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Self, Unpack
@@ -219,7 +220,7 @@ class TaggingTask(Task[TaggedBatch]):
 
     @override
     def stream_inputs(self, path: str, *, split: str | None) -> Iterator[TextTokens]:
-        return (TextTokens.of(text, split or self.split) for text in stream_untagged(path))
+        return (replace(TextTokens.of(text, split or self.split), more=more) for text, more in stream_untagged(path))
 
     @override
     def agreement(self) -> Agreement:
@@ -249,7 +250,7 @@ class TaggingTask(Task[TaggedBatch]):
                 each | {"score": round(of.score, 6)} for each, of in zip(entities, tagged.entities, strict=True)
             ]
         more = {"tokens": tagged.tokens, "tags": tagged.tags} if tags else {}
-        return to_json({"text": source.source, "entities": entities, **more})
+        return to_json({"text": source.source, "entities": entities, **more, **source.more})
 
     @override
     def read_labelled(self, path: str, on_bad_line: str) -> tuple[TaggedSentences, TaggedDataset | SpanDataset]:

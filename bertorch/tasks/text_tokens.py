@@ -1,8 +1,8 @@
 """Texts → the tokens that a tagger sees, and entities → their positions in the text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 from bertorch.config import SPLITS
 from bertorch.data.lines import HALF_PAIR
@@ -37,6 +37,7 @@ class TextTokens:
     source: str | list[str]  # the text, or the tokens themselves
     tokens: list[str]
     offsets: list[tuple[int, int]]  # start and end of each in the text, or its own index and the next
+    more: Mapping[str, Any] = field(default_factory=dict)  # other keys of the line, for that of the result
 
     @classmethod
     def of(cls, source: str | Sequence[str], split: str) -> Self:
