@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,9 +15,15 @@ AHEAD = 4
 def prefetched(make: Callable[[T], U], items: Iterable[T], ahead: int = AHEAD) -> Generator[U]:
     """Like `map(make, items)`, but a thread computes the next `ahead` results while the last one is used.
 
-    Items are read as far ahead. An error of `make` is raised in place of its result.
+    Items are read as far ahead. An error of `make` is raised in place of its result. There is no thread for a single
+    item, such as one text that waits for its answer: nothing would run beside it.
     """
     remaining = iter(items)
+    first = list(islice(remaining, 2))
+    if len(first) < 2:
+        yield from map(make, first)
+        return
+    remaining = chain(first, remaining)
     waiting: deque[Future[U]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
         waiting.extend(thread.submit(make, item) for item in islice(remaining, ahead))

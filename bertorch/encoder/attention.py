@@ -63,31 +63,40 @@ class BlockLayout(Layout):
             mask=torch.arange(length, device=lengths.device) < lengths[:, None],
         )
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no padding: one sentence, or all of one length."""
+        return len(self.slots) == self.sentences * self.length
+
     def pad(self, packed: Tensor, value: float = 0) -> Tensor:
         """(T, …) → (N, L, …), `value` where no token is."""
+        if self.is_full:
+            return packed.view(self.sentences, self.length, *packed.shape[1:])
         block = packed.new_full((self.sentences * self.length, *packed.shape[1:]), value)  # (N·L, …)
         return block.index_copy(0, self.slots, packed).view(self.sentences, self.length, *packed.shape[1:])
 
     def unpad(self, block: Tensor) -> Tensor:
         """(N, L, …) → (T, …)."""
-        return block.flatten(0, 1).index_select(0, self.slots)
+        rows = block.flatten(0, 1)  # (N·L, …)
+        return rows if self.is_full else rows.index_select(0, self.slots)
 
     @override
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float, window: int | None
     ) -> Tensor:
-        mask = self.mask[:, None, None, :]  # (N, 1, 1, L)
+        mask = None if self.is_full else self.mask[:, None, None, :]  # (N, 1, 1, L)
         if window is not None:
             positions = torch.arange(self.length, device=query.device)  # (L,)
             near = (positions[:, None] - positions).abs() < window  # (L, L)
             # A query slot without a token may see no key at all; let it see itself, so that its softmax is defined.
-            mask = (mask & near) | torch.eye(self.length, dtype=torch.bool, device=query.device)  # (N, 1, L, L)
+            near = near[None, None] if mask is None else mask & near  # (N or 1, 1, L, L)
+            mask = near | torch.eye(self.length, dtype=torch.bool, device=query.device)  # (N or 1, 1, L, L)
         block = (self.pad(tensor).transpose(1, 2) for tensor in (query, key, value))  # (N, A, L, D)
         attended = self._attention(*block, mask=mask, scaling=scaling, dropout=dropout)  # (N, A, L, D)
         return self.unpad(attended.transpose(1, 2))  # (T, A, D)
 
     def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scaling: float | None, dropout: float
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None, dropout: float
     ) -> Tensor:
         """(N, A, L, D) → (N, A, L, D)."""
         grouped = key.shape[1] != query.shape[1]

@@ -68,7 +68,7 @@ class CPUBlockLayout(BlockLayout):
 
     @override
     def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, scaling: float | None, dropout: float
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None, dropout: float
     ) -> Tensor:
         if not dropout:
             return super()._attention(query, key, value, mask=mask, scaling=scaling, dropout=dropout)
@@ -77,7 +77,9 @@ class CPUBlockLayout(BlockLayout):
             key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (N, A, L, D)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = (query * scale) @ key.transpose(2, 3)  # (N, A, L, L)
-        return dropped(scores.masked_fill(~mask, -torch.inf).softmax(-1), dropout) @ value  # (N, A, L, D)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return dropped(scores.softmax(-1), dropout) @ value  # (N, A, L, D)
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,17 @@ def test_pad_and_unpad(layout):
     assert torch.equal(layout.unpad(block), packed)
 
 
-def test_max_seqlen_may_be_a_loose_bound():
-    batch = random_batch([2, 1])
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("lengths", [[2, 1], [3, 3], [3]])
+def test_max_seqlen_may_be_a_loose_bound(lengths, window):
+    """Also where a tight one leaves no padding at all."""
+    batch = random_batch(lengths)
     tight, loose = BlockLayout.of(batch), BlockLayout.of(replace(batch, max_seqlen=5))
-    query = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert (tight.is_full, loose.is_full) == (len(set(lengths)) == 1, False)
+    query = torch.randn(1, 2, sum(lengths), 4, generator=torch.Generator().manual_seed(0))
     results = [
-        packed_attention(torch.nn.Identity(), query, query, query, None, layout=item)[0] for item in (tight, loose)
+        packed_attention(torch.nn.Identity(), query, query, query, None, layout=item, sliding_window=window)[0]
+        for item in (tight, loose)
     ]
     torch.testing.assert_close(results[0], results[1])
 
