@@ -25,7 +25,9 @@ def logits_of(model: Path, train: Path, columns: int, folder: Path) -> Path:
 
 def vectors_of(model: Path, train: Path, folder: Path) -> Path:
     output = folder / "teacher.npy"
-    encode.run(encode.EncodeConfig(model_dir=str(model), input_file=str(train), columns=2, output_file=str(output)))
+    columns = 1 + train.read_text().splitlines()[0].count("\t")
+    options = {"model_dir": str(model), "input_file": str(train), "output_file": str(output)}
+    encode.run(encode.EncodeConfig(columns=columns, **options))
     return output
 
 
