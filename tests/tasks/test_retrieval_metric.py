@@ -10,8 +10,8 @@ import pytrec_eval
 import torch
 
 from bertorch import distributed
-from bertorch.data.numbering import end_to_end
 from bertorch.data.retrieval_dataset import RetrievalDataset
+from bertorch.data.tokens import end_to_end
 from bertorch.errors import ConstantScoresError, NotFiniteError
 from bertorch.precision import Precision
 from bertorch.tasks import retrieval_metric, search
