@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,10 +84,11 @@ def run_commands(folder: Path, pages: Sequence[Path]) -> None:
     ]
     assert len(commands) >= 8
     for command in commands:
+        began = time.perf_counter()
         done = subprocess.run(
             command, shell=True, cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
-        print(f"$ {command}", *done.stderr.splitlines()[-2:], *done.stdout.splitlines()[-2:], sep="\n")
+        print(f"$ {command}  # {time.perf_counter() - began:.1f} s", *done.stderr.splitlines()[-2:], *done.stdout.splitlines()[-2:], sep="\n")
         assert done.returncode == 0, (command, done.stderr)
 
 

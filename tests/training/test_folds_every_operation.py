@@ -93,4 +93,4 @@ def test_it_goes_on_from_any_operation(overwrite, tmp_path):
 
 
 def drive_part(base: Path, report: Path, overwrite: bool) -> None:  # noqa: FBT001 - `fork` passes no keywords
-    drive(base, report, range(1, 2000, 125), overwrite=overwrite)  # of some 400
+    drive(base, report, range(1, 2000, 180), overwrite=overwrite)  # of some 400
