@@ -328,7 +328,8 @@ def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path,
         assert "passages.npy: of another run, which differs in content of --model_dir, further.json" in log_lines[0]
 
 
-@pytest.mark.parametrize("reranked", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reranked", [False, True])
 def test_two_processes(folders, source, tmp_path, reranked):
     settings = {"reranker_dir": str(folders["ranking"])} if reranked else {"sampling": "random", "fill": "random"}
     alone = run(folders["batchneg"], source, tmp_path / "alone.txt", **settings)

@@ -178,6 +178,7 @@ def evaluate_constant(folder) -> None:
         (folder / f"{distributed.rank()}.txt").write_text(str(error))
 
 
+@pytest.mark.slow
 def test_all_processes_stop_at_scores_that_do_not_vary(tmp_path):
     """One of them has fewer lines than the other."""
     run_processes(2, evaluate_constant, tmp_path)

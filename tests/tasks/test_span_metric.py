@@ -179,6 +179,7 @@ def measure_a_share(folder: Path) -> None:
     (folder / str(rank)).write_text("\n".join([metric.line(), *metric.summary()]))
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_sentence_once(tmp_path):
     run_processes(2, measure_a_share, tmp_path)
     metric = metric_of("bios", *gold_and_predicted("bios"), 300)

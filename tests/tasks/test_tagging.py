@@ -18,7 +18,7 @@ from bertorch.training.eval_loop import evaluate
 from bertorch.training.optimization import build_optimizer
 from bertorch.training.saving import publish
 from bertorch.weights import warm_start
-from tests.conftest import TINY, run_processes
+from tests.conftest import TINY, run_processes, slow_but
 from tests.short_runs import assert_same_as_one_process
 from tests.small_tasks import (
     NO_DROPOUT,
@@ -38,7 +38,7 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", slow_but(["linear", "crf"], TASKS))
 @pytest.mark.parametrize(
     ("world_size", "examples", "settings"),
     [
@@ -68,7 +68,7 @@ def write_evaluation(folder, name, batch_size) -> None:
     (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(name, batch_size))
 
 
-@pytest.mark.parametrize("name", ["crf", "global pointer"])
+@pytest.mark.parametrize("name", slow_but(["crf"], ["crf", "global pointer"]))
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, name, tmp_path):
     expected = evaluated(name, 32)
