@@ -88,7 +88,9 @@ def run_commands(folder: Path, pages: Sequence[Path]) -> None:
         done = subprocess.run(
             command, shell=True, cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
-        print(f"$ {command}  # {time.perf_counter() - began:.1f} s", *done.stderr.splitlines()[-2:], *done.stdout.splitlines()[-2:], sep="\n")
+        seconds = time.perf_counter() - began
+        ends = [*done.stderr.splitlines()[-2:], *done.stdout.splitlines()[-2:]]
+        print(f"$ {command}  # {seconds:.1f} s", *ends, sep="\n")
         assert done.returncode == 0, (command, done.stderr)
 
 
