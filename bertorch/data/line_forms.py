@@ -13,7 +13,7 @@ from bertorch.data.json_lines import (
     parse_object,
     shown,
 )
-from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, shorten
+from bertorch.data.lines import HALF_PAIR, BadLineError, first_few, object_in, shorten
 
 
 class Value(NamedTuple):
@@ -79,6 +79,14 @@ _PAIR_KEYS = INPUT_KEYS[2][0]
 def is_pair(parsed: dict[str, Any]) -> bool:
     """Whether a JSON object has the keys of a pair, and not that of a text."""
     return "text" not in parsed and any(parsed.keys() >= set(keys) for keys in INPUT_KEYS[2])
+
+
+def has_texts(line: str) -> bool:
+    """Whether a line is a JSON object with a key of a text."""
+    parsed = object_in(line)
+    return parsed is not None and any(
+        key in parsed for choices in INPUT_KEYS.values() for keys in choices for key in keys
+    )
 
 
 def parse_labelled_object(line: str, form: LineForm, convert: Callable[[Any], Any]) -> tuple[list[str], Any]:

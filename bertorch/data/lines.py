@@ -30,6 +30,7 @@ _BREAKS = re.compile("[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")  # a tab, and wha
 # A lone surrogate is no text: UTF-8 has none, but an escape in JSON or a Python string may hold one.
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
+_FIRST_OF_SPACES = {chr(code).encode()[0] for code in range(0x3001) if chr(code).isspace()}  # bytes of UTF-8
 _NumberedLine: TypeAlias = tuple[int, bytes | int]  # from 1; instead of a line over the limit its length
 
 Line = TypeVar("Line")
@@ -60,7 +61,7 @@ def read_rows(
     lines: Iterator[_NumberedLine] = _lines(path)
     if parse_json is not None:
         first, lines = _peeked(lines)
-        parse = parse_json if _object_in(first) is not None or _is_broken_object(first) else parse
+        parse = parse_json if object_in(first) is not None or _is_broken_object(first) else parse
     return (row for _, row in parse_lines(path, lines, lambda raw: parse(_decode(raw)), **options))
 
 
@@ -112,7 +113,7 @@ def first_object(path: str) -> dict[str, Any] | None:
     require_file(path, "a readable text file")
     with closing(_lines(path)) as lines:
         first, _ = _peeked(lines)
-    return _object_in(first)
+    return object_in(first)
 
 
 def stream_rows(
@@ -131,7 +132,7 @@ def stream_rows(
     lines: Iterator[_NumberedLine] = _lines(path)
     if parse_json is not None:
         first, lines = _peeked(lines)
-        parse = parse if _object_in(first) is None else parse_json
+        parse = parse if object_in(first) is None else parse_json
     for number, raw in lines:
         try:
             row = parse(_decode(raw))
@@ -153,7 +154,7 @@ def _peeked(lines: Iterator[_NumberedLine]) -> tuple[str, Iterator[_NumberedLine
     return "" if isinstance(first, int) else first.decode("utf-8", "replace"), chain(taken, lines)
 
 
-def _object_in(line: str) -> dict[str, Any] | None:
+def object_in(line: str) -> dict[str, Any] | None:
     """The JSON object that a line is, with numbers as they are written; None if it is none."""
     try:
         parsed = _WITHOUT_NUMBERS.decode(line)
@@ -175,13 +176,19 @@ def _lines(path: str) -> Generator[_NumberedLine, None, None]:
         with nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
             last = 0
             for number, line in enumerate(_ended_lines(file), start=1):
-                if isinstance(line, int) or line.strip():
+                if isinstance(line, int) or not _is_blank(line):
                     for blank in range(last + 1, number):
                         yield blank, b""
                     yield number, line
                     last = number
     except OSError as error:
         raise UserError(f"{path}: expected a readable text file, got: {error.strerror or error}") from error
+
+
+def _is_blank(line: bytes) -> bool:
+    """Whether a line is white space, also that of Unicode, such as U+3000."""
+    visible = line.strip()
+    return not visible or (visible[0] in _FIRST_OF_SPACES and not visible.decode("utf-8", "replace").strip())
 
 
 def _ended_lines(file: BinaryIO) -> Iterator[bytes | int]:

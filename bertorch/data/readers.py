@@ -12,13 +12,15 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from bertorch.data.line_forms import (
     LINE_FORMS,
     LineForm,
+    has_texts,
     is_pair,
     parse_group,
     parse_input,
@@ -33,6 +35,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 # Invisible characters are never intended in a label, and other programs take some of them for the end of a line.
 NOT_IN_LABELS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _SHOWN_NEGATIVES = 3
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -192,8 +196,12 @@ def read_with_targets(path: str, form: LineForm, target: Target, *, on_bad_line:
 
 
 def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
-    """Read one sentence a line, without tabs."""
-    return columns_of(read_rows(path, lambda line: split_columns(line, 1, "sentence"), on_bad_line=on_bad_line))[0]
+    """Read one sentence a line, without tabs; an object of JSON with texts is no sentence."""
+
+    def parse(line: str) -> list[str]:
+        return split_columns(line, 1, "sentence")
+
+    return columns_of(read_rows(path, parse, partial(_unless_json, parse), on_bad_line=on_bad_line))[0]
 
 
 def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Iterator[tuple[str, ...]]:
@@ -214,7 +222,14 @@ def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Ite
         num_texts = len(texts)
         return texts
 
-    return stream_rows(path, parse, parse_json if may_be_json else None)
+    return stream_rows(path, parse, parse_json if may_be_json else partial(_unless_json, parse))
+
+
+def _unless_json(parse: Callable[[str], Row], line: str) -> Row:
+    """What a line is parsed to, unless it is an object of JSON with texts, which would be taken whole for a text."""
+    if has_texts(line):
+        raise BadLineError(f"expected plain texts, which JSON lines are not here, got {shorten(line)}")
+    return parse(line)
 
 
 def read_pairs(

@@ -14,7 +14,7 @@ References:
 
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +66,7 @@ def read_retrieval_files(corpus: str, queries: str, qrels: str, *, on_bad_line: 
     query_ids, texts = _read_documents(queries, has_title=False, on_bad_line=on_bad_line)
     pairs, grades = _read_qrels(qrels, (query_ids, queries), (passage_ids, corpus), on_bad_line)
     own = np.fromiter((passage_ids.get(name, -1) for name in query_ids), np.int64, len(query_ids))
+    _warn_of_other_texts(queries, list(query_ids), texts, passages, own)
     is_relevant = grades > 0
     return _with_relevant(qrels, (texts, passages), own, pairs[is_relevant], grades[is_relevant])
 
@@ -164,6 +165,18 @@ def _read_qrels(
     for _ in read_rows(path, parse, on_bad_line=on_bad_line):
         pass
     return np.frombuffer(pairs, np.int64).reshape(-1, 2), np.frombuffer(grades, np.float64)
+
+
+def _warn_of_other_texts(path: str, names: Sequence[str], queries: Texts, passages: Texts, own: np.ndarray) -> None:
+    """Warn of passages that have the id of a query, (Q,) or -1, and another text: they may be no queries at all."""
+    others = [name for name, query, passage in zip(names, queries, own.tolist(), strict=True)
+              if passage >= 0 and query != passages[passage]]  # fmt: skip
+    if others:
+        logger.warning(
+            "{}: queries whose id is also that of a passage with another text: {}, the first {}; such a passage counts "
+            "as the query itself and is left out of what it finds; if it is another text, give it another id",
+            path, len(others), shorten(others[0]),
+        )  # fmt: skip
 
 
 def _with_relevant(

@@ -60,8 +60,9 @@ def read_tag_set(path: str, scheme: str) -> TagSet:
         UserError: see `read_label_names` and `TagSet`; types may be only one.
     """
     names = read_label_names(path, least=1)
-    if any(map(is_tag, names)):
-        return TagSet(read_label_names(path), scheme, path)
+    tag = next(filter(is_tag, names), None)
+    if tag is not None:
+        return TagSet(read_label_names(path), scheme, path, because=f"; {tag!r} among them says that all are tags")
     return TagSet.of_types(names, scheme, path)
 
 

@@ -50,7 +50,7 @@ class TagSet:
         UserError: a tag that the scheme does not have, or no O.
     """
 
-    def __init__(self, tags: Sequence[str], scheme: str, source: str) -> None:
+    def __init__(self, tags: Sequence[str], scheme: str, source: str, because: str = "") -> None:
         self.tags = list(tags)
         self.scheme_name, self.scheme = scheme, SCHEMES[scheme]
         split = [tag.partition("-")[::2] for tag in tags]
@@ -59,7 +59,7 @@ class TagSet:
                 forms = ", ".join(f"{known}-…" for known in self.scheme.prefixes)
                 raise UserError(
                     f"{source}:{line}: expected a tag of --tag {scheme} (O, {forms}), got {tag!r}; "
-                    f"the schemes are {', '.join(SCHEMES)}"
+                    f"the schemes are {', '.join(SCHEMES)}{because}"
                 )
         self.ids = {tag: index for index, tag in enumerate(tags)}
         if "O" not in self.ids:

@@ -16,17 +16,16 @@ from bertorch.files import writing
 from bertorch.tasks.base import Task
 from bertorch.training.hub_metadata import NOTHING_GIVEN, HubOptions, read_metadata, task_metadata, with_metadata
 from bertorch.training.model_card import CARD, MARK, is_foreign
+from bertorch.weights import SAFE_WEIGHTS
 
 _HEADING = "## Export\n"
 
 
-def write_card(
-    task: Task[Any], source: Path, output: Path, note: str | None = None, hub: HubOptions = NOTHING_GIVEN
-) -> None:
+def write_card(task: Task[Any], source: Path, output: Path, hub: HubOptions = NOTHING_GIVEN) -> None:
     """Write the card of an exported folder, or what is new in it, atomically; one that is not ours is left alone.
 
-    A card of ours in the `source`, or else in the folder, is kept; `note` stands before the table of the graphs, and
-    `hub` goes into the metadata.
+    A card of ours in the `source`, or else in the folder, is kept; `hub` goes into the metadata, or else what an
+    earlier export of the folder was given for them.
 
     Raises:
         UserError: it cannot be written.
@@ -36,14 +35,23 @@ def write_card(
         logger.info("{}: is not ours, so it does not say how the export was checked", target)
         return
     before = next((path for path in (source / CARD, target) if path.exists() and not is_foreign(path)), None)
-    text = _empty(task, source) if before is None else before.read_text(encoding="utf-8", errors="replace")
-    if hub != NOTHING_GIVEN:
+    text = _empty(task, source) if before is None else _read(before)
+    earlier = NOTHING_GIVEN
+    if target.exists() and output.resolve() != source.resolve():
+        earlier = HubOptions.of(read_metadata(_read(target), target)[0])
+    if (earlier, hub) != (NOTHING_GIVEN, NOTHING_GIVEN):
         metadata, body = read_metadata(text, before or target)
+        earlier.update(metadata)
         hub.update(metadata)
         text = with_metadata(metadata, body)
+    section = _section(output, has_weights=output.resolve() != source.resolve() and (output / SAFE_WEIGHTS).exists())
     with writing(target), replacing(target) as new:
-        new.write_text(_with_section(text, _section(output, note)), encoding="utf-8", errors="backslashreplace")
+        new.write_text(_with_section(text, section), encoding="utf-8", errors="backslashreplace")
     to_disk(output, deep=False)
+
+
+def _read(card: Path) -> str:
+    return card.read_text(encoding="utf-8", errors="replace")
 
 
 def _empty(task: Task[Any], source: Path) -> str:
@@ -56,10 +64,10 @@ def _with_section(text: str, section: str) -> str:
     return f"{without.rstrip()}\n\n{section}"
 
 
-def _section(output: Path, note: str | None) -> str:
+def _section(output: Path, *, has_weights: bool) -> str:
     lines = [_HEADING.rstrip()]
-    if note is not None:
-        lines += [note, ""]
+    if has_weights:
+        lines += [f"The weights in `{SAFE_WEIGHTS}` are those of the run; outputs are the same.", ""]
     rows = []
     for kind in (FULL, VNNI, SAFE, ARM):
         graph = output / FOLDER / kind.file

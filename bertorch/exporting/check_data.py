@@ -114,7 +114,7 @@ def _of_file(task: Task[Any], path: str) -> CheckData:
             inputs = list(task.agreement().read(path))
         except UserError:
             raise error from None
-        logger.info("{}: is read as inputs without labels, since as labelled ones: {}", path, error)
+        logger.info("{}: is read as inputs without labels", path)
         if len(inputs) < 2:
             raise UserError(f"{path}: expected two inputs or more to compare, got {len(inputs)}") from None
         return CheckData(path, inputs=inputs)
@@ -122,10 +122,13 @@ def _of_file(task: Task[Any], path: str) -> CheckData:
 
 
 def _has_labelled_lines(task: Task[Any], path: str) -> bool:
+    logger.disable("bertorch.data")  # which would count the lines that are skipped
     try:
         return len(task.read_labelled(path, "skip")[1]) > 0
     except UserError:
         return False
+    finally:
+        logger.enable("bertorch.data")
 
 
 def _remembered(task: Task[Any], folder: str) -> CheckData | None:

@@ -109,7 +109,7 @@ def export_graphs(
                 files = [*copied_files(staging), *files]
             _require_same(source, digests, weights)
             put_into_place(staging, output, files, stale)
-        write_card(task, source, output, hub=hub)
+        write_card(task, source, output, hub)
     return checks
 
 
@@ -147,8 +147,7 @@ def export_safetensors(
             _require_same(source, digests, states)
             put_into_place(staging, output, [*copied_files(staging), Path(SAFE_WEIGHTS)], stale)
         logger.info("{}: {}", output / SAFE_WEIGHTS, check)
-        note = f"The weights in `{SAFE_WEIGHTS}` are those of the run; outputs are the same."
-        write_card(task, source, output, note, hub)
+        write_card(task, source, output, hub)
     return check
 
 

@@ -40,6 +40,14 @@ class HubOptions:
     languages: Sequence[str] = ()  # such as zh
     datasets: Sequence[str] = ()  # names on the hub
 
+    @classmethod
+    def of(cls, metadata: ModelCardData) -> "HubOptions":
+        """What metadata have of it."""
+        languages, datasets = (
+            [value] if isinstance(value, str) else value or () for value in (metadata.language, metadata.datasets)
+        )
+        return cls(metadata.license, tuple(languages), tuple(datasets))
+
     def update(self, metadata: ModelCardData) -> None:
         """Put into metadata what is given, and leave the rest as it is."""
         if self.license is not None:

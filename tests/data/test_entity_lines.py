@@ -497,7 +497,10 @@ def test_a_label_file_of_tags_is_what_it_was(tmp_path):
             ["B-PER", "I-PER"],
             "expected the tag O among the labels, got none; a file of types alone has no line such as",
         ),
-        (["PER", "B-LOC"], "labels.txt:1: expected a tag of --tag bios .*, got 'PER'"),
+        (
+            ["PER", "B-LOC"],
+            "labels.txt:1: expected a tag of --tag bios .*, got 'PER'; .*; 'B-LOC' among them says that all are tags",
+        ),
         (["O", "PER"], "labels.txt:2: expected a tag of --tag bios .*, got 'PER'"),
         (["PER", "PER"], "labels.txt:2: expected each label once, got 'PER' again"),
         ([""], "labels.txt: expected one example a line, got no line"),

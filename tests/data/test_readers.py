@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertorch.data.readers import read_label_names, read_labelled_texts, read_pairs, read_scored_pairs, read_sentences
+from bertorch.data.readers import (
+    read_label_names,
+    read_labelled_texts,
+    read_pairs,
+    read_scored_pairs,
+    read_sentences,
+    stream_texts,
+)
 from bertorch.errors import UserError
 from tests.data.hostile_files import attempt, damaged_bytes, texts, write_lines, written
 
@@ -153,6 +160,24 @@ def errors(read, path: str) -> list[str]:
 
 def test_sentences(write):
     assert read_sentences(write("\ufeff今天 好\r\n明天\n\n")) == ["今天 好", "明天"]
+
+
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\xa0\u2028", "\x1c"])
+def test_a_line_of_any_white_space_is_blank(write, blank):
+    assert read_sentences(write(f"一\n\u3000二\n{blank}\n")) == ["一", "\u3000二"]
+    assert errors(read_sentences, write(f"一\n{blank}\n二\n")) == ["2: expected an example, got an empty line"]
+
+
+@pytest.mark.parametrize("line", ['{"text": "好"}', '{"text_a": "好", "text_b": "很好", "score": 1}'])
+def test_json_lines_are_no_sentences(write, line):
+    path = write(f"{line}\n好\n")
+    (error,) = errors(read_sentences, path)
+    assert error.startswith("1: expected plain texts, which JSON lines are not here, got ")
+    with pytest.raises(UserError, match=":1: expected plain texts, which JSON lines are not here"):
+        list(stream_texts(path, num_texts=1))
+    plain = write('{"code": "if (a) {"}\n好\n')
+    assert read_sentences(plain) == ['{"code": "if (a) {"}', "好"]
+    assert list(stream_texts(plain, num_texts=1)) == [('{"code": "if (a) {"}',), ("好",)]
 
 
 def test_malformed_sentences(write):

@@ -46,6 +46,17 @@ def test_a_folder(tmp_path, log_lines):
     assert read.relevant.tolist() == [[0, 1], [1, 0], [1, 2]]  # without the passage q2 of the query q2
     assert read.grades.tolist() == [2.0, 1.0, 0.5]
     assert f"{tmp_path}/qrels.tsv: queries without a relevant passage are left out: 1" in log_lines
+    (warning,) = [line for line in log_lines if "another text" in line]
+    assert warning.startswith(
+        f"{tmp_path}/queries.jsonl: queries whose id is also that of a passage with another text: 1, "
+    )
+    assert "the first 'q2'; such a passage counts as the query itself" in warning
+
+
+def test_a_query_that_is_a_passage_needs_no_warning(tmp_path, log_lines):
+    queries = [*QUERIES[:1], {"_id": "q2", "text": "三"}, *QUERIES[2:]]
+    read_retrieval_folder(write(tmp_path, queries=queries))
+    assert not any("another text" in line for line in log_lines)
 
 
 def test_pairs(tmp_path):

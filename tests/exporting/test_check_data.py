@@ -99,7 +99,8 @@ def test_a_file_that_is_named(kind, labelled, bare, tmp_path, log_lines):
     path.write_text(bare)
     data = check_data(task, str(tmp_path), str(path))
     assert (data.examples, len(data.inputs)) == (None, 3)
-    assert any("is read as inputs without labels" in line for line in log_lines)
+    assert f"{path}: is read as inputs without labels" in log_lines
+    assert not any("malformed" in line for line in log_lines)
 
 
 def test_a_file_that_is_neither_gives_the_error_of_labelled_ones(classifier, tmp_path):

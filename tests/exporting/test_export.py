@@ -342,10 +342,11 @@ def test_safetensors(exported, tmp_path):
         export_safetensors(str(output), str(tmp_path / "again"))
 
 
-def test_what_the_hub_is_told(exported, tmp_path):
+def test_what_the_hub_is_told(exported, tmp_path, monkeypatch):
     """By the one who publishes; the rest of the metadata and the text stay."""
     source = tmp_path / "source"
     shutil.copytree(exported, source)
+    copied(monkeypatch, exported)
     hub = HubOptions("apache-2.0", ("zh", "en"), ("a/reviews",))
     export_safetensors(str(source), str(tmp_path / "export"), hub=hub)
     read, before = (ModelCard.load(folder / CARD) for folder in (tmp_path / "export", source))
@@ -354,6 +355,11 @@ def test_what_the_hub_is_told(exported, tmp_path):
     assert {name: value for name, value in read.data.to_dict().items() if name not in given} == before.data.to_dict()
     assert MARK in read.text
     assert read.text.count("## Export") == 1
+    export_graphs(str(source), ONNX, str(tmp_path / "export"), hub=HubOptions(languages=("de",)))
+    again = ModelCard.load(tmp_path / "export" / CARD)  # an export beside it keeps what it is not told anew
+    assert again.data.to_dict() == read.data.to_dict() | {"language": ["de"]}
+    assert "The weights in `model.safetensors` are those of the run" in again.text
+    assert "| `onnx/model.onnx` |" in again.text
     (source / CARD).write_text(f"---\ntags: [\n---\n{MARK}\n")
     with pytest.raises(UserError, match="README.md: expected a card with metadata that the hub reads, got "):
         export_safetensors(str(source), str(tmp_path / "again"), hub=hub)
