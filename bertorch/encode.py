@@ -57,7 +57,8 @@ class EncodeConfig(InferenceConfig):
         None,
         choices=PROMPT_ROLES,
         help="what the sentences of --input_file are, for a model with prompts; those of --corpus_file are passages, "
-        "or with none have no prompt either",
+        "or with none have no prompt either; without it all have the default prompt of a folder of "
+        "sentence-transformers, if it has one",
     )
 
     def __post_init__(self) -> None:
