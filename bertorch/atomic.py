@@ -64,13 +64,23 @@ def unfinished(folder: Path, *, is_folder: bool = False) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def unfinished_name(folder: Path) -> Path:
+    """A path in `folder` that nobody can guess; what is there and is not locked is removed by the next `unfinished`."""
+    return folder / f"{_UNFINISHED}{secrets.token_hex(16)}"
+
+
 def _new(folder: Path, *, is_folder: bool) -> tuple[Path, int]:
     while True:
-        path = folder / f"{_UNFINISHED}{secrets.token_hex(16)}"
+        path = unfinished_name(folder)
         if is_folder:
             path.mkdir()
         flags = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
-        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        try:
+            descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            if is_folder and folder.is_dir():  # another process has taken it for a leftover before it was open
+                continue
+            raise
         try:
             is_locked = lock(descriptor)
         except OSError:

@@ -137,13 +137,14 @@ def load(module: str) -> None:
 
 
 def _how_to_resume(stopped: InterruptedRunError, config: TrainingConfig) -> str:
-    if stopped.folder is None:
+    if not stopped.goes_on:
         return f"{stopped}; --keep_checkpoints 0 left no checkpoint to continue from"
-    arguments = shlex.join(sys.argv[1:] if config.resume else [*sys.argv[1:], "--resume"])
+    again = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+    arguments = shlex.join(again if config.resume else [*again, "--resume"])
     words, launcher = program.command(), ""
     if "WORLD_SIZE" in os.environ:  # the launcher's own command is not known here
         launcher, words = " the same launcher and", words[1:]
-    return f"{stopped}, with a checkpoint in {stopped.folder}; go on with{launcher}: {shlex.join(words)} {arguments}"
+    return f"{stopped}; go on with{launcher}: {shlex.join(words)} {arguments}"
 
 
 class _Parser(argparse.ArgumentParser):

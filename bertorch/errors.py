@@ -44,12 +44,11 @@ class ConstantScoresError(UserError):
 
 
 class InterruptedRunError(Exception):
-    """A run stopped after a step because a signal asked it to; `folder` is its checkpoint, None if none was kept."""
+    """A run stopped because a signal asked it to; `goes_on` is whether it left something to go on from."""
 
-    def __init__(self, step: int, folder: str | None) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
-        self.folder = folder
+    def __init__(self, message: str, *, goes_on: bool) -> None:
+        super().__init__(message)
+        self.goes_on = goes_on
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from bertorch.atomic import is_open_at, lock
 from bertorch.errors import UserError
 
 _SHOWN_BYTES = 300
+_BEGINNING = b"process "  # of what a lock says
 
 
 @contextmanager
@@ -61,7 +62,8 @@ def _take(path: Path, what: str) -> int:
             now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             with suppress(OSError):  # a full disk
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {now}".encode())
+                holder = f"{os.getpid()} on {socket.gethostname()}, since {now}"
+                os.write(descriptor, _BEGINNING + holder.encode())
             return descriptor
         os.close(descriptor)
         if obstacle is not None:
@@ -75,7 +77,8 @@ def _obstacle(descriptor: int, path: Path, what: str) -> str | None:
         return f"{path}, which is not a lock; remove it"
     try:
         if lock(descriptor):
-            return None
+            is_ours = os.pread(descriptor, len(_BEGINNING), 0) in (b"", _BEGINNING)
+            return None if is_ours else f"{path}, a file of something else; remove it"
     except OSError as error:
         reason = error.strerror or error
         logger.warning("{}: this file system has no locks ({}); let no other command write there", what, reason)

@@ -25,10 +25,10 @@ def config(folder: Path, kind: type[TrainingConfig] = TrainingConfig, **settings
     return kind(**(defaults | settings))
 
 
-def fit(config: TrainingConfig, task: Task, train: Any, dev: Any = None) -> None:
-    """A run as a script starts it."""
+def fit(config: TrainingConfig, task: Task, train: Any, dev: Any = None) -> bool:
+    """A run as a script starts it; returns what `loop.fit` does."""
     with started(config):
-        loop.fit(config, task, train, dev)
+        return loop.fit(config, task, train, dev)
 
 
 def trained(folder: Path, task: Task, train: Any, dev: Any = None, **settings: Any) -> Weights:

@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,21 @@ def test_one_that_another_process_clears_away_too_early_is_made_again(tmp_path, 
     monkeypatch.setattr(atomic, "lock", taken)
     with unfinished(tmp_path) as new:
         assert new.exists()
+
+
+def test_a_folder_that_another_process_clears_away_before_it_is_open_is_made_again(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def taken(path):
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        mkdir(path)
+        path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", taken)
+    with unfinished(tmp_path, is_folder=True) as new:
+        assert new.is_dir()
+    with pytest.raises(FileNotFoundError), unfinished(tmp_path / "nowhere", is_folder=True):
+        pass
 
 
 def test_a_pipe_or_a_link_among_them_does_no_harm(tmp_path):

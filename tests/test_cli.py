@@ -1,13 +1,15 @@
 """The command line is frozen: names, defaults and meanings that people have in their shell history."""
 
 import re
+import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
 from bertorch import cli
 from bertorch.config import ENTITY_HEADS, BatchNegConfig, ClassifierConfig, NERConfig, option
-from bertorch.errors import UserError
+from bertorch.errors import InterruptedRunError, UserError
 from bertorch.evaluate import EvaluateConfig
 from bertorch.tasks.tagging import HEADS
 from bertorch.training.run_options import plain_options
@@ -338,6 +340,17 @@ def test_inference_needs_the_names_of_its_labels(capsys):
 @pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
 def test_both_spellings_of_the_local_rank(spelling):
     assert cli.parse(ClassifierConfig, [*REQUIRED, spelling]).local_rank == 3
+
+
+def test_the_command_to_go_on_with_overwrites_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_classifier.py", "--overwrite", "--saved_dir", "a b", "--max_steps", "9"])
+    monkeypatch.setattr(cli.program, "command", lambda: ["python", "run_classifier.py"])
+    config = SimpleNamespace(resume=False)
+    told = cli._how_to_resume(InterruptedRunError("stopped after step 5", goes_on=True), config)
+    command = "python run_classifier.py --saved_dir 'a b' --max_steps 9 --resume"
+    assert told == f"stopped after step 5; go on with: {command}"
+    told = cli._how_to_resume(InterruptedRunError("stopped after step 5", goes_on=False), config)
+    assert told == "stopped after step 5; --keep_checkpoints 0 left no checkpoint to continue from"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import copy
 import gc
 import json
+import os
 import pickle
 import shutil
+import signal
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from bertorch.inference.load import load_trained
 from bertorch.tasks.calibration import Temperature
 from bertorch.tasks.fitting import FittedFile
 from bertorch.tasks.metadata import update_settings
-from bertorch.training import folds_folder
+from bertorch.training import folds_folder, run_state
 from bertorch.training.folds_folder import fold_folders
 from bertorch.training.interruption import Interruption
 from bertorch.training.start import started
@@ -321,6 +323,40 @@ def stop_at(monkeypatch, number: int) -> None:
     monkeypatch.setattr(Interruption, "requested", lambda *_: next(steps) == number)
 
 
+def test_a_stop_while_a_fold_is_evaluated_for_the_last_time_comes_before_the_next(tmp_path, monkeypatch):
+    folder, evaluate_fold, evaluations = tmp_path / "classifier", run_state.evaluate, count(1)
+
+    def interrupted(*arguments):
+        if next(evaluations) == 2:  # of the first fold, after its two steps
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate_fold(*arguments)
+
+    monkeypatch.setattr(run_state, "evaluate", interrupted)
+    with pytest.raises(InterruptedRunError, match="stopped after fold 1 of 3") as stopped:
+        run("classifier", folder, keep_checkpoints=0)
+    assert stopped.value.goes_on
+    assert (folder / "fold-1" / WEIGHTS).exists()
+    assert not (folder / "fold-2").exists()
+
+
+def test_without_checkpoints_a_stopped_fold_starts_anew(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 1)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step 1, in fold 1 of 3") as stopped:
+        run("classifier", tmp_path / "classifier", keep_checkpoints=0)
+    assert stopped.value.goes_on
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "checkpoint-5/trainer_state.json"])
+def test_what_others_left_in_a_later_fold_is_noticed_before_the_first(name, tmp_path, log_lines):
+    file = tmp_path / "classifier" / "fold-3" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    with pytest.raises(UserError, match="expected no results in fold-3, got those of another run or program"):
+        run("classifier", tmp_path / "classifier")
+    assert file.exists()
+    assert not any("fold 1 of 3" in line for line in log_lines)
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_fold(trained, tmp_path, monkeypatch, log_lines):
     folder = tmp_path / "classifier"
@@ -328,7 +364,8 @@ def test_a_stopped_run_goes_on_in_its_fold(trained, tmp_path, monkeypatch, log_l
         stop_at(patched, 3)
         with pytest.raises(InterruptedRunError) as stopped:
             run("classifier", folder)
-    assert stopped.value.folder == str(folder / "fold-2")
+    told = f"stopped after step 1, with a checkpoint in {folder / 'fold-2'}, in fold 2 of 3"
+    assert (str(stopped.value), stopped.value.goes_on) == (told, True)
     before = (folder / "fold-1" / WEIGHTS).stat().st_mtime_ns
     with pytest.raises(UserError, match=r"expected a complete run with --folds 3, got one of which 1 are trained; the"):
         load(folder)
@@ -384,7 +421,7 @@ def test_files_of_others_are_left_alone(tmp_path):
         run("classifier", folder)
     (folder / "report.json").unlink()
     run("classifier", folder / "fold-1", folds=None, train_data_file=config_of("classifier", folder).train_data_file)
-    with pytest.raises(UserError, match=r"fold-1: holds the results of another run"):
+    with pytest.raises(UserError, match=r"expected no results in fold-1, got those of another run or program"):
         run("classifier", folder)
 
 

@@ -116,6 +116,16 @@ def test_a_file_system_without_locks_is_logged(tmp_path, monkeypatch, log_lines)
     )
 
 
+def test_a_file_of_something_else_is_no_lock(tmp_path):
+    (tmp_path / ".lock").write_text("locked by hand")
+    with pytest.raises(UserError, match="got .*/.lock, a file of something else; remove it"):
+        take(tmp_path / ".lock")
+    assert (tmp_path / ".lock").read_text() == "locked by hand"
+    for left in ("", "process 12 on another, since yesterday"):  # by one that was killed
+        (tmp_path / ".lock").write_text(left)
+        take(tmp_path / ".lock")
+
+
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
 def test_what_somebody_else_put_in_its_place_is_neither_followed_nor_filled(kind, tmp_path):
     victim, path = tmp_path / "victim", tmp_path / ".lock"

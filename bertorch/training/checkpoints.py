@@ -11,10 +11,12 @@ from loguru import logger
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from bertorch.atomic import remove, unfinished_name
 from bertorch.training.state import State
 
 PROGRESS = "progress"  # the part with the `step` that a run has reached, and its `last_step`
 STATE = "training_state.json"
+_OURS = (STATE, "optimizer.safetensors")  # the latter, if a kill left it of one that was being removed
 _NAME = re.compile(r"checkpoint-(\d+)", re.ASCII)
 
 
@@ -27,6 +29,20 @@ def checkpoints(folder: Path, until: float = math.inf) -> list[Path]:
     """The checkpoints in a folder up to a step, the newest first."""
     named = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     return [path for step, path in sorted(named, reverse=True) if step <= until and path.is_dir()]
+
+
+def foreign_checkpoints(folder: Path) -> set[str]:
+    """The names of folders that are called like checkpoints, and that no run of ours wrote; a link loses nothing."""
+    there = [path for path in checkpoints(folder) if not path.is_symlink()] if folder.is_dir() else []
+    return {path.name for path in there if any(path.iterdir()) and not any((path / name).exists() for name in _OURS)}
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, or what has its name; a kill leaves the whole of it, or what `unfinished` removes."""
+    if path.is_symlink() or not path.is_dir():
+        remove(path)
+        return
+    remove(path.rename(unfinished_name(path.parent)))
 
 
 def newest_checkpoint(folder: Path, run: str) -> dict[str, State] | None:

@@ -16,7 +16,7 @@ from bertorch.config import FoldsConfig
 from bertorch.data.dataset import Examples, Subset
 from bertorch.data.folding import assign_folds, folds_digest, rarest_labels
 from bertorch.data.lines import first_few
-from bertorch.errors import UserError
+from bertorch.errors import InterruptedRunError, UserError
 from bertorch.tasks.base import Task
 from bertorch.training.folds_folder import FoldsFolder, fold_folder
 from bertorch.training.loop import fit
@@ -61,8 +61,13 @@ def fit_folds(
     _log_folds(train, parts, label_names)
     for fold in range(trained + 1, config.folds + 1):
         logger.info("fold {} of {}", fold, config.folds)
-        _fit_fold(config, fold, make_tasks[fold], seen[fold], Subset(train, parts[fold]))
+        try:
+            is_asked_to_stop = _fit_fold(config, fold, make_tasks[fold], seen[fold], Subset(train, parts[fold]))
+        except InterruptedRunError as stopped:  # there is always something to go on from: the folds before
+            raise InterruptedRunError(f"{stopped}, in fold {fold} of {config.folds}", goes_on=True) from None
         distributed.on_main(partial(folder.note_trained, fold))
+        if is_asked_to_stop:
+            raise InterruptedRunError(f"stopped after fold {fold} of {config.folds}", goes_on=True)
     distributed.on_main(folder.note_results)
     predict_out_of_fold(config, train, folds)
     distributed.on_main(folder.note_complete)
@@ -80,7 +85,8 @@ def _require_shared(config: FoldsConfig) -> None:
 
 def _fit_fold(
     config: FoldsConfig, fold: int, make_task: Callable[[], Task[Any]], seen: Examples, held_out: Examples
-) -> None:
+) -> bool:
+    """Train a fold; returns what `fit` does."""
     name = fold_folder(config.saved_dir, fold)
     tensorboard_dir = None if config.tensorboard_dir is None else fold_folder(config.tensorboard_dir, fold)
     # What is there is of this run: those before it are removed.
@@ -90,8 +96,9 @@ def _fit_fold(
         clock.note_run()
     torch.manual_seed(config.seed)  # as where a run begins
     with started(of_fold):
-        fit(of_fold, make_task(), seen, held_out)
+        is_asked_to_stop = fit(of_fold, make_task(), seen, held_out)
     gc.collect()  # a model in a cycle of references would stay in the device's memory
+    return is_asked_to_stop
 
 
 def _log_folds(examples: Examples, parts: Mapping[int, np.ndarray], label_names: Sequence[str]) -> None:

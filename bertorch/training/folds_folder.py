@@ -13,7 +13,7 @@ The record is written before a fold is trained for the first time, after each fo
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bertorch.errors import UserError
 from bertorch.files import ERRORS, PREDICTIONS, REPORT, read_record, refuse_existing, to_json
 from bertorch.precision import Precision
 from bertorch.tasks.base import Negatives
-from bertorch.training.checkpoints import checkpoints
+from bertorch.training.checkpoints import checkpoints, foreign_checkpoints, remove_checkpoint
 from bertorch.training.model_card import CARD
 from bertorch.training.run_folder import RECORD, RunFolder
 from bertorch.training.run_options import describe_run
@@ -129,7 +129,9 @@ class FoldsFolder:
             how = "the run is complete, with" if before.is_complete else "goes on, trained are"
             logger.info("{}: {} {} of {} folds", config.saved_dir, how, before.trained, before.folds)
         else:
-            self._note(stale=self._folds_there(before))
+            stale = self._folds_there(before)
+            self._require_unused({*range(1, self._progress.folds + 1)} - {*stale})
+            self._note(stale=stale)
         if not self._progress.is_cleared:
             self._clear()
         return self._progress.trained, self._progress.is_complete
@@ -174,11 +176,19 @@ class FoldsFolder:
         options = describe_run(config, digests, precision=precision, processes=processes, negatives=Negatives.NONE)
         return options | {"content of the folds": self._assignment}, digests.weights
 
+    def _require_unused(self, folds: Collection[int]) -> None:
+        used = [name for name in map(fold_name, sorted(folds)) if _is_used(self._path / name)]
+        if used:
+            raise UserError(
+                f"--saved_dir {self._config.saved_dir}: expected no results in {', '.join(used)}, got those of another "
+                "run or program; choose another --saved_dir, or let --overwrite replace them"
+            )
+
     def _folds_there(self, before: Progress | None) -> list[int]:
         """The folds of the run before this one, and with `--overwrite` what other runs left under the names of ours."""
         ours = range(1, self._progress.folds + 1) if self._config.overwrite else ()
         paths = {fold: self._path / fold_name(fold) for fold in ours}
-        others = {fold for fold, path in paths.items() if (path / RECORD).exists() or loaded_files(path)}
+        others = {fold for fold, path in paths.items() if _is_used(path)}
         recorded = set() if before is None else {*range(1, before.folds + 1), *before.stale}
         return sorted(others | {fold for fold in recorded if (self._path / fold_name(fold)).exists()})
 
@@ -188,8 +198,10 @@ class FoldsFolder:
         if folds:
             logger.warning("{}: removes {} folds of an earlier run", self._config.saved_dir, len(folds))
         with written_to(self._config.saved_dir):
-            for old in [*folds, *checkpoints(self._path)]:
+            for old in folds:
                 remove(old)
+            for old in checkpoints(self._path):
+                remove_checkpoint(old)
             remove_saved(self._path, self._files)
         self._files = set()
         self._note(is_cleared=True, stale=())
@@ -199,6 +211,11 @@ class FoldsFolder:
         record = {"id": self._id, "options": self._options, "files": sorted(self._files), DIGESTS: self._digests}
         with written_to(self._config.saved_dir), replacing(self._path / RECORD) as new:
             new.write_text(to_json(record | {_KEY: asdict(self._progress)}, indent=1), encoding="utf-8")
+
+
+def _is_used(fold: Path) -> bool:
+    """Whether a run, or another program, has left a model or checkpoints in the folder of a fold."""
+    return (fold / RECORD).exists() or bool(loaded_files(fold) | foreign_checkpoints(fold))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,10 @@ STEPS_BETWEEN_CHECKS_ON_GPUS = 10  # since asking the other processes synchronis
 
 
 class Interruption:
-    """Catches the first SIGTERM or Ctrl-C in its context; the second one ends the process as usual."""
+    """Catches the first SIGTERM or Ctrl-C in its context; the second one ends the process, also in a save.
+
+    A signal that is ignored, as Ctrl-C is under nohup, stays so.
+    """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -22,13 +25,15 @@ class Interruption:
         self._interval = STEPS_BETWEEN_CHECKS_ON_GPUS if on_gpus else 1
 
     def __enter__(self) -> "Interruption":
-        self._handlers = {number: signal.getsignal(number) for number in self._SIGNALS}
-        for number in self._SIGNALS:
+        handlers = {number: signal.getsignal(number) for number in self._SIGNALS}
+        self._handlers = {number: known for number, known in handlers.items() if known is not signal.SIG_IGN}
+        for number in self._handlers:
             signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def requested(self, global_step: int) -> bool:
         """Whether any process was asked to stop; all processes must call it after the same steps."""
@@ -37,10 +42,11 @@ class Interruption:
             logger.warning("{}: stops after this step; once more ends it at once", self._came.name)
         return global_step % self._interval == 0 and distributed.any_process(self._came is not None)
 
+    def came_late(self) -> bool:
+        """Whether any process was asked to stop, also after the last step; all processes must call it."""
+        return distributed.any_process(self._came is not None)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self._came = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        for each in self._handlers:  # nothing that is being written is waited for
+            signal.signal(each, signal.SIG_DFL)

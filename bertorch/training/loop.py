@@ -38,11 +38,13 @@ from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
 
 
-def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> None:
+def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> bool:
     """Train a task's model; evaluate it every `--eval_steps`, save it every `--save_steps` steps, and after the last.
 
     The examples are the same on every process; without dev examples nothing is evaluated. `--saved_dir` is there, and
     held by `bertorch.training.start`.
+
+    Returns whether a signal asked to stop in the last step or after it, on any process: the run is complete.
 
     Raises:
         UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers`,
@@ -80,8 +82,9 @@ def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples 
         logger.info(f"learning rate: {config.learning_rate:g}, of the head: {task.head_learning_rate:g}")
     with own_stream(), closing(keeper):
         scheduled = schedule.all_steps(keeper.run.last_step, after=keeper.run.step)
-        _run(config, task, train, step=step, scheduled=scheduled, keeper=keeper)
+        is_asked_to_stop = _run(config, task, train, step=step, scheduled=scheduled, keeper=keeper)
     keeper.log_summary()
+    return is_asked_to_stop
 
 
 def _run(
@@ -92,8 +95,8 @@ def _run(
     step: OptimizationStep,
     scheduled: Iterator[ScheduledStep],
     keeper: RunKeeper,
-) -> None:
-    """Take the scheduled steps, or fewer if `--patience` ends the run early."""
+) -> bool:
+    """Take the scheduled steps, or fewer if `--patience` ends the run early; returns what `fit` does."""
     rank, world_size = distributed.rank(), distributed.world_size()
 
     def prepared(now: ScheduledStep) -> tuple[ScheduledStep, int, float, list[PackedBatch]]:
@@ -130,6 +133,7 @@ def _run(
             progress.update()
             if now.number == keeper.run.last_step:
                 break
+        return interruption.came_late()
 
 
 def prepare_layers(config: TrainingConfig, task: Task[Any]) -> Mapping[nn.Parameter, float]:

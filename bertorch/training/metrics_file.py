@@ -41,8 +41,7 @@ class MetricsFile:
         self._held: list[Line] | None = []  # lines until the file is ours, then None
 
     def start(self) -> None:
-        """Begin a new file and remove an older one."""
-        self._path.unlink(missing_ok=True)
+        """Begin a new file where there is none."""
         self._held = None
 
     def resume(self, step: int) -> None:

@@ -13,6 +13,7 @@ the rest in `training_state.json`. It has the id of its run, so that those of an
 never taken for its own.
 """
 
+import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +24,21 @@ from typing import Any
 from loguru import logger
 from torch import Tensor
 
-from bertorch.atomic import remove, replacing, to_disk
+from bertorch.atomic import replacing, to_disk
 from bertorch.data.model_digests import DIGESTS
 from bertorch.encoder.onnx_files import remove_graphs
 from bertorch.errors import UserError
 from bertorch.files import read_record, to_json
 from bertorch.tasks.base import Savable
-from bertorch.training.checkpoints import STATE, checkpoint_name, checkpoints, newest_checkpoint, progress_of
+from bertorch.training.checkpoints import (
+    STATE,
+    checkpoint_name,
+    checkpoints,
+    foreign_checkpoints,
+    newest_checkpoint,
+    progress_of,
+    remove_checkpoint,
+)
 from bertorch.training.metrics_file import METRICS, Line, MetricsFile
 from bertorch.training.run_options import Options, differing
 from bertorch.training.saved_files import loaded_files, recorded_files, remove_saved
@@ -69,14 +78,19 @@ class RunFolder:
         self._metrics = MetricsFile(self._path)
         self._metrics_lock = Lock()  # lines are written while a thread saves
 
-    def open(self, *, resume: bool, overwrite: bool) -> dict[str, State] | None:
+    def open(self, *, resume: bool, overwrite: bool, sources_inside: Sequence[str] = ()) -> dict[str, State] | None:
         """Check the folder before training; returns the parts to resume from, None to start from the beginning.
 
         An interrupted run of the same options continues, with or without `resume`; a finished one starts again unless
         `resume` is set, and then has nothing left to do. With `overwrite` a run starts again in any case.
 
+        Args:
+            resume, overwrite: the options.
+            sources_inside: the options that name a model in the folder, which the first save of weights replaces.
+
         Raises:
-            UserError: the folder holds another run's results and `overwrite` is not set.
+            UserError: the folder holds another run's results and `overwrite` is not set; or this run would start from
+                what it may have replaced itself.
         """
         with staged(self._name):
             pass  # a folder that cannot be written to should be reported before training
@@ -89,16 +103,24 @@ class RunFolder:
             if resume or step < last_step:
                 self._resume(record["id"], step, is_complete=step == last_step)
                 return saved
+        if sources_inside and record is not None and saved is None and not overwrite:
+            raise UserError(
+                f"--saved_dir {self._name}: expected a checkpoint to go on from, got none; a run began here and may "
+                f"have replaced the weights that it started from ({', '.join(sources_inside)}); put them back "
+                "elsewhere and name them there, or let --overwrite start from those that are here"
+            )
         if resume:
             logger.info("{}: no checkpoint to go on from yet; starts from the beginning", self._name)
         earlier = next((file for name in (WEIGHTS, SAFE_WEIGHTS) if (file := self._path / name).exists()), None)
         if earlier is not None:
             logger.warning("{} is from an earlier run; the first save of this one replaces it", earlier)
+        elif os.path.lexists(self._path / METRICS):
+            logger.warning(
+                "{} is from a run that saved nothing, or of another program; the first save of this one replaces it",
+                self._path / METRICS,
+            )
         elif record is None:  # else the numbers belong to results that are still there
-            if (self._path / METRICS).exists():
-                logger.warning("{} is from a run that saved nothing; this one replaces it", self._path / METRICS)
-            with written_to(self._name):
-                self._metrics.start()
+            self._metrics.start()
         return None
 
     def require_own(self, *, is_part: bool = False) -> dict[str, Any] | None:
@@ -110,7 +132,7 @@ class RunFolder:
         """
         record = self._record()
         recorded = set() if record is None else recorded_files(record["files"], self._path / RECORD)
-        if foreign := loaded_files(self._path) - recorded:
+        if foreign := (loaded_files(self._path) - recorded) | foreign_checkpoints(self._path):
             raise UserError(
                 f"--saved_dir {self._name}: expected an empty folder or one of this run, got "
                 f"{', '.join(sorted(foreign)[:3])} of another program; choose another --saved_dir, or let --overwrite "
@@ -162,7 +184,6 @@ class RunFolder:
         """
         target = self._path / checkpoint_name(step)
         with staged(self._name) as staging:
-            self._claim(self._files)
             new = staging / target.name
             new.mkdir()
             for savable in savables:
@@ -174,8 +195,9 @@ class RunFolder:
             content = {"run": self._id, "options": self._options, "with_tensors": with_tensors, "parts": values}
             (new / STATE).write_text(to_json(content, indent=1), encoding="utf-8")
             to_disk(new)
+            self._claim(self._files)
             self._metrics.to_disk()
-            remove(target)  # of an earlier run
+            remove_checkpoint(target)  # of an earlier run
             new.rename(target)
             to_disk(self._path, deep=False)
             self._remove_older(step)
@@ -193,7 +215,7 @@ class RunFolder:
     def _remove_older(self, step: int) -> None:
         """Remove the checkpoints beyond the newest `keep` up to a step; a later one could not be read."""
         for old in checkpoints(self._path, until=step)[self._keep :]:
-            remove(old)
+            remove_checkpoint(old)
 
     def _claim(self, files: set[str]) -> None:
         """Before the first file of a run is moved into place, record the run and remove other runs' checkpoints."""
@@ -203,7 +225,7 @@ class RunFolder:
         self._files |= files
         self._write_record()
         for old in [] if self._is_claimed else checkpoints(self._path):
-            remove(old)
+            remove_checkpoint(old)
         with self._metrics_lock:
             self._metrics.release()
         self._is_claimed = True

@@ -1,6 +1,7 @@
 """What the result of a run depends on, to recognise the same run."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,42 @@ from typing import Any
 from bertorch.config import TrainingConfig
 from bertorch.data.fingerprint import content_digest
 from bertorch.data.model_digests import ModelDigests
+from bertorch.data.retrieval import files_of
+from bertorch.errors import UserError
 from bertorch.tasks.base import Negatives
 
 Options = Mapping[str, Any]
 
 _OF_ENCODER, _OF_WEIGHTS = "content of --pretrained_model_name_or_path", "content of --init_from_ckpt"
+
+
+_noted: dict[str, list[tuple[int, ...]]] = {}  # by the path of an input
+
+
+def note_inputs(config: TrainingConfig) -> None:
+    """Note the state of the files with data before they are read, for `describe_run`."""
+    _noted.clear()
+    _noted.update({path: _states_of(path) for path in _inputs(config)})
+
+
+def _require_unchanged(config: TrainingConfig) -> None:
+    for path in _inputs(config):
+        if path in _noted and _noted[path] != _states_of(path):
+            raise UserError(f"{path}: expected a file that stays as it is while it is read, got another; start again")
+
+
+def _inputs(config: TrainingConfig) -> Iterator[str]:
+    """The paths of data that the options name."""
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        if declared.metadata["is_input"] and value is not None:
+            yield from value if isinstance(value, tuple) else [value]
+
+
+def _states_of(path: str) -> list[tuple[int, ...]]:
+    """Of each file that a path of data stands for; nothing of one that is not there."""
+    found = (os.stat(each) for each in files_of(path) if os.path.exists(each))
+    return [(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) for status in found]
 
 
 def describe_run(
@@ -22,7 +54,11 @@ def describe_run(
 
     Of files the content counts, not the name; of batch size and processes the product, unless the loss takes its
     negatives from the process's own batch. `precision` is a resolved one, not `auto`.
+
+    Raises:
+        UserError: a file has changed since `note_inputs`.
     """
+    _require_unchanged(config)
     described = plain_options(config)
     for declared in fields(config):
         value = getattr(config, declared.name)
@@ -64,17 +100,29 @@ def data_files(config: TrainingConfig) -> dict[str, str]:
 
 def _models_content(config: TrainingConfig, digests: ModelDigests) -> dict[str, str]:
     """The digests of the models that a run starts from, unless its own saves replace them."""
-    saved_dir, name, source = Path(config.saved_dir), config.pretrained_model_name_or_path, config.init_from_ckpt
-
-    def is_replaced(path: Path) -> bool:
-        return path.exists() and saved_dir.resolve() in (path.resolve(), path.resolve().parent)
-
+    name, source = config.pretrained_model_name_or_path, config.init_from_ckpt
     content: dict[str, str] = {}
-    if not is_replaced(Path(name)):
+    if not _is_inside(name, config.saved_dir):
         content = {f"{_OF_ENCODER}, {file}": digest for file, digest in digests.of_model(name).items()}
-    if source is not None and not is_replaced(Path(source)) and (digest := digests.of_weights(source)) is not None:
-        content[_OF_WEIGHTS] = digest
+    if source is not None and not _is_inside(source, config.saved_dir):
+        digest = digests.of_weights(source)
+        content |= {} if digest is None else {_OF_WEIGHTS: digest}
     return content
+
+
+def sources_inside(config: TrainingConfig) -> list[str]:
+    """The options that name a model which the run's own saves replace."""
+    sources = {
+        "--pretrained_model_name_or_path": config.pretrained_model_name_or_path,
+        "--init_from_ckpt": config.init_from_ckpt,
+    }
+    return [f"{option} {name}" for option, name in sources.items() if name and _is_inside(name, config.saved_dir)]
+
+
+def _is_inside(name: str, saved_dir: str) -> bool:
+    """Whether a model is `saved_dir`, or a file in it."""
+    path = Path(name)
+    return path.exists() and Path(saved_dir).resolve() in (path.resolve(), path.resolve().parent)
 
 
 def differing(there: Options, now: Options, *, with_models: bool) -> list[str]:

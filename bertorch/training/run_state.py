@@ -27,10 +27,10 @@ from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.metrics_file import TensorBoardFolder
 from bertorch.training.model_card import ModelCard
 from bertorch.training.run_folder import RECORD, RunFolder
-from bertorch.training.run_options import data_files, describe_run
+from bertorch.training.run_options import data_files, describe_run, sources_inside
 from bertorch.training.run_saver import RunSaver
 from bertorch.training.state import ModuleState, State, Stateful, restore_parts
-from bertorch.weights import WEIGHTS_FILES, warm_start
+from bertorch.weights import SAFE_WEIGHTS, WEIGHTS, WEIGHTS_FILES, warm_start
 
 
 @dataclass
@@ -121,7 +121,7 @@ class RunKeeper:
 
         Raises:
             UserError: memory runs out in the evaluation, or its numbers or the weights are not finite.
-            InterruptedRunError: `stop`, on every process, after saving.
+            InterruptedRunError: `stop`, on every process, after saving, unless the run is complete with this step.
         """
         evaluates, saves = self._due(step.number)
         self._newest = step
@@ -149,9 +149,10 @@ class RunKeeper:
                 self.run.step = step.number
                 self._saver.save_checkpoint(step.number, self._parts, self._task.savables)
             self._saver.write(wait=must)
-        if stop:
-            folder = self._config.saved_dir if self._config.keep_checkpoints else None
-            raise InterruptedRunError(step.number, folder)
+        if stop and step.number < self.run.last_step:
+            goes_on = self._config.keep_checkpoints > 0
+            where = f", with a checkpoint in {self._config.saved_dir}" if goes_on else ""
+            raise InterruptedRunError(f"stopped after step {step.number}{where}", goes_on=goes_on)
 
     def record(self, step: ScheduledStep, numbers: Mapping[str, float | str]) -> None:
         """Write numbers of a step into `metrics.jsonl`, and for TensorBoard."""
@@ -166,7 +167,9 @@ class RunKeeper:
             for line in best["summary"]:
                 logger.info("{}", line)
             logger.info(f"best dev {best['name']}: {best['value']:.5f} at step {best['step']}")
-        name = WEIGHTS_FILES[self._config.save_format][-1]
+        wanted = WEIGHTS_FILES[self._config.save_format][-1]
+        folder = Path(self._config.saved_dir)  # a run that goes on with another --save_format may have saved no more
+        name = next((each for each in (wanted, WEIGHTS, SAFE_WEIGHTS) if (folder / each).exists()), wanted)
         logger.info(f"weights of step {self.run.weights_step}: {self._config.saved_dir}/{name}")
 
     def close(self) -> None:
@@ -195,7 +198,8 @@ class RunKeeper:
             data_files=data_files(config),
             weights_files=WEIGHTS_FILES[config.save_format],
         )
-        self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite)
+        sources = sources_inside(config)
+        self._saved = self._folder.open(resume=config.resume, overwrite=config.overwrite, sources_inside=sources)
         return self._saved is not None
 
     def _open_tensorboard(self) -> None:

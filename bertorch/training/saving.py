@@ -36,7 +36,8 @@ def written_to(folder: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"--saved_dir {folder}: expected a folder with room to write to, got: {reason}. What was saved there "
-            "before is as it was; once there is room, the same command with --resume goes on from it"
+            "before is as it was; once there is room, the same command with --resume, and without --overwrite, goes on "
+            "from it"
         ) from error
 
 

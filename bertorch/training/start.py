@@ -10,7 +10,7 @@ from bertorch.errors import UserError
 from bertorch.precision import Precision
 from bertorch.training.checkpoints import checkpoints
 from bertorch.training.run_folder import LOCK, RunFolder
-from bertorch.training.run_options import plain_options
+from bertorch.training.run_options import note_inputs, plain_options
 from bertorch.weights import weights_file
 from bertorch.writer_lock import only_writer
 
@@ -36,6 +36,7 @@ def _check(config: TrainingConfig) -> None:
             f"--layers_from {config.layers_from}: expected another --saved_dir than the model's folder, got "
             f"{config.saved_dir} for both: after the first save the layers would not be there to go on from"
         )
+    note_inputs(config)
     if not config.overwrite:
         RunFolder(config.saved_dir, plain_options(config), keep=0, digests={}).require_own(is_part=True)
     if config.init_from_ckpt is not None and not checkpoints(Path(config.saved_dir)):  # a run that goes on needs none

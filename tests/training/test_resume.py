@@ -8,6 +8,7 @@ import torch
 
 from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training.interruption import Interruption
+from bertorch.training.metrics_file import METRICS, read_metrics
 from tests.conftest import run_processes, slow_but
 from tests.short_runs import assert_equal, config, fit, stop_after, train_in_double, trained
 from tests.small_tasks import (
@@ -76,7 +77,8 @@ def test_a_stopped_run_ends_with_the_same_weights_bit_for_bit(name, accumulation
         stop_after(monkeypatch, stop)
         with pytest.raises(InterruptedRunError) as stopped:
             run_task(tmp_path / "parts", name, **settings)
-        assert (stopped.value.step, stopped.value.folder) == (stop, str(tmp_path / "parts"))
+        assert str(stopped.value) == f"stopped after step {stop}, with a checkpoint in {tmp_path / 'parts'}"
+        assert stopped.value.goes_on
     monkeypatch.undo()
     assert_equal(run_task(tmp_path / "parts", name, **settings, resume=True), expected)
     assert results_told(log_lines) == told
@@ -184,4 +186,13 @@ def test_a_stop_without_checkpoints_says_so(tmp_path, monkeypatch):
     stop_after(monkeypatch, 2)
     with pytest.raises(InterruptedRunError) as stopped:
         run_task(tmp_path, keep_checkpoints=0)
-    assert stopped.value.folder is None
+    assert (str(stopped.value), stopped.value.goes_on) == ("stopped after step 2", False)
+
+
+def test_a_stop_in_the_last_step_finds_the_run_complete(tmp_path, monkeypatch, log_lines):
+    expected = run_task(tmp_path / "whole")
+    steps = read_metrics(tmp_path / "whole" / METRICS)[-1]["step"]
+    stop_after(monkeypatch, steps)
+    log_lines.clear()
+    assert_equal(run_task(tmp_path / "stopped"), expected)
+    assert any(line.startswith(f"weights of step {steps}: ") for line in log_lines)

@@ -1,5 +1,6 @@
 """Whose run a folder holds, and which checkpoint a run goes on from."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -40,14 +41,19 @@ def opened(path: Path, options=OPTIONS, *, keep=2, **flags) -> tuple[RunFolder, 
     return folder, folder.open(**{"resume": False, "overwrite": False, **flags})
 
 
-def save(folder: RunFolder, step: int, *, of: int = 9, savables=()) -> None:
-    weights = {"a": torch.full((3,), float(step))}
+def checkpoint_of(step: int, *, of: int = 9, savables=()):
+    """The parts of a checkpoint, and what is saved beside them."""
     parts = {
         "progress": State({}, {"step": step, "last_step": of}),
-        "model": State(weights),
+        "model": State({"a": torch.full((3,), float(step))}),
         "optimizer": State({"a.exp_avg": torch.full((3,), step / 2)}, {"rates": [0.5]}),
     }
-    folder.save_weights(weights, savables)
+    return parts, savables
+
+
+def save(folder: RunFolder, step: int, *, of: int = 9, savables=()) -> None:
+    parts, _ = checkpoint_of(step, of=of)
+    folder.save_weights(parts["model"].tensors, savables)
     folder.save_checkpoint(step, parts, savables)
 
 
@@ -117,6 +123,71 @@ def test_weights_of_another_program_are_refused(name, tmp_path):
     assert (tmp_path / name).exists()  # until there is something to replace it
     save(folder, 3)
     assert not (tmp_path / "model.safetensors").exists()  # it would be loaded instead of the new weights
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "run.json"])
+def test_checkpoints_of_another_program_or_run_are_refused(name, tmp_path):
+    """A run with `--saved_dir folder/checkpoint-500` is one, too."""
+    other = tmp_path / "checkpoint-500" / name
+    other.parent.mkdir()
+    other.write_text("{}")
+    for resume in (False, True):
+        with pytest.raises(
+            UserError, match=f"--saved_dir {tmp_path}: expected an empty folder .* got checkpoint-500 of"
+        ):
+            opened(tmp_path, resume=resume)
+    assert other.exists()
+    folder, _ = opened(tmp_path, overwrite=True)
+    assert other.exists()
+    save(folder, 3)
+    assert not other.exists()
+
+
+def test_a_checkpoint_that_is_being_removed_is_none(tmp_path, monkeypatch):
+    folder, _ = opened(tmp_path, keep=1)
+    save(folder, 3)
+
+    def killed(path):
+        (path / "training_state.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bertorch.atomic.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.save_checkpoint(6, *checkpoint_of(6))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-6"}
+    assert step_of(opened(tmp_path)[1]) == 6
+    assert list(tmp_path.glob(".unfinished-*")) == []
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_the_earlier_run(tmp_path, monkeypatch):
+    save(opened(tmp_path)[0], 9)
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    folder, _ = opened(tmp_path, OPTIONS | {"--learning_rate": 2e-3}, overwrite=True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bertorch.training.run_folder.save_file", full)
+    with pytest.raises(UserError, match="What was saved there before is as it was"):
+        folder.save_checkpoint(3, *checkpoint_of(3))
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_weights_that_a_run_started_from_and_may_have_replaced(tmp_path):
+    """The same command would start from what it trained itself."""
+    source = {"sources_inside": [f"--init_from_ckpt {tmp_path / WEIGHTS}"]}
+    save(opened(tmp_path)[0], 9)
+    other = OPTIONS | {"--learning_rate": 2e-3}
+    folder, _ = opened(tmp_path, other, overwrite=True, **source)
+    folder.save_weights({"a": torch.zeros(3)}, [])
+    with pytest.raises(
+        UserError, match=f"may have replaced the weights that it started from .--init_from_ckpt {tmp_path}"
+    ):
+        opened(tmp_path, other, resume=True, **source)
+    assert opened(tmp_path, other, overwrite=True, **source)[1] is None
+    folder.save_checkpoint(3, *checkpoint_of(3))
+    assert step_of(opened(tmp_path, other, resume=True, **source)[1]) == 3
 
 
 def test_overwriting_clears_away_the_other_runs_files_at_the_first_save(tmp_path):

@@ -48,6 +48,13 @@ def test_a_run_that_goes_on_with_another_leaves_no_older_weights(before, after, 
     assert_equal(load_weights(str(tmp_path)), whole.model.weights.state_dict())
 
 
+def test_a_complete_run_names_the_file_that_is_there(tmp_path, log_lines):
+    train = classification_data(20)
+    for settings in ({}, {"save_format": "safetensors", "resume": True}):
+        fit(config(tmp_path, **settings), classification_task(**NO_DROPOUT), train)
+        assert log_lines[-1] == f"weights of step 6: {tmp_path}/{WEIGHTS}"
+
+
 def test_another_run_replaces_them(tmp_path, log_lines):
     train = classification_data(20)
     fit(config(tmp_path, save_format="safetensors"), classification_task(**NO_DROPOUT), train)

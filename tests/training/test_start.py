@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
+from bertorch.config import ClassifierConfig
 from bertorch.errors import UserError
+from bertorch.training.loop import fit
 from bertorch.training.run_folder import LOCK, RECORD
 from bertorch.training.start import started
 from tests.conftest import REVIEWS, TINY, run_script
@@ -43,6 +45,22 @@ def test_another_run_is_recognised_by_its_options(finished):
         "  --seed: 5 there, 6 now",
     ]
     start(finished, **same | {"batch_size": 4})  # of two processes it may be the same
+
+
+def test_data_that_changes_while_it_is_read_is_told(tmp_path):
+    """Or the run would go on with other data than it began with."""
+    data, labels = tmp_path / "train.txt", tmp_path / "labels.txt"
+    data.write_text("好\tb\n")
+    labels.write_text("a\nb\n")
+    settings = config(tmp_path / "run", ClassifierConfig, train_data_file=str(data), label_file=str(labels))
+    with started(settings):
+        data.write_text("好\ta\n好\tb\n")
+        with pytest.raises(
+            UserError, match=f"{data}: expected a file that stays as it is while it is read, got another"
+        ):
+            fit(settings, classification_task(), classification_data(8), None)
+    with started(settings):
+        fit(settings, classification_task(), classification_data(8), None)
 
 
 def test_layers_are_not_taken_from_the_folder_that_is_written(tmp_path):

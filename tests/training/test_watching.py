@@ -9,6 +9,7 @@ from bertorch.errors import InterruptedRunError, UserError
 from bertorch.training import run_state
 from bertorch.training.metrics_file import METRICS, MetricsFile, read_metrics
 from bertorch.training.run_saver import RunSaver
+from bertorch.training.run_state import RunKeeper
 from tests.conftest import run_processes
 from tests.short_runs import assert_equal, stop_after, trained
 from tests.small_tasks import DROPOUT, NO_DROPOUT, classification_data, classification_task
@@ -114,7 +115,21 @@ def test_a_run_that_saved_nothing_leaves_lines_that_the_next_replaces(tmp_path, 
     (tmp_path / METRICS).write_text('{"step": 9, "loss": 1.0}\n')
     run(tmp_path, logging_steps=8)
     assert [line["step"] for line in lines_of(tmp_path)] == [3, 6, 8, 8]
-    assert any(line.endswith(f"{METRICS} is from a run that saved nothing; this one replaces it") for line in log_lines)
+    assert any(
+        f"{METRICS} is from a run that saved nothing, or of another program; the first" in line for line in log_lines
+    )
+
+
+def test_lines_of_others_stay_until_something_is_saved(tmp_path, monkeypatch):
+    (tmp_path / METRICS).write_text("of another program")
+    monkeypatch.setattr(RunKeeper, "load_weights", failing)
+    with pytest.raises(UserError, match="no weights"):
+        run(tmp_path)
+    assert (tmp_path / METRICS).read_text() == "of another program"
+
+
+def failing(_):
+    raise UserError("no weights")
 
 
 def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""Which signals stop a run after its step, and what a second one does."""
+
+import os
+import signal
+
+import pytest
+
+from bertorch.training.interruption import Interruption
+from tests.conftest import fork
+
+
+def signalled_twice(first: int, second: int) -> None:
+    """As a script that waits for a save after the first signal, whatever it raises."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), first)
+        assert interruption.requested(1)
+        try:
+            os.kill(os.getpid(), second)
+        finally:
+            signal.pause()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_waits_for_nothing(first, second):
+    process = fork(signalled_twice, first, second)
+    process.join(30)
+    assert process.exitcode == -second
+
+
+def test_handlers_are_as_before_and_what_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        with Interruption() as interruption:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interruption.requested(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.requested(2)
+            assert interruption.came_late()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
