@@ -7,11 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _commands: list[float] = []  # when this process's command began, by `time.monotonic`
+_LOADED = time.monotonic()
+_USED = time.process_time()  # until then
+_WAITED = 2.0  # seconds, at most, for the disk before that
 
 
 def note_command() -> None:
-    """Note that the process runs a command, whose time begins with the process."""
-    _commands[:] = [time.monotonic() - _process_age()]
+    """Note that the process runs a command, whose time begins with the process.
+
+    A process that `exec` has made into Python, as the last line of a job's script does, may be older: what came before
+    is not its time, but for two seconds.
+    """
+    _commands[:] = [max(time.monotonic() - _process_age(), _LOADED - _USED - _WAITED)]
 
 
 def note_run() -> None:

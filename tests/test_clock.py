@@ -3,6 +3,8 @@ import sys
 import time
 from contextlib import suppress
 
+import pytest
+
 from bertorch import clock
 from bertorch.clock import Clock
 
@@ -33,3 +35,13 @@ def test_a_command_begins_with_its_process():
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.69 <= float(done.stdout) <= time.monotonic() - began + 0.02
+
+
+@pytest.mark.slow
+def test_what_a_process_did_before_it_became_python_is_not_its_time():
+    """As the last line of a job's script, which has waited for its data."""
+    code = "from bertorch import clock; clock.note_command(); watch = clock.Clock(); watch.start(); "
+    code += "print(watch.seconds()['start'])"
+    command = ["sh", "-c", f'sleep 4; exec "{sys.executable}" -c "{code}"']
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 4

@@ -103,6 +103,11 @@ class _Entry(Generic[D]):
         """The dataset as read-only memory maps, and the content of `meta.json`; see `map_arrays` for errors."""
         try:
             meta = json.loads((self._folder / META).read_text(encoding="utf-8"))
+        except PermissionError as error:
+            raise UserError(
+                f"--cache_dir {self._cache_dir}: expected a folder whose tokens this user may read, got those of "
+                f"another user in {self._folder.name}; choose another one, or leave --cache_dir out"
+            ) from error
         except (OSError, ValueError) as error:
             raise DamagedError(f"{META}: {error}") from error
         kind = self._kinds.get(meta.get("kind", next(iter(self._kinds))))  # of one kind, it was not always written

@@ -270,6 +270,20 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(read, texts
         open_dataset(partial(read, tokenizer=None), f"{texts}", f"{texts}/cache")
 
 
+def test_tokens_that_may_not_be_read_are_no_damage(read, texts, tmp_path, monkeypatch):
+    """They are of another user, and would be renamed or built in vain."""
+    open_dataset(read, str(texts), str(tmp_path / "cache"))
+    before = sorted((tmp_path / "cache").rglob("*"))
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(UserError, match="expected a folder whose tokens this user may read, got those of another user"):
+        open_dataset(read, str(texts), str(tmp_path / "cache"))
+    assert sorted((tmp_path / "cache").rglob("*")) == before
+
+
 def test_a_full_disk_is_an_error_and_leaves_nothing(read, texts, tmp_path, monkeypatch):
     def full(file, array, **_):
         file.write_bytes(b"beginning")
