@@ -7,6 +7,9 @@ DEMO := checkpoint/demo
 PAGES ?= all
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# The many processes of tests and docs do not compile the same modules again, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all docs readme kills dist loaders lint format benchmark clean
 
 demo: $(SETUP)  ## fine-tune the embedded checkpoint on the embedded reviews, then predict one
@@ -68,13 +71,12 @@ benchmark: $(SETUP)  ## packed against padded steps, whole runs and whole comman
 clean:  ## remove the environments, the distributions and the demo's weights
 	rm -rf .venv $(LOADERS) bertorch.egg-info dist $(DEMO)
 
-# Without --no-compile, pip would compile 17,000 modules one by one, for half a minute; most are never imported.
 $(SETUP): requirements.txt pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint tests/constraints.txt --editable '.[dev,benchmarks]'
+	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[dev,benchmarks]'
 	touch $@
 
 $(LOADERS)/.complete: tests/loaders.txt
 	$(PYTHON) -m venv --clear $(LOADERS)
-	$(LOADERS)/bin/python -m pip install --quiet --no-compile --requirement tests/loaders.txt
+	$(LOADERS)/bin/python -m pip install --quiet --requirement tests/loaders.txt
 	touch $@

@@ -90,7 +90,7 @@ FORMS = {
         *(SentenceBertConfig, CLASSES | {"is_nli": True}, '{"text_a": "甲", "text_b": "乙", "label": "a"}\n'),
         *("甲乙", (1, 1)),
     ),
-    "sentences": (SimCSEConfig, {}, '\ufeff{"text": "甲"}\n乙\n', ['{"text": "甲"}', "乙"], (2, 1)),
+    "sentences": (SimCSEConfig, {}, '\ufeff{"x": "甲"}\n乙\n', ['{"x": "甲"}', "乙"], (2, 1)),
     "rows of three": (BatchNegConfig, {}, "甲\t乙\t丙\n丁\t戊\t己\n", "甲乙丙丁戊己", (2, 3)),
     "pairs with scores": (BatchNegConfig, {"loss": "cosent"}, "甲\t乙\t1\n丁\t戊\t0\n", "甲乙丁戊", (2, 2)),
     "JSON of pairs with scores": (
