@@ -161,6 +161,7 @@ def test_a_second_fit_starts_from_the_raw_logits(folder, tmp_path):
     assert (folder / CARD).read_text().count("Note: the probabilities are calibrated") == 1
 
 
+@pytest.mark.slow
 def test_several_processes_calibrate_as_one(folder, tmp_path):
     two_folder = shutil.copytree(folder, tmp_path / "two_model")
     one, *_ = run(folder, tmp_path / "one", calibrate=True)

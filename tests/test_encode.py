@@ -292,6 +292,7 @@ def test_dimensions_that_were_not_trained(name, trained, folders, source, log_li
     assert f"--dimensions 100: the model was trained at {trained} dimensions; see --matryoshka" in "".join(log_lines)
 
 
+@pytest.mark.slow
 def test_sentences_in_columns(folders, source, tmp_path, monkeypatch):
     """As of one sentence a line, in the middle of a line too; each column after its own prompt."""
     rows = list(zip(TEXTS[0::3], TEXTS[1::3], TEXTS[2::3], strict=True))

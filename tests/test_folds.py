@@ -323,6 +323,7 @@ def stop_at(monkeypatch, number: int) -> None:
     monkeypatch.setattr(Interruption, "requested", lambda *_: next(steps) == number)
 
 
+@pytest.mark.slow
 def test_a_stop_while_a_fold_is_evaluated_for_the_last_time_comes_before_the_next(tmp_path, monkeypatch):
     folder, evaluate_fold, evaluations = tmp_path / "classifier", run_state.evaluate, count(1)
 
@@ -339,6 +340,7 @@ def test_a_stop_while_a_fold_is_evaluated_for_the_last_time_comes_before_the_nex
     assert not (folder / "fold-2").exists()
 
 
+@pytest.mark.slow
 def test_without_checkpoints_a_stopped_fold_starts_anew(tmp_path, monkeypatch):
     stop_at(monkeypatch, 1)
     with pytest.raises(InterruptedRunError, match=r"stopped after step 1, in fold 1 of 3") as stopped:

@@ -143,6 +143,7 @@ def test_only_tuning_changes_the_folder(folder, tmp_path):
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_several_processes_tune_as_one(folder, tmp_path):
     one, _ = run(folder, tmp_path / "one", tune_thresholds="micro")
     expected = config_of(folder)

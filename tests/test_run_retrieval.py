@@ -102,6 +102,7 @@ def test_the_report_is_that_of_sentence_transformers(name, folders, tmp_path):
         assert numbers == {measure: pytest.approx(expected[f"cosine_{measure}"], abs=1e-9) for measure in numbers}
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does(folders, tmp_path):
     evaluate.run(options(folders["batchneg"], tmp_path / "one", **THREE))
     run_processes(2, evaluate.run, options(folders["batchneg"], tmp_path / "two", **THREE))

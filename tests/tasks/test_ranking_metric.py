@@ -155,6 +155,7 @@ def report_in_double(folder, batch_size) -> None:
     (folder / f"{distributed.rank()}.txt").write_text(f"{metric.line()} {metric.report()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_it_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
     for folder in ("one", "many"):

@@ -68,8 +68,9 @@ def write_evaluation(folder, name, batch_size) -> None:
     (folder / f"{torch.distributed.get_rank()}.txt").write_text(evaluated(name, batch_size))
 
 
-@pytest.mark.parametrize("name", slow_but(["crf"], ["crf", "global pointer"]))
-@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["crf", "global pointer"])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_evaluation_does_not_depend_on_processes_or_batch_size(world_size, name, tmp_path):
     expected = evaluated(name, 32)
     assert evaluated(name, 1) == evaluated(name, 7) == expected

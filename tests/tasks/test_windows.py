@@ -114,6 +114,7 @@ def test_the_model_card_says_that_other_programs_have_none():
     assert "#" not in ranking_task().usage()[1]
 
 
+@pytest.mark.slow
 def test_processes_train_as_one(tmp_path):
     settings = {"batch_size": 4, "epochs": 1, "dev_data_file": None, "save_steps": 100}
     assert_same_as_one_process(tmp_path, 2, partial(windowed_task, **NO_DROPOUT), windowed_data(19), settings)

@@ -149,6 +149,7 @@ def averaged_in_double(folder, settings) -> None:
         torch.save(load_weights(str(folder)), folder / "averages.pt")
 
 
+@pytest.mark.slow
 def test_processes_save_the_averages_of_one(tmp_path):
     """With adversarial training, which is the gradient's."""
     for name in ("many", "one"):

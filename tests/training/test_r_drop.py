@@ -239,6 +239,7 @@ def test_with_dropout_it_learns_something_else(tmp_path, log_lines):
     assert any("accuracy" in line for line in log_lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("classifier", marks=pytest.mark.slow), "crf tagger"])
 def test_several_processes_and_accumulation(name, tmp_path):
     make_task, make_train = TASKS[name]
