@@ -139,7 +139,7 @@ def load(module: str) -> None:
 def _how_to_resume(stopped: InterruptedRunError, config: TrainingConfig) -> str:
     if not stopped.goes_on:
         return f"{stopped}; --keep_checkpoints 0 left no checkpoint to continue from"
-    again = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+    again = program.arguments_again()
     arguments = shlex.join(again if config.resume else [*again, "--resume"])
     words, launcher = program.command(), ""
     if "WORLD_SIZE" in os.environ:  # the launcher's own command is not known here

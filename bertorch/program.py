@@ -13,3 +13,8 @@ def command() -> list[str]:
     """The words before the options: `python`, and the script, or `-m` and the module."""
     name = module()
     return ["python", sys.argv[0]] if name is None else ["python", "-m", name]
+
+
+def arguments_again() -> list[str]:
+    """The arguments of this command for one that goes on with it, which must not replace what is there."""
+    return [argument for argument in sys.argv[1:] if argument != "--overwrite"]

@@ -12,7 +12,6 @@ The record is written before a fold is trained for the first time, after each fo
 
 import secrets
 import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,8 +97,7 @@ class FoldsFolder:
         self._id = secrets.token_hex(8)
         self._files: set[str] = set()  # in the folder, beside the folds
         assert config.folds is not None
-        again = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
-        self._progress = Progress(config.folds, shlex.join([*program.command(), *again]))
+        self._progress = Progress(config.folds, shlex.join([*program.command(), *program.arguments_again()]))
 
     def open(self) -> tuple[int, bool]:
         """Check the folder before training; returns how many folds are trained, and whether all is done.

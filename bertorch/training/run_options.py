@@ -17,7 +17,6 @@ Options = Mapping[str, Any]
 
 _OF_ENCODER, _OF_WEIGHTS = "content of --pretrained_model_name_or_path", "content of --init_from_ckpt"
 
-
 _noted: dict[str, list[tuple[int, ...]]] = {}  # by the path of an input
 
 

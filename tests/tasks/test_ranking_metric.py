@@ -156,7 +156,7 @@ def report_in_double(folder, batch_size) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_it_does_not_depend_on_processes_or_batch_size(world_size, tmp_path):
     for folder in ("one", "many"):
         (tmp_path / folder).mkdir()

@@ -240,7 +240,7 @@ def test_with_dropout_it_learns_something_else(tmp_path, log_lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("classifier", marks=pytest.mark.slow), "crf tagger"])
+@pytest.mark.parametrize("name", ["classifier", "crf tagger"])
 def test_several_processes_and_accumulation(name, tmp_path):
     make_task, make_train = TASKS[name]
     settings = {"batch_size": 3, "epochs": 1, "gradient_accumulation_steps": 2, "r_drop": ALPHA, "max_grad_norm": 0.1}

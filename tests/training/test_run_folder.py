@@ -143,6 +143,22 @@ def test_checkpoints_of_another_program_or_run_are_refused(name, tmp_path):
     assert not other.exists()
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_in_the_place_of_the_metrics_is_not_written_through(is_there, tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "run" / METRICS
+    if is_there:
+        victim.write_text("kept")
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    folder, _ = opened(tmp_path / "run")
+    folder.write_metrics({"step": 1, "loss": 0.5})
+    save(folder, 3)
+    folder.write_metrics({"step": 4, "loss": 0.25})
+    assert not link.is_symlink()
+    assert len(link.read_text().splitlines()) == 2
+    assert (victim.read_text() if is_there else victim.exists()) == ("kept" if is_there else False)
+
+
 def test_a_checkpoint_that_is_being_removed_is_none(tmp_path, monkeypatch):
     folder, _ = opened(tmp_path, keep=1)
     save(folder, 3)
