@@ -80,29 +80,28 @@ class BlockLayout(Layout):
         rows = block.flatten(0, 1)  # (N·L, …)
         return rows if self.is_full else rows.index_select(0, self.slots)
 
+    def seen(self, window: int | None) -> Tensor | None:
+        """Which keys the queries see, (N or 1, 1, L or 1, L) bool; None if all see all."""
+        mask = None if self.is_full else self.mask[:, None, None, :]  # (N, 1, 1, L)
+        if window is None:
+            return mask
+        positions = torch.arange(self.length, device=self.mask.device)  # (L,)
+        near = (positions[:, None] - positions).abs() < window  # (L, L)
+        # A query slot without a token may see no key at all; let it see itself, so that its softmax is defined.
+        near = near[None, None] if mask is None else mask & near  # (N or 1, 1, L, L)
+        return near | torch.eye(self.length, dtype=torch.bool, device=self.mask.device)  # (N or 1, 1, L, L)
+
     @override
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float, window: int | None
     ) -> Tensor:
-        mask = None if self.is_full else self.mask[:, None, None, :]  # (N, 1, 1, L)
-        if window is not None:
-            positions = torch.arange(self.length, device=query.device)  # (L,)
-            near = (positions[:, None] - positions).abs() < window  # (L, L)
-            # A query slot without a token may see no key at all; let it see itself, so that its softmax is defined.
-            near = near[None, None] if mask is None else mask & near  # (N or 1, 1, L, L)
-            mask = near | torch.eye(self.length, dtype=torch.bool, device=query.device)  # (N or 1, 1, L, L)
-        block = (self.pad(tensor).transpose(1, 2) for tensor in (query, key, value))  # (N, A, L, D)
-        attended = self._attention(*block, mask=mask, scaling=scaling, dropout=dropout)  # (N, A, L, D)
-        return self.unpad(attended.transpose(1, 2))  # (T, A, D)
-
-    def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None, dropout: float
-    ) -> Tensor:
-        """(N, A, L, D) → (N, A, L, D)."""
+        mask = self.seen(window)  # (N or 1, 1, L or 1, L)
         grouped = key.shape[1] != query.shape[1]
-        return scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
-        )
+        queries, keys, values = (self.pad(tensor).transpose(1, 2) for tensor in (query, key, value))  # (N, A, L, D)
+        attended = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+        )  # (N, A, L, D)
+        return self.unpad(attended.transpose(1, 2))  # (T, A, D)
 
 
 @dataclass(frozen=True)

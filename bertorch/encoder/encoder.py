@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.attention import ATTENTION, BlockLayout, FlashLayout, Layout, runs_flash
-from bertorch.encoder.cpu import cpu_layout, use_fast_dropout
+from bertorch.encoder.cpu import use_fast_dropout
+from bertorch.encoder.cpu_attention import CPULayout
 from bertorch.encoder.pretrained import config_positions, require_positions
 from bertorch.encoder.trials import LONG, SHORT, eval_mode, matches, supported, trial_batch, unsupported
 
@@ -76,7 +77,7 @@ def layout_of(batch: PackedBatch, dtype: torch.dtype, head_size: int) -> Layout:
     device = batch.input_ids.device
     if runs_flash(device, dtype, head_size):
         return FlashLayout(batch.bounds, batch.max_seqlen, dtype)
-    return cpu_layout(batch) if device.type == "cpu" else BlockLayout.of(batch)
+    return CPULayout.of(batch) if device.type == "cpu" else BlockLayout.of(batch)
 
 
 class LimitedLength:

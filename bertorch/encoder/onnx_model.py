@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
-from bertorch.encoder.cpu import similar_lengths
+from bertorch.encoder.cpu_attention import similar_lengths
 from bertorch.encoder.encoder import LimitedLength, ModelInputs
 from bertorch.encoder.encoder_model import EncoderModel
 from bertorch.errors import UserError

@@ -1,6 +1,6 @@
 import pytest
 
-from bertorch.encoder import cpu, encoder
+from bertorch.encoder import cpu_attention, encoder
 from tests.encoder import flash_stand_in
 
 
@@ -16,4 +16,4 @@ def flash(monkeypatch):
 @pytest.fixture
 def groups(monkeypatch):
     """Attention splits also the smallest block."""
-    monkeypatch.setattr(cpu, "SMALL_BLOCK", 0)
+    monkeypatch.setattr(cpu_attention, "SMALL_BLOCK", 0)

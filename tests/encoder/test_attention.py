@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
+from bertorch.encoder import cpu_attention
 from bertorch.encoder.attention import BlockLayout, FlashLayout, packed_attention, runs_flash
-from bertorch.encoder.cpu import CPUBlockLayout, GroupedLayout
+from bertorch.encoder.cpu_attention import CPULayout
 from bertorch.encoder.encoder import layout_of
 from tests.architectures import random_batch
 
@@ -88,29 +90,97 @@ def test_flash_attention_equals_plain_attention_within_each_sentence(flash, key_
 @pytest.mark.parametrize("key_heads", [HEADS, 2])
 @pytest.mark.parametrize("window", [None, 3])
 def test_blocks_of_like_length_equal_plain_attention(groups, key_heads, window):
+    """Their gradients too."""
     layout = layout_of(random_batch(LENGTHS), torch.float64, SIZE)
-    assert isinstance(layout, GroupedLayout)
+    assert isinstance(layout, CPULayout)
     assert [(block.sentences, block.length) for block in layout.blocks] == [(1, 7), (1, 3), (1, 1)]
-    query, key, value = states(HEADS), states(key_heads), states(key_heads) + 1
-    got, _ = packed_attention(
-        torch.nn.Identity(), query, key, value, None, layout=layout, scaling=0.3, sliding_window=window
-    )
-    torch.testing.assert_close(got, plain_attention(query, key, value, scaling=0.3, window=window))
+    inputs = [states(heads).requires_grad_() for heads in (HEADS, key_heads, key_heads)]
+    got, _ = packed_attention(torch.nn.Identity(), *inputs, None, layout=layout, scaling=0.3, sliding_window=window)
+    expected = plain_attention(*inputs, scaling=0.3, window=window)
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for gradient, exact in zip(
+        torch.autograd.grad((got * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, exact)
 
 
-def test_sentences_of_like_length_share_a_block():
-    layout = GroupedLayout.of(random_batch([50, 9, 100, 75, 100, 40, 76]))
+def test_sentences_of_like_length_share_a_block(groups):
+    layout = CPULayout.of(random_batch([50, 9, 100, 75, 100, 40, 76]))
     assert [(block.sentences, block.length) for block in layout.blocks] == [(4, 100), (2, 50), (1, 9)]
-    assert layout.sizes == (351, 90, 9)
+    assert [len(block.slots) for block in layout.blocks] == [351, 90, 9]
 
 
-def test_small_blocks_are_not_cut_up():
-    assert isinstance(layout_of(random_batch(LENGTHS), torch.float32, SIZE), CPUBlockLayout)
-    assert isinstance(layout_of(random_batch([128] * 9), torch.float32, SIZE), GroupedLayout)
+def test_small_batches_are_one_block():
+    assert len(CPULayout.of(random_batch([60, 10, 10])).blocks) == 1
+    assert len(CPULayout.of(random_batch([60, 10, 10] * 6)).blocks) == 2
+
+
+@pytest.fixture(params=["one block", "several blocks"])
+def blocks(request, monkeypatch):
+    """Attention on the CPU with a block, and with one for each length."""
+    monkeypatch.setattr(cpu_attention, "SMALL_BLOCK", 0 if request.param == "several blocks" else 2**20)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4]])
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_weight_is_dropped_or_that_of_plain_attention_times_the_factor(blocks, lengths, window):
+    """Each value is a unit vector, so that what a token attends to shows each of its weights."""
+    torch.manual_seed(0)
+    tokens, size = sum(lengths), max(lengths)
+    batch = random_batch(lengths)
+    query, key = torch.randn(2, 1, HEADS, tokens, size, dtype=torch.float64)
+    value = torch.eye(size, dtype=torch.float64)[batch.position_ids].expand(1, HEADS, -1, -1)
+    options = {"layout": CPULayout.of(batch), "scaling": 0.3, "sliding_window": window}
+    plain, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **options)
+    seen = 0
+    dropped = 0
+    for _ in range(40):
+        got, _ = packed_attention(torch.nn.Identity(), query, key, value, None, dropout=0.25, **options)
+        torch.testing.assert_close(got[got != 0], plain[got != 0] / 0.75)
+        seen += int((plain != 0).sum())
+        dropped += int(((plain != 0) & (got == 0)).sum())
+    assert stats.binomtest(dropped, seen, 0.25).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("key_heads", [HEADS, 2])
-@pytest.mark.parametrize("kind", [BlockLayout, CPUBlockLayout, GroupedLayout])
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_gradient_with_dropout_is_that_of_the_result(blocks, key_heads, window):
+    """By finite differences, with the same draws each time."""
+    layout = CPULayout.of(random_batch(LENGTHS))
+    inputs = [states(heads).requires_grad_() for heads in (HEADS, key_heads, key_heads)]
+
+    def attended(query, key, value):
+        torch.manual_seed(0)
+        options = {"layout": layout, "scaling": 0.3, "sliding_window": window, "dropout": 0.25}
+        return packed_attention(torch.nn.Identity(), query, key, value, None, **options)[0]
+
+    assert torch.autograd.gradcheck(attended, inputs)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_autocast_computes_attention_in_its_type(blocks, dropout):
+    """Also where a rotation has made fp32 of queries and keys, and not of values."""
+    layout = CPULayout.of(random_batch(LENGTHS))
+    inputs = [states(HEADS).float().requires_grad_() for _ in range(3)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            query, key, value = (
+                tensor.to(kind) for tensor, kind in zip(inputs, (dtype, dtype, torch.bfloat16), strict=True)
+            )
+            got, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, dropout=dropout)
+        assert got.dtype == torch.bfloat16
+        results.append((got, *torch.autograd.grad(got.float().square().sum(), inputs)))
+    for mixed, half in zip(*results, strict=True):
+        assert torch.equal(mixed, half)
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("kind", [BlockLayout, CPULayout])
 def test_dropped_weights_are_scaled_so_that_the_mean_stays(kind, key_heads):
     """Over many draws, attention with dropout is attention without it, and so is its gradient."""
     draws, lengths = 3000, [3, 5]
@@ -136,7 +206,7 @@ def test_dropped_weights_are_scaled_so_that_the_mean_stays(kind, key_heads):
 
 
 @pytest.mark.parametrize("multiple", [8, 128])
-@pytest.mark.parametrize("kind", [BlockLayout, GroupedLayout, FlashLayout])
+@pytest.mark.parametrize("kind", [BlockLayout, CPULayout, FlashLayout])
 def test_filler_attends_to_itself_only(flash, kind, multiple):
     batch = random_batch(LENGTHS)
     filled = batch.filled(multiple)
