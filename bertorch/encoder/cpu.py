@@ -5,6 +5,8 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_
 """
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,27 +115,42 @@ def _reordered(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
 
 
-def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> bool:
-    """Replace the linear layers of an encoder on a CPU if its results stay the same; return whether it was done.
+def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> Callable[[], None] | None:
+    """Replace the linear layers of an encoder on a CPU if its results stay the same; return what undoes it.
 
-    It is not where PyTorch is built without oneDNN or the processor lacks it. Afterwards the encoder can be neither
-    trained nor saved. `dtype` is that of autocast, or fp32.
+    It is not done, and None returned, where PyTorch is built without oneDNN, the processor lacks it, or the weights are
+    not of fp32. Until it is undone the encoder can be neither trained nor saved. `dtype` is that of autocast, or fp32.
     """
+    if encoder.model.dtype != torch.float32:
+        return None
     batch = trial_batch(encoder.model.config)
     children = [(module, dict(module.named_children())) for module in encoder.model.modules()]
 
-    def with_onednn() -> Tensor:
+    def replaced() -> Tensor:
         for module, named in children:
             _replace_linear(module, named, dtype)
         return encoder(batch).float()  # (T, H)
 
-    with eval_mode(encoder):
-        replaced = matches(encoder(batch).float(), with_onednn, tolerance=_TOLERANCE[dtype])
-    if not replaced:
+    def undo() -> None:
         for module, named in children:
             for name, child in named.items():
                 setattr(module, name, child)
-    return replaced
+
+    with eval_mode(encoder):
+        if matches(encoder(batch).float(), replaced, tolerance=_TOLERANCE[dtype]):
+            return undo
+    undo()
+    return None
+
+
+@contextmanager
+def with_onednn(encoders: Iterable["Encoder"], dtype: torch.dtype) -> Iterator[None]:
+    """`use_onednn` meanwhile."""
+    with ExitStack() as stack:
+        for encoder in encoders:
+            if undo := use_onednn(encoder, dtype):
+                stack.callback(undo)
+        yield
 
 
 def _replace_linear(module: nn.Module, children: dict[str, nn.Module], dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ from bertorch.data.batch import PackedBatch
 from bertorch.data.dataset import Examples
 from bertorch.data.prefetch import prefetched
 from bertorch.data.schedule import evaluation_batches
+from bertorch.encoder.cpu import with_onednn
 from bertorch.encoder.trials import eval_mode
 from bertorch.precision import Precision, require_finite
 from bertorch.tasks.base import Task
@@ -62,6 +63,7 @@ def evaluate(
         torch.inference_mode(),
         precision.autocast(),
         torch.compiler.set_stance("force_eager"),
+        with_onednn(task.model.encoders if device.type == "cpu" else (), precision.dtype),
         closing(prefetched(prepared, shares)) as batches,
     ):
         for indices, batch in batches:

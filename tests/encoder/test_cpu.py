@@ -4,7 +4,7 @@ from scipy import stats
 from torch import nn
 
 from bertorch.encoder import cpu
-from bertorch.encoder.cpu import Dropout, OneDnnLinear, dropped, use_fast_dropout, use_onednn
+from bertorch.encoder.cpu import Dropout, OneDnnLinear, dropped, use_fast_dropout, use_onednn, with_onednn
 from bertorch.encoder.encoder import Encoder
 from tests.architectures import PACKED, PADDED, batch_both_ways, random_batch, small_classifier, small_encoder
 
@@ -139,3 +139,30 @@ def test_an_encoder_that_would_not_be_the_same_is_left_as_it_is(fault, monkeypat
         assert not use_onednn(encoder, torch.float32)
         assert kinds_in(encoder) == {torch.nn.Linear}
         assert torch.equal(encoder(batch), expected)
+
+
+def test_weights_of_fp64_stay():
+    encoder = Encoder(small_encoder("bert")).double().eval()
+    assert use_onednn(encoder, torch.float32) is None
+    assert kinds_in(encoder) == {torch.nn.Linear}
+
+
+def test_layers_are_replaced_meanwhile_only(monkeypatch):
+    """Also where what is done meanwhile fails, and where they cannot be."""
+    encoder = Encoder(small_encoder("bert")).eval()
+    before = dict(encoder.named_modules())
+
+    def is_as_before():
+        after = dict(encoder.named_modules())
+        return before.keys() == after.keys() and all(after[name] is module for name, module in before.items())
+
+    with with_onednn([encoder], torch.float32):
+        assert kinds_in(encoder) == {OneDnnLinear}
+    assert is_as_before()
+    with pytest.raises(ValueError, match="meanwhile"), with_onednn([encoder], torch.float32):
+        raise ValueError("meanwhile")
+    assert is_as_before()
+    monkeypatch.setattr(cpu.torch.ops, "mkldnn", object())
+    with with_onednn([encoder], torch.float32):
+        assert is_as_before()
+    assert is_as_before()
