@@ -7,8 +7,8 @@ import re
 import stat
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -139,6 +139,23 @@ def write_lines(path: str, lines: Iterable[str]) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
+def write_files(files: Mapping[str, Iterable[str]]) -> None:
+    """As `write_lines`, several files that belong together: interrupted, none is beside one of an earlier time.
+
+    Raises:
+        UserError: one cannot be written; older ones are unchanged.
+    """
+    with ExitStack() as stack:
+        for path, lines in files.items():
+            file = stack.enter_context(_replacing_text(path))
+            with writing(path):
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+        for path in files:
+            with writing(path):
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_output(path: str, *, overwrite: bool) -> Iterator[TextIO]:
     """Write a text file atomically, its folder made; or as it comes, where `path` is a stream.
@@ -173,16 +190,19 @@ def _standard_output() -> Iterator[TextIO]:
         raise
 
 
-def refuse_existing(paths: Iterable[str], *, overwrite: bool) -> None:
-    """Check the outputs of a command before it starts its work.
+def refuse_existing(paths: Iterable[str], *, overwrite: bool, inputs: Iterable[str | None] = ()) -> None:
+    """Check the outputs of a command before it starts its work; of the inputs those that are None are left out.
 
     Raises:
-        UserError: one exists and `overwrite` is false, one is not a regular file, or two are the same.
+        UserError: one exists and `overwrite` is false, one is not a regular file, two are the same, or one is an input.
     """
+    read = {os.path.realpath(path) for path in inputs if path is not None}
     seen = set()
     for path in map(os.path.realpath, paths):
         if path in seen:
             raise UserError(f"{path}: expected another file for each output, got this one twice")
+        if path in read:
+            raise UserError(f"{path}: expected another file for the output, got one that is read; name another")
         seen.add(path)
         with writing(path), suppress(FileNotFoundError):  # such as below a file, or a name too long
             os.stat(path)

@@ -44,7 +44,7 @@ def label_issues(config: LabelIssuesConfig) -> None:
     from bertorch.data.out_of_fold import read_out_of_fold
 
     if not is_stream(config.output_file):
-        refuse_existing([config.output_file], overwrite=config.overwrite)
+        refuse_existing([config.output_file], overwrite=config.overwrite, inputs=[config.input_file])
     rows = read_out_of_fold(config.input_file)
     found = find_label_issues(rows.labels, rows.probabilities)  # (N,)
     lines = list(_of_sentences(rows, found) if rows.of_tokens else _of_examples(rows, found))

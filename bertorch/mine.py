@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from bertorch import cli
-from bertorch.atomic import remove
 from bertorch.config import InferenceConfig, option
 from bertorch.errors import UserError
 from bertorch.files import is_stream, refuse_existing, whole_output, writing
@@ -89,7 +88,8 @@ def run(config: MineConfig) -> None:
     from bertorch.inference.load import load, load_shared
     from bertorch.writer_lock import only_writer
 
-    refuse_existing([config.output_file], overwrite=config.overwrite)
+    inputs = (config.input_file, config.corpus_file)
+    refuse_existing([config.output_file], overwrite=config.overwrite, inputs=inputs)
     texts = read_mining_texts(config.input_file, config.corpus_file)
     if config.rank_from > texts.corpus_size:
         raise UserError(
@@ -148,8 +148,7 @@ def _mine(config: MineConfig, texts: "MiningTexts", mining: "Mining") -> None:
     candidates = mining.candidates()
     if candidates is not None:
         _write(config, texts, candidates)
-        with writing(mining.folder):
-            remove(mining.folder)
+        mining.remove()
 
 
 def _write(config: MineConfig, texts: "MiningTexts", candidates: "Candidates") -> None:

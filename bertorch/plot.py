@@ -6,6 +6,7 @@ r"""Draw loss, learning rate and dev metric of one or several runs into a PNG.
 A RUN is the `--saved_dir` of a run, finished or not, or a `metrics.jsonl`. Needs matplotlib.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,8 @@ def plot(config: PlotConfig) -> None:
     require_matplotlib("bertorch.plot")
     from matplotlib import rc_context
 
-    refuse_existing([config.output], overwrite=config.overwrite)
+    inputs = [path for run in config.runs for path in (run, os.path.join(run, METRICS))]
+    refuse_existing([config.output], overwrite=config.overwrite, inputs=inputs)
     runs = [Run.read(name) for name in config.runs]
     shown, fonts = readable_names(config.runs, "run", longest=LONGEST_NAME)
     with rc_context({"font.family": fonts}):

@@ -99,7 +99,8 @@ def run(config: PredictConfig) -> None:
         name = config.input_file
         raise UserError(f"--input_file {name}: several processes need a file that each of them can read, got a stream")
     if not is_stream(config.output_file):
-        refuse_existing([config.output_file], overwrite=config.overwrite)  # before the model is loaded
+        # before the model is loaded
+        refuse_existing([config.output_file], overwrite=config.overwrite, inputs=[config.input_file])
     model = load_shared(config)
     model.task.set_line_options(tags=config.tags, min_score=config.min_score)
     if config.is_array:

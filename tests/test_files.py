@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from bertorch.files import (
     require_file,
     to_json,
     whole_output,
+    write_files,
     write_lines,
 )
 
@@ -126,6 +128,37 @@ def test_lines_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match="file/x: expected a file that can be written, got: "):
         write_lines(str(path / "x"), ["a"])
     assert sorted(item.name for item in path.parent.iterdir()) == ["file", "link"]
+
+
+def test_files_that_belong_together_are_never_of_two_times(tmp_path, monkeypatch):
+    """An error leaves the older ones; where the process ends in between, one is missing."""
+    first, second = (tmp_path / name for name in ("a", "b"))
+    for file in (first, second):
+        file.write_text("old\n")
+    with pytest.raises(UserError, match="half a surrogate pair"):
+        write_files({str(first): ["new"], str(second): ["\ud800"]})
+    assert [file.read_text() for file in (first, second)] == ["old\n", "old\n"]
+    replace = Path.replace
+
+    def killed(self, target):
+        replace(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_files({str(first): ["new"], str(second): ["new"]})
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["new\n"]
+    write_files({str(first): ["1", "2"], str(second): []})
+    assert [file.read_text() for file in (first, second)] == ["1\n2\n", ""]
+
+
+def test_an_input_is_no_output(tmp_path):
+    file, link = tmp_path / "a", tmp_path / "link"
+    file.touch()
+    link.symlink_to(file)
+    with pytest.raises(UserError, match="expected another file for the output, got one that is read"):
+        refuse_existing([str(link)], overwrite=True, inputs=[None, str(file)])
 
 
 def test_the_output_behind_a_link_takes_its_place_there(tmp_path):

@@ -222,6 +222,14 @@ def test_it_goes_on_wherever_it_was_interrupted(folders, source, tmp_path, monke
         assert not (tmp_path / f"{stop}.txt.parts").exists()
 
 
+def test_only_its_own_parts_are_removed(folders, source, tmp_path):
+    parts = tmp_path / "out.txt.parts"
+    parts.mkdir()
+    (parts / "notes.txt").write_text("of a user")
+    run(folders["batchneg"], source, tmp_path / "out.txt")
+    assert [path.name for path in parts.iterdir()] == ["notes.txt"]
+
+
 def test_a_block_of_queries_is_bounded_by_its_work(folders, source, tmp_path, monkeypatch):
     """No process waits longer than for one: of a large corpus it has fewer queries, and the result is the same."""
     sizes, search = [], mining.search
@@ -315,7 +323,7 @@ def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path,
         logged = "\n".join(log_lines)
         assert re.search(differences, logged) if differences is not None else logged == ""
         with monkeypatch.context() as patched:
-            patched.setattr(mine, "remove", lambda path: None)
+            patched.setattr(mining.Mining, "remove", lambda self: None)
             assert run(folders["batchneg"], source, tmp_path / "out.txt", **settings) == fresh
         (tmp_path / "out.txt").unlink()
     shutil.copytree(folders["batchneg"], tmp_path / "model")
@@ -323,7 +331,7 @@ def test_only_parts_that_depend_on_the_same_are_taken(folders, source, tmp_path,
     for folder in (tmp_path / "model", folders["batchneg"]):  # a file more, and one less
         del log_lines[:]
         with monkeypatch.context() as patched:
-            patched.setattr(mine, "remove", lambda path: None)
+            patched.setattr(mining.Mining, "remove", lambda self: None)
             run(folder, source, tmp_path / "out.txt", overwrite=True)
         assert "passages.npy: of another run, which differs in content of --model_dir, further.json" in log_lines[0]
 

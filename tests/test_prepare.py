@@ -142,6 +142,52 @@ def test_nothing_is_replaced_unasked(folder, log_lines):
     assert not (folder / "train.bmes").exists()
 
 
+def test_an_input_is_never_the_output(folder, log_lines):
+    data = folder / "train.tsv"
+    data.write_text("".join(f"text {number}\t{number % 2}\n" for number in range(20)))
+    before = data.read_text()
+    for command in (
+        ["split", "--input_file", data, "--output_dir", folder],
+        ["labels", "--input_file", data, "--output_file", data],
+        ["dedupe", "--train_file", data, "--report_file", data],
+    ):
+        assert "expected another file for the output, got one that is read" in failure(
+            log_lines, *command, "--overwrite"
+        )
+        assert data.read_text() == before
+
+
+def test_a_part_of_an_earlier_split_is_told(folder, log_lines):
+    (folder / "all.tsv").write_text("".join(f"text {number}\t{number % 2}\n" for number in range(20)))
+    split = f"split --input_file {folder}/all.tsv --output_dir {folder}/parts".split()
+    main([*split, "--test_ratio", "0.1"])
+    main([*split, "--seed", "2", "--overwrite"])
+    assert log_lines[-1].startswith(f"{folder}/parts/test.tsv is not of this split")
+
+
+def test_files_of_an_example_have_as_many_texts(folder, log_lines):
+    """A pair with a label and one without have different columns of texts, unless they are said."""
+    (folder / "train.tsv").write_text("".join(f"q{number}\ta{number}\t{number % 2}\n" for number in range(20)))
+    (folder / "test.tsv").write_text("".join(f"q{number}\ta{number}\n" for number in range(5)))
+    dedupe = f"dedupe --train_file {folder}/train.tsv --test_file {folder}/test.tsv".split()
+    assert "expected as many columns of texts in each file, got 2 in train, 1 in test" in failure(log_lines, *dedupe)
+    main([*dedupe, "--texts", "2"])
+    assert "train and test: 5 of the 5 lines of test are also in train" in log_lines[-1]
+
+
+def test_texts_that_are_taken_for_labels_are_told(folder, log_lines):
+    (folder / "pairs.tsv").write_text("".join(f"q{number // 3}\ta{number}\n" for number in range(30)))
+    dedupe = f"dedupe --train_file {folder}/pairs.tsv".split()
+    main(dedupe)
+    assert (
+        "nearly all of the last columns are different; if they are texts, without labels, say --texts 2"
+        in (log_lines[0])
+    )
+    log_lines.clear()
+    main([*dedupe, "--texts", "2"])
+    assert len(log_lines) == 1
+
+
 def test_nothing_is_written_from_a_malformed_file(folder, log_lines):
     (folder / "bad.bmes").write_text("我 O\n们\n")
     message = failure(log_lines, "columns", "--input_file", folder / "bad.bmes", "--output_file", folder / "out")
@@ -270,6 +316,7 @@ def test_label_studio_there_and_back(folder):
         ("csv --input_file a --output_file b --columns a --map_label x= ", "expected VALUE=LABEL, got 'x='"),
         ("csv --input_file a --output_file b --columns a --map_label 1=a --map_label 1=b", "expected each value once"),
         ("split --input_file a --output_dir b --dev_ratio 1", "expected a share from 0 to less than 1, got 1"),
+        ("split --input_file a --output_dir b --dev_ratio 0.6 --test_ratio 0.6", "less than 1 together, got 1.2"),
         ("clue tnew --input_file a --output_file b", "invalid choice: 'tnew'"),
         ("", "the following arguments are required: COMMAND"),
     ],

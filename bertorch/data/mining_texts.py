@@ -46,7 +46,7 @@ def read_mining_texts(path: str, corpus: str | None) -> MiningTexts:
     """
     rows = read_rows(path, lambda line: split_columns(line, 2, "query⇥positive", _WIDER), remedy="Fix them.")
     queries, positives = columns_of(rows)
-    passages = positives if corpus is None else read_sentences(corpus)
+    passages = positives if corpus is None else read_sentences(corpus, remedy="Fix them.")
     everything = columns_of([text] for text in chain(passages, positives, queries))  # the corpus has the first numbers
     distinct, numbers = numbered(everything)
     (texts,) = columns_of([text] for text in distinct)

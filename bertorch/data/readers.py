@@ -195,13 +195,13 @@ def read_with_targets(path: str, form: LineForm, target: Target, *, on_bad_line:
     return LabelledTexts(columns, np.frombuffer(targets, target.dtype).reshape(-1, *target.shape))
 
 
-def read_sentences(path: str, *, on_bad_line: str = "stop") -> Texts:
-    """Read one sentence a line, without tabs; an object of JSON with texts is no sentence."""
+def read_sentences(path: str, **options: str) -> Texts:
+    """Read one sentence a line, without tabs; an object of JSON with texts is no sentence. See `parse_lines`."""
 
     def parse(line: str) -> list[str]:
         return split_columns(line, 1, "sentence")
 
-    return columns_of(read_rows(path, parse, partial(_unless_json, parse), on_bad_line=on_bad_line))[0]
+    return columns_of(read_rows(path, parse, partial(_unless_json, parse), **options))[0]
 
 
 def stream_texts(path: str, *, num_texts: int, may_be_json: bool = False) -> Iterator[tuple[str, ...]]:

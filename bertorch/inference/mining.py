@@ -18,7 +18,7 @@ from loguru import logger
 from bertorch import distributed
 from bertorch.data.mining_texts import MiningTexts
 from bertorch.data.teacher import record_path
-from bertorch.files import read_record
+from bertorch.files import read_record, writing
 from bertorch.inference.model import Model
 from bertorch.inference.vectors import VectorFile, differing, write_vectors
 from bertorch.tasks.search import search, suited
@@ -26,6 +26,7 @@ from bertorch.tasks.search import search, suited
 FOUND_AT_ONCE = 2**22  # results of a block of queries, with those that are left out
 COSINES_AT_ONCE = 2**31  # that a block of queries has with the corpus: some minutes of work at most
 PAIRS_AT_ONCE = 2**14  # scored by a cross-encoder, about
+_PARTS = ("passages", "queries", "found", "scores", "positives")
 
 
 class Candidates(NamedTuple):
@@ -81,6 +82,19 @@ class Mining:
             self._write("scores", (len(texts.queries), self._depth - self._skipped), "float32", scored, rescored)
             self._write("positives", (len(texts.pairs), 1), "float32", of_pairs, positives)
         return self._collected() if distributed.is_main() else None
+
+    def remove(self) -> None:
+        """Remove the parts, and their folder if it has nothing else.
+
+        Raises:
+            UserError: one cannot be removed.
+        """
+        with writing(self.folder):
+            for name in _PARTS:
+                for path in self.folder.glob(f"{name}.npy*"):  # the vectors, their record, a part that is not finished
+                    path.unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     @property
     def _depth(self) -> int:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; `SystemExit` with code 2 for a user error, without a traceback."""
     command = cli.parse_command(COMMANDS, argv, __doc__)
     with exit_on_user_error():
-        refuse_existing(command.outputs, overwrite=command.overwrite)
+        refuse_existing(command.outputs, overwrite=command.overwrite, inputs=command.inputs)
         command.run()
 
 

@@ -153,7 +153,7 @@ class Brat(_AnnotationCommand):
             lines, source=input_file, offsets=self.offsets, stem=stem, lines_per_document=self.lines_per_document
         )
         paths = {str(folder / name): content for name, content in files.items()}
-        refuse_existing([*paths, *self.outputs], overwrite=self.overwrite)
+        refuse_existing([*paths, *self.outputs], overwrite=self.overwrite, inputs=self.inputs)
         for path, content in paths.items():
             write_lines(path, content)
         logger.info("{}: {} documents, {} lines", folder, len(paths) // 2, len(lines))

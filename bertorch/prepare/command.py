@@ -22,6 +22,12 @@ class Command(ABC):
         files = [getattr(self, name, None) for name in ("output_file", "label_file", "report_file")]
         return [file for file in files if file is not None]
 
+    @property
+    def inputs(self) -> list[str]:
+        """The files that it reads."""
+        named = (getattr(self, name, None) for name in ("input_file", "train_file", "dev_file", "test_file"))
+        return [file for value in named if value is not None for file in ([value] if isinstance(value, str) else value)]
+
     @abstractmethod
     def run(self) -> None:
         """Read, convert, write."""

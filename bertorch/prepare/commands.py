@@ -1,5 +1,7 @@
 """The commands of `bertorch.prepare`: the options of each, the files that it writes, and what it does."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +14,12 @@ from bertorch.data.lines import shorten
 from bertorch.data.readers import NOT_IN_LABELS
 from bertorch.data.tags import SPELLINGS
 from bertorch.errors import UserError
-from bertorch.files import to_json, write_lines
+from bertorch.files import to_json, write_files, write_lines
 from bertorch.prepare.annotated_texts import require_types
 from bertorch.prepare.annotation_commands import Brat, Doccano, LabelStudio
 from bertorch.prepare.clue import TASKS, clue_labels, convert_clue
 from bertorch.prepare.command import Command, FileCommand, RowsCommand, write
-from bertorch.prepare.examples import Example, collect_labels, read_examples, with_types
+from bertorch.prepare.examples import Example, collect_labels, has_texts_for_labels, read_examples, with_types
 from bertorch.prepare.splits import overlap_report, report_lines, split_examples, without_duplicates
 from bertorch.prepare.tables import DELIMITERS, convert_table
 from bertorch.prepare.tag_columns import LAYOUTS, SOURCES, Sentence, read_tag_columns, read_tag_json, tagged_lines
@@ -32,8 +34,8 @@ class _TagCommand(FileCommand):
 class _TextsCommand(Command):
     texts: int | None = option(
         None,
-        choices=(1, 2),
-        help="how many columns are texts; by default all but the last; set it for unlabelled pairs",
+        minimum=1,
+        help="how many columns are texts; by default all but the last; set it for texts without labels",
     )
     label_separator: str | None = option(None, help="stands between the labels of a text, which has several or none")
 
@@ -49,7 +51,14 @@ class _GroupsCommand(_TextsCommand):
     )
 
     def _read(self, path: str) -> list[Example]:
-        return read_examples(path, self.texts, group_by=self.group_by, label_separator=self.label_separator)
+        examples = read_examples(path, self.texts, group_by=self.group_by, label_separator=self.label_separator)
+        if self.texts is None and has_texts_for_labels(examples):
+            logger.warning(
+                "{}: nearly all of the last columns are different; if they are texts, without labels, say --texts {}",
+                path,
+                len(examples[0].texts) + 1,
+            )
+        return examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +190,8 @@ class Split(_GroupsCommand):
         for name, ratio in self._ratios.items():
             if not 0 <= ratio < 1:
                 raise UserError(f"--{name}_ratio: expected a share from 0 to less than 1, got {ratio:g}")
+        if (both := self.dev_ratio + self.test_ratio) >= 1:
+            raise UserError(f"--dev_ratio, --test_ratio: expected less than 1 together, got {both:g}")
 
     @property
     def _ratios(self) -> dict[str, float]:
@@ -190,7 +201,10 @@ class Split(_GroupsCommand):
     def _parts(self) -> dict[str, str]:
         """The file of each part."""
         names = ["train", *(name for name, ratio in self._ratios.items() if ratio)]
-        return {name: str(Path(self.output_dir) / f"{name}{Path(self.input_file).suffix}") for name in names}
+        return {name: self._path(name) for name in names}
+
+    def _path(self, part: str) -> str:
+        return str(Path(self.output_dir) / f"{part}{Path(self.input_file).suffix}")
 
     @property
     @override
@@ -201,8 +215,12 @@ class Split(_GroupsCommand):
     def run(self) -> None:
         examples = self._read(self.input_file)
         parts = split_examples(examples, self._ratios, seed=self.seed, source=self.input_file)
+        write_files({path: [example.line for example in parts[name]] for name, path in self._parts.items()})
         for name, path in self._parts.items():
-            write(path, [example.line for example in parts[name]])
+            logger.info("{}: {} lines", path, len(parts[name]))
+        for path in map(self._path, self._ratios):
+            if path not in self.outputs and os.path.exists(path):
+                logger.warning("{} is not of this split; if it is of an earlier one, train has lines of it now", path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +237,8 @@ class Dedupe(_GroupsCommand):
     def run(self) -> None:
         files = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}
         splits = {name: self._read(path) for name, path in files.items() if path is not None}
+        if self.group_by is None:
+            self._require_as_many_texts(splits)
         report = overlap_report(splits)
         for line in report_lines(report):
             logger.info("{}", line)
@@ -227,6 +247,16 @@ class Dedupe(_GroupsCommand):
             write(self.output_file, [example.line for example in without_duplicates(train, held_out)])
         if self.report_file is not None:
             write_lines(self.report_file, [to_json(report, indent=2)])
+
+    def _require_as_many_texts(self, splits: Mapping[str, list[Example]]) -> None:
+        """An example is never that of another file if one has a text more."""
+        counts = {name: len(examples[0].texts) for name, examples in splits.items()}
+        if len(set(counts.values())) > 1:
+            got = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise UserError(
+                f"expected as many columns of texts in each file, got {got}: without labels the last is a text too; "
+                "say how many with --texts"
+            )
 
 
 COMMANDS: dict[str, type[Command]] = {

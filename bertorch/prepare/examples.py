@@ -99,6 +99,12 @@ def _without_spaces(source: Iterable[str]) -> tuple[str]:
     return ("".join("".join(source).split()),)
 
 
+def has_texts_for_labels(examples: Sequence[Example]) -> bool:
+    """Whether the one label of each looks like a text: more than half are different, and are no numbers."""
+    labels = {example.labels[0] for example in examples if len(example.labels) == 1}
+    return len(labels) > max(len(examples) / 2, 10) and not all(map(_NUMBER.fullmatch, labels))
+
+
 def with_types(examples: Iterable[Example], source: str) -> list[Example]:
     """Examples of entities and of tags, with the types of the tags in their place, so that all labels are types.
 

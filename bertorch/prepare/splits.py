@@ -27,8 +27,8 @@ def split_examples(
     """Draw parts at random; examples of the same group stay together, so that no part has another's texts.
 
     `ratios` are the shares of the parts beside train; `source` is the file, for errors. The result is train and the
-    parts whose share is not 0, each in the order of the file. A part has its share, rounded, or is larger by the rest
-    of its last group.
+    parts whose share is not 0, each in the order of the file. A part has its share, rounded, at least one example, or
+    is larger by the rest of its last group.
 
     Raises:
         UserError: a part would be empty.
@@ -38,7 +38,7 @@ def split_examples(
     random.Random(seed).shuffle(drawn)
     part_of: dict[tuple[str, ...], str] = {}
     for name, ratio in ratios.items():
-        room = round(ratio * len(examples))
+        room = max(round(ratio * len(examples)), 1 if ratio else 0)
         while room > 0 and drawn:
             group = drawn.pop()
             room -= len(group)

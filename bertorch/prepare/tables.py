@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from bertorch.data.lines import LONGEST_LINE, BadLineError, first_few, parse_lines, shorten
 from bertorch.errors import UserError
 from bertorch.files import require_file
@@ -62,23 +64,66 @@ def convert_table(
 def _rows(path: str, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """The first line of each row, from 1, and its cells, or what is wrong with it.
 
-    After a malformed row it goes on at the next line: a quotation mark that is never closed costs no other row.
+    After a malformed row it goes on at the next line: a quotation mark that is never closed costs no other row. Only
+    lines up to the next odd number of quotation marks that are no rows by themselves are the rest of the malformed one.
+    A cell over lines that could be rows is told as a warning.
     """
     csv.field_size_limit(LONGEST_LINE)
     lines = _content(path, encoding).split("\n")
     quoting = csv.QUOTE_NONE if delimiter == "tab" else csv.QUOTE_MINIMAL
     form: dict[str, Any] = {"delimiter": DELIMITERS[delimiter], "quoting": quoting, "strict": delimiter != "tab"}
     first = 0  # line of the next row, from 0
+    width = 0  # cells of the header
+    swallowing: list[int] = []  # lines of rows in whose cells there are lines that look like rows
     while first < len(lines):
         start = first
         reader = csv.reader((f"{lines[index]}\n" for index in range(start, len(lines))), **form)
         try:
             for cells in reader:
+                width = width or len(cells)
+                end = start + reader.line_num
+                if any(_width(line, form) == width > 1 for line in lines[first + 1 : end - 1]):
+                    swallowing.append(first + 1)
                 yield first + 1, cells
-                first = start + reader.line_num
+                first = end
         except csv.Error as error:
             yield first + 1, error
             first += 1
+            for rest in range(first, _end_of_cell(lines, first, width, form)):
+                yield rest + 1, csv.Error("the rest of a malformed row")
+                first = rest + 1
+    if swallowing:
+        logger.warning(
+            "{}:{}: a cell goes on over lines that look like rows; {} such rows in all: is a quotation mark missing or "
+            "one too many?",
+            path,
+            swallowing[0],
+            len(swallowing),
+        )
+
+
+def _end_of_cell(lines: Sequence[str], first: int, width: int, form: dict[str, Any]) -> int:
+    """The line after the cell that a malformed row, the line before `first`, leaves open; `first` if it leaves none."""
+    if _is_balanced(lines[first - 1]):
+        return first
+    for index in range(first, len(lines)):
+        if not _is_balanced(lines[index]):
+            return index + 1
+        if _width(lines[index], form) == width:
+            break
+    return first
+
+
+def _is_balanced(line: str) -> bool:
+    return line.count('"') % 2 == 0
+
+
+def _width(line: str, form: dict[str, Any]) -> int | None:
+    """The cells of a line that is a row by itself; None if it is none."""
+    try:
+        return len(next(csv.reader([line], **form), []))
+    except csv.Error:
+        return None
 
 
 def _content(path: str, encoding: str) -> str:

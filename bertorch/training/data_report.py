@@ -38,8 +38,9 @@ def log_data_report(
             logger.warning("data: {}", warning)
     if dev is not None and (shared := count_shared(train, dev)):
         logger.warning(
-            "data: dev: {} stand in the training examples too, as tokens, and make the metric too good; "
-            "python -m bertorch.prepare dedupe takes them out of files of columns",
+            "data: dev: {} stand in the training examples too, as tokens, and make the metric too good; python -m "
+            "bertorch.prepare dedupe takes those that are equal to the last character out of files of columns "
+            "(--texts 2 for pairs, where a file has no labels)",
             _share(shared, len(dev)),
         )
 

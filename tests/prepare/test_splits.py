@@ -42,9 +42,9 @@ def test_no_text_is_in_two_parts():
 
 def test_no_part_is_empty():
     with pytest.raises(
-        UserError, match="all.txt: expected enough different texts for an example in test, got 3 in all"
+        UserError, match="all.txt: expected enough different texts for an example in train, got 2 in all"
     ):
-        split(examples("abc"), {"dev": 0.4, "test": 0.1}, seed=0)
+        split(examples("ab"), {"dev": 0.4, "test": 0.1}, seed=0)
     with pytest.raises(
         UserError, match="all.txt: expected enough different texts for an example in train, got 1 in all"
     ):
@@ -126,3 +126,10 @@ def test_what_is_held_out_goes_by_group_and_repeats_by_text():
     assert report["splits"]["train"] == {"lines": 5, "repeats": 1, "texts_with_different_labels": 0}
     assert report["shared"][0]["lines"] == {"train": 2, "dev": 1}
     assert report["shared"][0]["items"][0]["texts"] == ("q",)
+
+
+@pytest.mark.parametrize("texts", [4, 5])
+def test_a_part_with_a_share_has_an_example(texts):
+    """Also where the share is less than half of one, as the `--dev_ratio` of the scripts."""
+    parts = split([Example(number, "", (str(number),), ()) for number in range(1, texts + 1)], {"dev": 0.1}, seed=0)
+    assert {name: len(part) for name, part in parts.items()} == {"train": texts - 1, "dev": 1}

@@ -91,3 +91,18 @@ def test_bad_rows_are_skipped_on_demand_and_cost_no_other(file, content, kept, l
     assert f"{path}: skipped malformed lines: 1; the first: {path}:" in log_lines[-1]
     with pytest.raises(UserError, match="skip them with --on_bad_row skip"):
         convert_table(path, ["review", "label"], **options)
+
+
+def test_the_rest_of_a_bad_cell_is_no_row(file, log_lines):
+    path = file('review,label\n"He said "hi"\nand more\nand left",1\nok,0\n')
+    options = {"delimiter": "comma", "encoding": "utf-8", "labels": {}}
+    assert convert_table(path, ["review", "label"], **options, on_bad_row="skip") == ["ok\t0"]
+    assert f"{path}: skipped malformed lines: 3; the first: {path}:2: expected a row of CSV" in log_lines[-1]
+
+
+def test_a_cell_that_swallows_rows_is_told(file, log_lines):
+    """Two stray quotation marks make one cell of all that is between them, which is correct CSV."""
+    path = file('review,label\na,1\n"b,1\nc,0\nd",0\n"e\nf",1\n')
+    assert convert(path) == ["a\t1", "b,1 c,0 d\t0", "e f\t1"]
+    (warning,) = log_lines
+    assert warning.startswith(f"{path}:3: a cell goes on over lines that look like rows; 1 such rows in all")

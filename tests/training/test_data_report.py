@@ -69,7 +69,8 @@ def test_the_block_of_a_classifier(tokenizer, log_lines):
         "data: dev: the only label is b: there is nothing to tell apart",
         # also the two that are equal once they are cut
         "data: dev: 2 of 3 (66.7%) stand in the training examples too, as tokens, and make the metric too good; "
-        "python -m bertorch.prepare dedupe takes them out of files of columns",
+        "python -m bertorch.prepare dedupe takes those that are equal to the last character out of files of columns "
+        "(--texts 2 for pairs, where a file has no labels)",
     ]
 
 
