@@ -66,7 +66,7 @@ def randomisation_test(
 
     differ = np.flatnonzero(np.any([a != b for a, b in zip(columns, others, strict=True)], axis=0))  # (M,)
     observed = differences(np.zeros((1, count)))[0] - _EQUAL
-    is_exact = 2.0 ** len(differ) <= draws
+    is_exact = 2 ** len(differ) <= draws
     as_large = total = 0
     random = np.random.default_rng(seed)
     for rows in blocks(2 ** len(differ) if is_exact else draws, 2 * count):

@@ -81,6 +81,16 @@ def test_randomisation_of_more_examples_is_close_to_their_enumeration():
     assert drawn.description == "randomisation test, 2000 exchanges"
 
 
+def test_randomisation_of_many_examples():
+    """The number of all exchanges is beyond what a float holds."""
+    random = np.random.default_rng(0)
+    score = random.normal(size=2000)
+    better, worse = (score + noise * random.normal(size=2000) for noise in (0.1, 1))
+    result = randomisation_test(MEASURES["spearman"], [worse, score], [better, score], draws=100)
+    assert result.description == "randomisation test, 100 exchanges"
+    assert result.p == pytest.approx(1 / 101)
+
+
 def test_randomisation_of_equal_models():
     measure = MEASURES["spearman"]
     columns = random_table(30).arrays(measure)

@@ -27,7 +27,8 @@ TEXTS: tuple[tuple[str, ...], ...] = (("text",), ("a", "b"), ("token",))  # name
 _FIRST = ["number", "label", "fold"]
 _PROBABILITY = "p:"  # so that no label is taken for another column
 _FORM = "number⇥label⇥fold⇥p:NAME…⇥text"
-_ROUNDING = 1e-3  # of a sum of probabilities as they are written
+_DECIMALS = 6  # of a probability
+_ROUNDING = 1e-3  # of their sum, or more where there are many
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def write_out_of_fold(path: str, rows: OutOfFold, *, overwrite: bool) -> None:
         file.write("\t".join(map(cell, header)) + "\n")
         numbers = zip(rows.numbers.tolist(), rows.labels.tolist(), rows.folds.tolist(), strict=True)
         for (number, label, fold), row, *texts in zip(numbers, rows.probabilities, *rows.texts.values(), strict=True):
-            probabilities = [f"{value:.6f}" for value in row.tolist()]
+            probabilities = [f"{value:.{_DECIMALS}f}" for value in row.tolist()]
             line = [str(number), rows.label_names[label], str(fold), *probabilities, *texts]
             file.write("\t".join(map(cell, line)) + "\n")
 
@@ -123,6 +124,7 @@ def _distribution(columns: list[str]) -> list[float]:
         row = [float(column) for column in columns]
     except ValueError as error:
         raise BadLineError(f"expected probabilities, got {shorten(chr(9).join(columns))}") from error
-    if not (all(0 <= value <= 1 for value in row) and math.isclose(sum(row), 1, abs_tol=_ROUNDING)):
+    rounding = max(_ROUNDING, len(row) * 10**-_DECIMALS)
+    if not (all(0 <= value <= 1 for value in row) and math.isclose(sum(row), 1, abs_tol=rounding)):
         raise BadLineError(f"expected probabilities whose sum is 1, got {shorten(chr(9).join(columns))}")
     return row

@@ -7,6 +7,7 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_inner_product.html and …/dev_
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,48 +31,65 @@ os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of oneDNN's results, as a share of the largest
 
 
-class Draws:
-    """Dropout on the CPU: which elements of a tensor of `shape` stay, with a probability rounded to 1/65536.
+@dataclass(frozen=True)
+class DropoutRate:
+    """Dropout on the CPU, with a probability rounded to a multiple of 1/65536.
 
     A random number of 64 bits serves four elements; `nn.functional.dropout` draws one for each, which takes a good part
     of a training step.
     """
 
-    def __init__(self, shape: torch.Size, probability: float) -> None:
-        drop, elements = round(probability * _DRAWS), shape.numel()
-        words = torch.empty(-(-elements // 4), dtype=torch.int64).random_(-(2**63), None)
-        self._numbers = words.view(torch.int16)[:elements].view(shape)  # uniform from -2**15 to 2**15 - 1
-        self._least = drop - _DRAWS // 2
-        self.factor = _DRAWS / max(_DRAWS - drop, 1)  # on what stays, so that the mean does too
+    probability: float
 
-    def stays(self, dtype: torch.dtype) -> Tensor:
+    @property
+    def factor(self) -> float:
+        """On what stays, so that the mean does too."""
+        return _DRAWS / max(_DRAWS - self._drop, 1)
+
+    def draws(self, shape: torch.Size) -> Tensor:
+        """A random number for each element, int16, uniform from -2**15 to 2**15 - 1."""
+        elements = shape.numel()
+        words = torch.empty(-(-elements // 4), dtype=torch.int64).random_(-(2**63), None)
+        return words.view(torch.int16)[:elements].view(shape)
+
+    def stays(self, draws: Tensor, dtype: torch.dtype) -> Tensor:
         """1 for each element that stays, 0 for the others; compared into `dtype`, products of bools being slow."""
-        return torch.ge(self._numbers, self._least, out=torch.empty(self._numbers.shape, dtype=dtype))
+        return torch.ge(draws, self._least, out=torch.empty(draws.shape, dtype=dtype))
+
+    @property
+    def _drop(self) -> int:
+        return round(self.probability * _DRAWS)
+
+    @property
+    def _least(self) -> int:
+        return self._drop - _DRAWS // 2
 
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, probability: float) -> Tensor:
-        ctx.draws = Draws(tensor.shape, probability)
-        return (tensor * ctx.draws.stays(tensor.dtype)).mul_(ctx.draws.factor)
+    def forward(ctx: Any, tensor: Tensor, rate: DropoutRate) -> Tensor:
+        ctx.rate, draws = rate, rate.draws(tensor.shape)
+        ctx.save_for_backward(draws)
+        return (tensor * rate.stays(draws, tensor.dtype)).mul_(rate.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return (gradient * ctx.draws.stays(gradient.dtype)).mul_(ctx.draws.factor), None
+        (draws,) = ctx.saved_tensors
+        return (gradient * ctx.rate.stays(draws, gradient.dtype)).mul_(ctx.rate.factor), None
 
 
 def dropped(tensor: Tensor, probability: float) -> Tensor:
-    """A tensor on the CPU after dropout by `Draws`."""
-    return _Dropped.apply(tensor, probability)
+    """A tensor on the CPU after dropout; see `DropoutRate`."""
+    return _Dropped.apply(tensor, DropoutRate(probability))
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that is fast on the CPU too."""
+    """`nn.Dropout` that is fast on the CPU too; what `torch.compile` makes of its own is fast anyway."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
+        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         return dropped(input, self.p)
 

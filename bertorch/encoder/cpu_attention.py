@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bertorch.data.batch import PackedBatch
 from bertorch.encoder.attention import BlockLayout, Layout
-from bertorch.encoder.cpu import Draws
+from bertorch.encoder.cpu import DropoutRate
 
 SMALL_BLOCK = 2**15  # a block of no more attention scores is not split into blocks of similar lengths
 _FULLNESS = 0.75  # the least share of tokens in a row of these blocks
@@ -22,12 +22,14 @@ _FULLNESS = 0.75  # the least share of tokens in a row of these blocks
 class _Rows(NamedTuple):
     """Where rows (D,) of a packed tensor (T, A, D) go in all blocks (N·A, L, D), one after the other, and back."""
 
-    of_blocks: Tensor  # (R,) int64, the row of (T·A, D) for each of the blocks', the first where no token is
+    of_blocks: (
+        Tensor  # (R,) int64, the row of (T·A, D) for each of the blocks'; where no token is, its sentence's first
+    )
     of_packed: Tensor  # (T·A,) int64, the row of the blocks for each of (T·A, D)
     shapes: Sequence[tuple[int, int]]  # N·A, L of each block
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(T, A, D) → (R, D), anything finite where no token is."""
+        """(T, A, D) → (R, D), where no token is the first one of the sentence, which is finite if the sentence is."""
         return packed.reshape(-1, packed.shape[-1]).index_select(0, self.of_blocks)
 
     def pad_with_zeros(self, packed: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ class _Attention(NamedTuple):
     rows: _Rows
     biases: Sequence[Tensor | None]  # (N·A, L or 1, L) for each block: 0 where a query sees a key, -inf elsewhere
     scale: float  # on the scores
-    dropout: float
+    rate: DropoutRate
 
 
 class _DroppedAttention(torch.autograd.Function):
@@ -92,40 +94,42 @@ class _DroppedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, how: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Queries, keys and values of one shape → (T, A, D)."""
-        ctx.how, ctx.heads, rows = how, query.shape[1], how.rows
+        ctx.rows, ctx.scale, ctx.rate, ctx.heads = how.rows, how.scale, how.rate, query.shape[1]
+        rows, rate = how.rows, how.rate
         padded = rows.pad(query * how.scale), rows.pad(key), rows.pad(value)  # (R, D) each
         attended = torch.empty_like(padded[0])  # (R, D)
-        ctx.draws, all_weights = [], []
+        all_weights, all_draws = [], []
         for bias, q, k, v, out in zip(how.biases, *map(rows.blocks, (*padded, attended)), strict=True):  # (N·A, L, D)
             scores = q @ k.mT if bias is None else torch.baddbmm(bias, q, k.mT)  # (N·A, L, L)
             weights = scores.softmax(-1)  # (N·A, L, L)
-            draws = Draws(weights.shape, how.dropout)
-            torch.bmm(torch.mul(weights, draws.stays(weights.dtype), out=scores), v, out=out)
+            draws = rate.draws(weights.shape)
+            torch.bmm(torch.mul(weights, rate.stays(draws, weights.dtype), out=scores), v, out=out)
             all_weights.append(weights)
-            ctx.draws.append(draws)
-        ctx.save_for_backward(*padded, *all_weights)
-        return rows.unpad(attended, ctx.heads).mul_(draws.factor)
+            all_draws.append(draws)
+        ctx.save_for_backward(*padded, *all_weights, *all_draws)
+        return rows.unpad(attended, ctx.heads).mul_(rate.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients (T, A, D) of queries, keys and values."""
-        query, key, value, *all_weights = ctx.saved_tensors
-        how: _Attention = ctx.how
-        rows = how.rows
-        padded = rows.pad_with_zeros(gradient * ctx.draws[0].factor)  # (R, D)
+        rows: _Rows = ctx.rows
+        rate: DropoutRate = ctx.rate
+        query, key, value, *of_blocks = ctx.saved_tensors
+        all_weights, all_draws = of_blocks[: len(rows.shapes)], of_blocks[len(rows.shapes) :]
+        padded = rows.pad_with_zeros(gradient * rate.factor)  # (R, D)
         gradients = [torch.empty_like(padded) for _ in range(3)]  # (R, D) of queries, keys and values
         for weights, draws, grad, q, k, v, of_q, of_k, of_v in zip(
-            all_weights, ctx.draws, *map(rows.blocks, (padded, query, key, value, *gradients)), strict=True
+            all_weights, all_draws, *map(rows.blocks, (padded, query, key, value, *gradients)), strict=True
         ):
-            stays = draws.stays(weights.dtype)  # (N·A, L, L)
+            stays = rate.stays(draws, weights.dtype)  # (N·A, L, L)
             of_weights = (grad @ v.mT).mul_(stays)  # (N·A, L, L)
             torch.bmm(stays.mul_(weights).mT, grad, out=of_v)
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # (N·A, L, L)
             torch.bmm(of_scores, k, out=of_q)
             torch.bmm(of_scores.mT, q, out=of_k)
         of_query, of_key, of_value = (rows.unpad(each, ctx.heads) for each in gradients)  # (T, A, D) each
-        return None, of_query.mul_(how.scale), of_key, of_value
+        return None, of_query.mul_(ctx.scale), of_key, of_value
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class CPULayout(Layout):
                 _bias(mask, (len(block.mask), heads), query.dtype)
                 for mask, block in zip(seen, self.blocks, strict=True)
             ]
-            how = _Attention(rows, biases, size**-0.5 if scaling is None else scaling, dropout)
+            how = _Attention(rows, biases, size**-0.5 if scaling is None else scaling, DropoutRate(dropout))
             return _DroppedAttention.apply(how, query, key, value)
         padded = (_Pad.apply(tensor, rows) for tensor in (query, key, value))  # (R, D) each
         attended = []
@@ -184,15 +188,21 @@ class CPULayout(Layout):
     def _rows_of(self, heads: int) -> _Rows:
         if heads not in self._rows:
             shapes = [(block.sentences * heads, block.length) for block in self.blocks]
-            *starts, total = accumulate((size * length for size, length in shapes), initial=0)
-            of_tokens = []
-            for start, block in zip(starts, self.blocks, strict=True):
-                sentences, positions = block.slots // block.length, block.slots % block.length  # (t,) of its t tokens
+            starts = accumulate((size * length for size, length in shapes[:-1]), initial=0)
+            of_tokens, firsts = [], []
+            packed = (self.order[:, None] * heads + torch.arange(heads)).split(
+                [len(each.slots) for each in self.blocks]
+            )
+            for start, block, of_token in zip(starts, self.blocks, packed, strict=True):  # (t, A) of its t tokens
+                sentences, positions = block.slots // block.length, block.slots % block.length  # (t,)
                 sequences = sentences[:, None] * heads + torch.arange(heads)  # (t, A), of the block's N·A
                 of_tokens.append(start + sequences * block.length + positions[:, None])  # (t, A)
+                first = torch.zeros(block.sentences * heads, dtype=torch.int64)  # (N·A,)
+                first[sequences[positions == 0]] = of_token[positions == 0]
+                firsts.append(first.repeat_interleave(block.length))  # (N·A·L,)
             of_packed = torch.empty(len(self.order), heads, dtype=torch.int64)  # (T, A)
             of_packed[self.order] = torch.cat(of_tokens)
-            of_blocks = torch.zeros(total, dtype=torch.int64)  # (R,)
+            of_blocks = torch.cat(firsts)  # (R,)
             of_blocks[of_packed.flatten()] = torch.arange(of_packed.numel())
             self._rows[heads] = _Rows(of_blocks, of_packed.flatten(), shapes)
         return self._rows[heads]

@@ -72,12 +72,15 @@ class ModelInputs:
         return (before - before[first_tokens] + 1) * counted + self.padding_position  # (T,)
 
 
-def layout_of(batch: PackedBatch, dtype: torch.dtype, head_size: int) -> Layout:
-    """The layout of a batch for the fastest attention on its device to queries of this type and D."""
+def layout_of(batch: PackedBatch, dtype: torch.dtype, head_size: int, *, compiled: bool = False) -> Layout:
+    """The layout of a batch for the fastest attention on its device to queries of this type and D.
+
+    If `compiled`, for one whose operations `torch.compile` can follow, in a graph for batches of all sizes.
+    """
     device = batch.input_ids.device
     if runs_flash(device, dtype, head_size):
         return FlashLayout(batch.bounds, batch.max_seqlen, dtype)
-    return CPULayout.of(batch) if device.type == "cpu" else BlockLayout.of(batch)
+    return CPULayout.of(batch) if device.type == "cpu" and not compiled else BlockLayout.of(batch)
 
 
 class LimitedLength:
@@ -113,6 +116,7 @@ class Encoder(nn.Module, LimitedLength):
         self.model = model
         use_fast_dropout(model)
         self.packed = False
+        self.compiled = False  # whether its model is
         self._own_attention = model.config._attn_implementation
         with supported(model, _EXPECTED), eval_mode(model):
             self.inputs = ModelInputs.of(model)
@@ -132,7 +136,7 @@ class Encoder(nn.Module, LimitedLength):
             inputs = self.inputs.packed(batch)  # (1, T) each
             config = self.model.config
             head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-            layout = layout_of(batch, self._dtype(), head_size)
+            layout = layout_of(batch, self._dtype(), head_size, compiled=self.compiled)
             return self.model(**inputs, layout=layout).last_hidden_state.squeeze(0)  # (T, H)
         inputs, block = self.inputs.padded(batch)  # (N, L) each
         hidden = self.model(**inputs).last_hidden_state  # (N, L, H)

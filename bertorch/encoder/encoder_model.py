@@ -55,6 +55,7 @@ class EncoderModel(nn.Module):
         """Compile the encoders with `torch.compile`, for batches of any size; the weights keep their names."""
         for encoder in self.encoders:
             encoder.model.compile(dynamic=True)
+            encoder.compiled = True
 
     def keep_layers(self, kept: Sequence[int]) -> None:
         """Leave the encoders these of their layers; see `bertorch.encoder.layers.keep_layers`."""

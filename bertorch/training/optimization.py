@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from loguru import logger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -88,6 +89,11 @@ class Schedule:
 
 def build_scheduler(name: str, optimizer: Optimizer, *, warmup_proportion: float, total_steps: int) -> LambdaLR:
     """The scheduler of a `Schedule`; the rates in the optimizer are the peak rates."""
+    if name == "constant" and warmup_proportion:
+        logger.warning(
+            "--scheduler constant has no warm-up: --warmup_proportion {:g} is ignored; see constant_with_warmup",
+            warmup_proportion,
+        )
     return LambdaLR(optimizer, Schedule(name, warmup_proportion, total_steps, optimizer.defaults["lr"]))
 
 

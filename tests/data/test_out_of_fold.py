@@ -33,6 +33,16 @@ def test_what_is_written_is_read(texts, tmp_path):
     assert read.of_tokens == ("token" in texts)
 
 
+def test_many_labels_are_written_with_the_rounding_of_each(tmp_path):
+    count, path = 3000, str(tmp_path / "out_of_fold.tsv")
+    probabilities = np.full((1, count), 5.5e-7)
+    probabilities[0, 0] = 1 - probabilities[0, 1:].sum()
+    names = [str(number) for number in range(count)]
+    one = np.array([1])
+    write_out_of_fold(path, OutOfFold(names, one, np.array([0]), one, probabilities, {"text": ["a"]}), overwrite=False)
+    assert abs(read_out_of_fold(path).probabilities.sum() - 1) > 1e-3
+
+
 def test_tabs_and_line_breaks_keep_the_columns(tmp_path):
     path = tmp_path / "out_of_fold.tsv"
     write_out_of_fold(str(path), rows(text=["a\tb\nc", "d"]), overwrite=False)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from scipy import stats
 
 from bertorch.encoder import cpu_attention
 from bertorch.encoder.attention import BlockLayout, FlashLayout, packed_attention, runs_flash
+from bertorch.encoder.cpu import dropped
 from bertorch.encoder.cpu_attention import CPULayout
 from bertorch.encoder.encoder import layout_of
 from tests.architectures import random_batch
@@ -158,6 +160,36 @@ def test_the_gradient_with_dropout_is_that_of_the_result(blocks, key_heads, wind
         return packed_attention(torch.nn.Identity(), query, key, value, None, **options)[0]
 
     assert torch.autograd.gradcheck(attended, inputs)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_sentence_that_is_not_finite_harms_no_other(blocks, dropout):
+    """Wherever it stands; padding is none of its tokens."""
+    batch = random_batch(LENGTHS)
+    bounds = batch.bounds.tolist()
+    for sentence, first in enumerate(bounds[:-1]):
+        query, key, value = states(HEADS), states(2), states(2) + 1
+        for tensor in (query, key, value):
+            tensor[0, :, first] = torch.nan
+        layout = CPULayout.of(batch)
+        got, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, dropout=dropout)
+        for other, (start, end) in enumerate(pairwise(bounds)):
+            assert bool(got[0, start:end].isnan().any()) == (other == sentence)
+
+
+def test_draws_are_saved_as_tensors_are(blocks):
+    """So that recomputation, which frees what is saved for the gradient, frees them too."""
+    saved = []
+    layout = CPULayout.of(random_batch(LENGTHS))
+    inputs = [states(HEADS).requires_grad_() for _ in range(3)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.dtype), lambda _: None):
+        attended, _ = packed_attention(torch.nn.Identity(), *inputs, None, layout=layout, dropout=0.1)
+        assert saved.count(torch.int16) == len(layout.blocks)
+        del saved[:]
+        result = dropped(attended, 0.1)
+    assert saved == [torch.int16]
+    for node in (attended.grad_fn.next_functions[0][0], result.grad_fn):
+        assert not [value for value in vars(node).values() if isinstance(value, torch.Tensor)]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -4,8 +4,15 @@ import torch
 from bertorch.precision import Precision
 from bertorch.training.acceleration import accelerate, compiles, graph_obstacle
 from bertorch.weights import load_weights
+from tests.architectures import random_batch
 from tests.short_runs import config, fit
-from tests.small_tasks import NO_DROPOUT, classification_data, classification_task, contrastive_task, windowed_task
+from tests.small_tasks import (
+    NO_DROPOUT,
+    classification_data,
+    classification_task,
+    contrastive_task,
+    windowed_task,
+)
 
 BF16_ON_A_GPU = Precision("bf16", "cuda")
 
@@ -96,3 +103,24 @@ def test_a_compiled_run_ends_where_an_eager_one_does(monkeypatch, tmp_path):
     assert weights["on"].keys() == weights["off"].keys()
     for name, tensor in weights["on"].items():
         torch.testing.assert_close(tensor, weights["off"][name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_a_compiled_encoder_has_dropout(name, monkeypatch):
+    """That of PyTorch, which draws other numbers than ours, and can be traced in one piece."""
+    whole = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: whole(module, backend="aot_eager", fullgraph=True)
+    )
+    task = classification_task(**NO_DROPOUT | {name: 0.5})
+    task.model.compile_encoders()
+    (encoder,) = task.model.encoders
+    batch = random_batch([3, 17, 1, 9])
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(encoder(batch))
+        results[-1].sum().backward()
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])

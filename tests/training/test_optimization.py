@@ -47,6 +47,17 @@ def test_the_rate_of_every_step(name):
     assert rates == pytest.approx([PEAK * factor(name, step) for step in range(TOTAL)])
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_warm_up_that_changes_nothing_is_told(name, log_lines):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    build_scheduler(name, optimizer, warmup_proportion=0.0, total_steps=TOTAL)
+    assert not log_lines
+    build_scheduler(name, optimizer, warmup_proportion=0.25, total_steps=TOTAL)
+    assert [line.split(":")[0] for line in log_lines] == (
+        ["--scheduler constant has no warm-up"] if name == "constant" else []
+    )
+
+
 @pytest.mark.parametrize("proportion", [0.0, 0.1, 0.3, 0.95])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_rates_are_those_of_transformers_bit_for_bit(name, proportion):
