@@ -22,11 +22,29 @@ _FULLNESS = 0.75  # the least share of tokens in a row of these blocks
 class _Rows(NamedTuple):
     """Where rows (D,) of a packed tensor (T, A, D) go in all blocks (N·A, L, D), one after the other, and back."""
 
-    of_blocks: (
-        Tensor  # (R,) int64, the row of (T·A, D) for each of the blocks'; where no token is, its sentence's first
-    )
+    of_blocks: Tensor  # (R,) int64, the row of (T·A, D) for each of the blocks'; the sentence's first one for padding
     of_packed: Tensor  # (T·A,) int64, the row of the blocks for each of (T·A, D)
     shapes: Sequence[tuple[int, int]]  # N·A, L of each block
+
+    @classmethod
+    def of(cls, blocks: Sequence[BlockLayout], order: Tensor, heads: int) -> Self:
+        """Those of A heads; `order` (T,) has the tokens of the batch as they stand in the blocks."""
+        shapes = [(block.sentences * heads, block.length) for block in blocks]
+        starts = accumulate((size * length for size, length in shapes[:-1]), initial=0)
+        in_order = (order[:, None] * heads + torch.arange(heads)).split([len(block.slots) for block in blocks])
+        of_tokens, firsts = [], []
+        for start, block, packed in zip(starts, blocks, in_order, strict=True):  # (t, A) rows of its t tokens
+            sentences, positions = block.slots // block.length, block.slots % block.length  # (t,)
+            sequences = sentences[:, None] * heads + torch.arange(heads)  # (t, A), of the block's N·A
+            of_tokens.append(start + sequences * block.length + positions[:, None])  # (t, A)
+            first = torch.zeros(block.sentences * heads, dtype=torch.int64)  # (N·A,)
+            first[sequences[positions == 0]] = packed[positions == 0]
+            firsts.append(first.repeat_interleave(block.length))  # (N·A·L,)
+        of_packed = torch.empty(len(order), heads, dtype=torch.int64)  # (T, A)
+        of_packed[order] = torch.cat(of_tokens)
+        of_blocks = torch.cat(firsts)  # (R,)
+        of_blocks[of_packed.flatten()] = torch.arange(of_packed.numel())
+        return cls(of_blocks, of_packed.flatten(), shapes)
 
     def pad(self, packed: Tensor) -> Tensor:
         """(T, A, D) → (R, D), where no token is the first one of the sentence, which is finite if the sentence is."""
@@ -187,24 +205,7 @@ class CPULayout(Layout):
 
     def _rows_of(self, heads: int) -> _Rows:
         if heads not in self._rows:
-            shapes = [(block.sentences * heads, block.length) for block in self.blocks]
-            starts = accumulate((size * length for size, length in shapes[:-1]), initial=0)
-            of_tokens, firsts = [], []
-            packed = (self.order[:, None] * heads + torch.arange(heads)).split(
-                [len(each.slots) for each in self.blocks]
-            )
-            for start, block, of_token in zip(starts, self.blocks, packed, strict=True):  # (t, A) of its t tokens
-                sentences, positions = block.slots // block.length, block.slots % block.length  # (t,)
-                sequences = sentences[:, None] * heads + torch.arange(heads)  # (t, A), of the block's N·A
-                of_tokens.append(start + sequences * block.length + positions[:, None])  # (t, A)
-                first = torch.zeros(block.sentences * heads, dtype=torch.int64)  # (N·A,)
-                first[sequences[positions == 0]] = of_token[positions == 0]
-                firsts.append(first.repeat_interleave(block.length))  # (N·A·L,)
-            of_packed = torch.empty(len(self.order), heads, dtype=torch.int64)  # (T, A)
-            of_packed[self.order] = torch.cat(of_tokens)
-            of_blocks = torch.cat(firsts)  # (R,)
-            of_blocks[of_packed.flatten()] = torch.arange(of_packed.numel())
-            self._rows[heads] = _Rows(of_blocks, of_packed.flatten(), shapes)
+            self._rows[heads] = _Rows.of(self.blocks, self.order, heads)
         return self._rows[heads]
 
 
