@@ -161,11 +161,12 @@ class CPULayout(Layout):
     @classmethod
     def of(cls, batch: PackedBatch) -> Self:
         """The layout of a batch on the CPU, computed once and shared by all layers."""
-        if batch.size * batch.max_seqlen**2 <= SMALL_BLOCK:
-            return cls((BlockLayout.of(batch),), torch.arange(len(batch.input_ids)))
         lengths, sentences = batch.bounds.diff().sort(descending=True)  # (N,), longest first
         longest = lengths.tolist()
-        borders = similar_lengths(longest)
+        is_small = batch.size * batch.max_seqlen**2 <= SMALL_BLOCK
+        borders = [0] if is_small else similar_lengths(longest)
+        if len(borders) == 1:  # in the order of the batch, as attention to a block alone has it
+            return cls((BlockLayout.of(batch),), torch.arange(len(batch.input_ids)))
         groups = lengths.tensor_split(borders[1:])
         blocks = [
             BlockLayout.of_lengths(group, int(group.sum()), longest[first])

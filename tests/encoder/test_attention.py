@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -113,6 +114,40 @@ def test_sentences_of_like_length_share_a_block(groups):
     layout = CPULayout.of(random_batch([50, 9, 100, 75, 100, 40, 76]))
     assert [(block.sentences, block.length) for block in layout.blocks] == [(4, 100), (2, 50), (1, 9)]
     assert [len(block.slots) for block in layout.blocks] == [351, 90, 9]
+
+
+@pytest.mark.parametrize("lengths", [[100, 110, 128, 120], [100, 128, 9, 120]])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_order_of_the_sentences_is_that_of_the_batch(lengths, dropout):
+    """Whether they are one block or several, and wherever the longest stands."""
+    layout = CPULayout.of(random_batch(lengths))
+    assert len(layout.blocks) == len({length < 50 for length in lengths})
+    query, key, value = torch.randn(3, 1, HEADS, sum(lengths), SIZE, generator=torch.Generator().manual_seed(0))
+    got, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, dropout=dropout)
+    options = {"layout": BlockLayout.of(random_batch(lengths)), "dropout": 0.0}
+    expected, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **options)
+    if dropout:
+        assert torch.nn.functional.cosine_similarity(got, expected, dim=-1).mean() > 0.9
+    else:
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_batch_has_the_attention_of_one_padded_block(seed):
+    """Short and long ones, of similar lengths and of different ones, split or not; and the gradients."""
+    random = np.random.default_rng(seed)
+    for _ in range(4):
+        longest = int(random.choice([3, 30, 150]))
+        lengths = random.integers(max(1, int(longest * random.choice([0.01, 0.5, 0.8]))), longest + 1, 6).tolist()
+        batch = random_batch(lengths)
+        inputs = [torch.randn(1, 2, sum(lengths), 4, dtype=torch.float64).requires_grad_() for _ in range(3)]
+        weights = torch.randn(1, sum(lengths), 2, 4, dtype=torch.float64)
+        results = []
+        for layout in (CPULayout.of(batch), BlockLayout.of(batch)):
+            got, _ = packed_attention(torch.nn.Identity(), *inputs, None, layout=layout)
+            results.append((got, *torch.autograd.grad((got * weights).sum(), inputs)))
+        for got, expected in zip(*results, strict=True):
+            torch.testing.assert_close(got, expected)
 
 
 def test_small_batches_are_one_block():
