@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["load"]
 
-_PROGRAMS = {f"run_{name}.py" for name in ("classifier", "sentencebert", "simcse", "batchneg", "ner")} | {"prepare.py"}
+_ROOT = Path(__file__).resolve().parents[1]
+_SCRIPTS = {_ROOT / f"run_{name}.py" for name in ("classifier", "sentencebert", "simcse", "batchneg", "ner")}
+_PROGRAMS = _SCRIPTS | {_ROOT / "data" / "prepare.py"}
 
 
 def _is_command() -> bool:
@@ -19,7 +21,7 @@ def _is_command() -> bool:
     started = next(iter(sys.argv), "")
     if started == "-m":  # what Python has there while it imports the package of a module to run
         return any(word.startswith("bertorch.") for word in sys.orig_argv)
-    return Path(started).name in _PROGRAMS
+    return Path(started).resolve() in _PROGRAMS  # not a user's program of the same name
 
 
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -145,7 +145,8 @@ def _evaluate(config: EvaluateConfig) -> None:
     from bertorch.training.memory import IN_EVALUATION, explain_out_of_memory
 
     names = [REPORT, ERRORS, PREDICTIONS, *([PICTURE, RELIABILITY] if config.plot else [])]
-    refuse_existing([str(Path(config.output_dir) / name) for name in names], overwrite=config.overwrite)
+    outputs = [str(Path(config.output_dir) / name) for name in names]
+    refuse_existing(outputs, overwrite=config.overwrite, inputs=config.data_files)
     if config.plot:
         require_matplotlib("--plot")
     model = load_shared(config)

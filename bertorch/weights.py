@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from loguru import logger
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor, nn
@@ -159,11 +160,14 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a new safetensors file that transformers can load, with the permissions of any other new file.
 
     Raises:
-        OSError, SafetensorError: it cannot be written.
+        OSError: it cannot be written.
     """
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
-    save_safetensors(on_cpu(tensors), path, metadata={"format": "pt"})  # a file that only its owner can read
+    try:
+        save_safetensors(on_cpu(tensors), path, metadata={"format": "pt"})  # a file that only its owner can read
+    except SafetensorError as error:  # its own name for what the system says
+        raise OSError(str(error)) from error
     path.chmod(mode)
 
 

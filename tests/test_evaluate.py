@@ -279,6 +279,17 @@ def test_two_processes_report_what_one_does(folders, tmp_path):
     assert ours == theirs
 
 
+def test_what_is_evaluated_is_not_replaced(folders, tmp_path):
+    data = tmp_path / "errors.tsv"
+    data.write_bytes((REVIEWS / "dev.txt").read_bytes())
+    config = evaluate.EvaluateConfig(
+        model_dir=str(folders["classifier"]), input_file=str(data), output_dir=str(tmp_path), overwrite=True
+    )
+    with pytest.raises(UserError, match=r"errors.tsv: expected another file for the output, got one that is read"):
+        evaluate.run(config)
+    assert data.read_bytes() == (REVIEWS / "dev.txt").read_bytes()
+
+
 def test_reports_are_not_replaced(folders, tmp_path):
     (tmp_path / "errors.tsv").write_text("mine")
     with pytest.raises(UserError, match="errors.tsv: expected no file of this name"):

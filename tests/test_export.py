@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from bertorch import encode, evaluate, export, load, predict
 from bertorch.errors import UserError
@@ -62,6 +63,7 @@ def test_a_graph_has_the_precision_that_it_was_exported_with(exported):
         predict.PredictConfig(model_dir="m", input_file="i", output_file="o", precision="bf16", backend="onnx")
     with pytest.raises(UserError, match="expected neither a device nor a precision with the backend 'onnx'"):
         load(exported, backend="onnx", precision="bf16")
+    assert load(exported, backend="onnx", device=torch.device("cpu")).predict(["好"])
 
 
 def test_a_folder_without_an_export_names_the_command(tmp_path):

@@ -340,3 +340,14 @@ def test_ctrl_c_while_data_are_read_ends_without_a_traceback(tmp_path):
     assert "Traceback" not in rest
     assert "global step" not in rest
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("name", ["prepare.py", "run_ner.py"])
+def test_a_users_program_of_our_name_keeps_its_ctrl_c(name, tmp_path):
+    """`import bertorch` in it does not take the signal."""
+    program = tmp_path / name
+    program.write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nimport bertorch\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -172,6 +172,8 @@ def test_what_taggers_and_others_cannot(folders, tmp_path, monkeypatch):
         run(folders["nested"], NESTED_TEXTS, tmp_path, monkeypatch, tags=True)
     with pytest.raises(UserError, match="expected a tagging model to predict --min_score with, got one of run_class"):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch, min_score=0.5)
+    with pytest.raises(UserError, match="expected a tagging model to predict --tags with, got one of run_classifier"):
+        run(folders["classifier"], ["好"], tmp_path, monkeypatch, tags=True)
     with pytest.raises(UserError, match="--min_score is for taggers, and --logits for models with labels"):
         predict.PredictConfig(model_dir="a", input_file="b", output_file="c", min_score=0.5, logits=True)
 

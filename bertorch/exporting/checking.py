@@ -18,7 +18,7 @@ from bertorch.significance import draw_groups
 from bertorch.tasks.base import Task
 from bertorch.training.eval_loop import evaluate
 
-TOLERANCE = 1e-4  # of what an export in fp32 gives, from what the model gives
+TOLERANCE = 1e-4  # of what an export in fp32 gives, as a share of the largest output of the model, or of 1
 COMPARED = 1000  # examples of a file that outputs are compared on
 DRAWS = 2000  # of the intervals
 
@@ -56,27 +56,31 @@ class Check:
 
 
 def check_outputs(task: Task[Any], exported: Task[Any], data: CheckData, batch_size: int) -> Check:
-    """The largest difference of any output, one text at a time and in batches, on the data and on built-in texts."""
+    """The largest difference of any output, one text at a time and in batches, on the data and on built-in texts.
+
+    Rounding goes with the size of the outputs: scores may be in the thousands.
+    """
     sets: list[tuple[Examples, tuple[int, ...]]] = [(longest_examples(task), (1, batch_size))]
     if data.name != BUILT_IN:
         examples = data.examples
         if examples is None:
             examples = task.agreement().inference.examples_of(data.inputs)
         sets.append((examples, (batch_size,)))
-    differences, compared = [0.0], 0
+    found, compared = [(0.0, 1.0)], 0
     for examples, sizes in sets:
         chosen = np.unique(np.linspace(0, len(examples) - 1, min(COMPARED, len(examples))).astype(np.int64))
         compared += len(chosen)
         for size in sizes:
-            differences += _differences(task, exported, examples, chosen, size)
-    largest = float(np.max(differences))  # NaN if one is
+            found += _differences(task, exported, examples, chosen, size)
+    largest, scale = map(float, np.max(found, axis=0))  # NaN if one is
     name = data.name if data.name == BUILT_IN else f"{data.name} and {BUILT_IN}"
-    return Check(name, compared, "largest difference of an output", largest, largest, TOLERANCE)
+    return Check(name, compared, "largest difference of an output", largest, largest / scale, TOLERANCE)
 
 
 def _differences(
     task: Task[Any], exported: Task[Any], examples: Examples, chosen: np.ndarray, batch_size: int
-) -> Iterator[float]:
+) -> Iterator[tuple[float, float]]:
+    """Of each batch the largest difference, and the largest output of the model."""
     device = distributed.device()
     computes = [each.evaluation(examples, device)[0] for each in (task, exported)]
     with torch.inference_mode():
@@ -84,7 +88,7 @@ def _differences(
             batch = examples.batch(chosen[part]).to(device)
             ours, theirs = (compute(batch).double() for compute in computes)
             if ours.numel():  # a text without words has no emissions
-                yield float((ours - theirs).abs().max())
+                yield float((ours - theirs).abs().max()), float(ours.abs().max())
 
 
 def check_metric(task: Task[Any], exported: Task[Any], data: CheckData, batch_size: int, max_loss: float) -> Check:

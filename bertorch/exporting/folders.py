@@ -63,7 +63,7 @@ def require_room(
     others = [file for file in copied_files(output) if file not in ours] if output.is_dir() else []
     there = [file for file in ours if (output / file).exists()]
     changed = [file for file in there if (output / file).read_bytes() != (source / file).read_bytes()]
-    weights = foreign_weights(output, made_of)
+    weights = foreign_weights(output, made_of, overwrite=overwrite)
     if not overwrite and (found := [*changed, *others, *weights]):
         raise UserError(
             f"{output / found[0]}: expected no file of another model, got one that is not as in {source}; choose "
@@ -72,11 +72,24 @@ def require_room(
     return [*others, *weights]
 
 
-def foreign_weights(output: Path, expected: Mapping[str, str]) -> list[Path]:
-    """The weights of encoders in a folder, if they are not those that are exported; relative to the folder."""
+def foreign_weights(output: Path, expected: Mapping[str, str], *, overwrite: bool) -> list[Path]:
+    """The weights of encoders in a folder, if they are not those that are exported; relative to the folder.
+
+    Raises:
+        UserError: they are damaged, and `overwrite`, which replaces them, is not set.
+    """
+
+    def is_foreign(name: str) -> bool:
+        try:
+            return tensors_digest(output / name) != expected.get(ENCODER)
+        except UserError:
+            if overwrite:
+                return True
+            raise
+
     names = [name for name in sorted(loaded_files(output)) if not describes_model(name)]
     if {*names} <= {SAFE_WEIGHTS, WEIGHTS}:
-        names = [name for name in names if tensors_digest(output / name) != expected.get(ENCODER)]
+        names = [name for name in names if is_foreign(name)]
     return [Path(name) for name in names]
 
 
@@ -132,7 +145,7 @@ def put_into_place(staging: Path, output: Path, files: Sequence[Path], stale: Se
             logger.warning("{}: is of another model, and was removed", output / file)
     for file in sorted(files, key=_is_record):
         target = output / file
-        if target.parent.is_symlink():  # is not followed
+        if target.parent != output and target.parent.is_symlink():  # within the folder none is followed
             target.parent.unlink()
         target.parent.mkdir(exist_ok=True)
         (staging / file).replace(target)

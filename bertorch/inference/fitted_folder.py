@@ -1,5 +1,6 @@
 """A model's folder that gets something fitted to an evaluation: in config.json, and in the words of the model card."""
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def writing_to(folder: str) -> AbstractContextManager[None]:
         UserError: one writes there now.
     """
     path = Path(folder)
-    owner = path.resolve().parent if (path / STATE).exists() else path  # of a checkpoint: the run's
+    owner = path.resolve().parent if os.path.exists(path / STATE) else path  # of a checkpoint: the run's
     return only_writer(owner / LOCK, f"--model_dir {folder}")
 
 

@@ -62,10 +62,16 @@ def is_own(folder: str) -> bool:
 
     Other libraries keep our metadata when they save a model that they loaded from such a folder. So it counts only with
     the architecture of its task, and without the file that sentence-transformers writes beside it.
+
+    Raises:
+        UserError: it cannot be looked into.
     """
     path = Path(folder)
-    if not (path / "config.json").exists() or is_of_sentence_transformers(path):
-        return False
+    try:
+        if not (path / "config.json").exists() or is_of_sentence_transformers(path):
+            return False
+    except OSError as error:
+        raise UserError(f"{folder}: expected a folder that can be read, got: {error.strerror or error}") from error
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         metadata, architecture = config.get(KEY), str(next(iter(config.get("architectures") or [""])))
@@ -114,7 +120,7 @@ def load(
             f"load: expected a precision of {', '.join(PRECISIONS)} and a batch_size of at least 1, got "
             f"{precision!r} and {batch_size}"
         )
-    if backend != BACKENDS[0] and (precision not in ("auto", "fp32") or device not in (None, "cpu")):
+    if backend != BACKENDS[0] and (precision not in ("auto", "fp32") or str(device) not in ("None", "cpu")):
         raise UserError(
             f"load: expected neither a device nor a precision with the backend {backend!r}, which runs on the CPU as "
             f"exported, got {device!r} and {precision!r}"

@@ -294,8 +294,9 @@ class Task(ABC, Generic[B]):
         Raises:
             UserError: the model has no such lines.
         """
-        if min_score is not None:
-            raise self._unsuited("predict --min_score", "a tagging")
+        for option, is_set in (("tags", tags), ("min_score", min_score is not None)):
+            if is_set:
+                raise self._unsuited(f"predict --{option}", "a tagging")
 
     @abstractmethod
     def stream_inputs(self, path: str, *, split: str | None) -> Iterator[Any]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from bertorch.atomic import to_disk, unfinished
@@ -31,7 +30,7 @@ def written_to(folder: str) -> Iterator[None]:
         yield
     except Exception as error:
         # The latter three are of torch.save, safetensors and tokenizers.
-        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+        if not isinstance(error, (OSError, RuntimeError)) and type(error) is not Exception:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(

@@ -55,6 +55,20 @@ def test_the_largest_difference_is_that_of_all_examples():
     assert check.examples == 128 + len(examples)
 
 
+@pytest.mark.parametrize(("scale", "passed"), [(1e4, True), (1.0, False)])
+def test_the_limit_goes_with_the_size_of_the_outputs(scale, passed):
+    """A difference of 0.01 is rounding of scores in the thousands, and an error of others."""
+    task = small_task("classification")
+    with torch.no_grad():
+        task.model.model.classifier.bias[0] = scale
+    other = copy.deepcopy(task)
+    with torch.no_grad():
+        other.model.model.classifier.bias[0] += 0.01
+    check = check_outputs(task, other, built_in(task), batch_size=8)
+    assert check.value == pytest.approx(0.01, rel=0.1)
+    assert check.passed == passed
+
+
 def test_outputs_that_are_not_finite_do_not_pass():
     task = small_task("classification")
     other = copy.deepcopy(task)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -340,6 +341,37 @@ def test_safetensors(exported, tmp_path):
             export_safetensors(str(exported), str(folder))
     with pytest.raises(UserError, match="expected weights in a .bin file, got model.safetensors already"):
         export_safetensors(str(output), str(tmp_path / "again"))
+
+
+def test_into_the_folder_behind_a_link(exported, tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    export_safetensors(str(exported), str(link))
+    assert link.is_symlink()
+    assert {"model.safetensors", "config.json", CARD} <= names(real)
+    assert not any(name.startswith(".unfinished") for name in names(real))
+
+
+def test_damaged_weights_can_be_replaced(exported, tmp_path):
+    output = tmp_path / "export"
+    export_safetensors(str(exported), str(output))
+    whole = (output / "model.safetensors").read_bytes()
+    (output / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="model.safetensors"):
+        export_safetensors(str(exported), str(output))
+    export_safetensors(str(exported), str(output), overwrite=True)
+    assert (output / "model.safetensors").read_bytes() == whole
+
+
+def test_a_full_disk_is_one_sentence(exported, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    with pytest.raises(UserError, match="expected a file that can be written, got: .*No space left on device"):
+        export_safetensors(str(exported), str(tmp_path / "export"))
+    assert not names(tmp_path / "export")
 
 
 def test_what_the_hub_is_told(exported, tmp_path, monkeypatch):

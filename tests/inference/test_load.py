@@ -1,11 +1,13 @@
 """Folders of all scripts in Python, against transformers and sentence-transformers on the same folder."""
 
 import copy
+import errno
 import json
 import math
 import multiprocessing
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -61,6 +63,29 @@ def test_a_classifier_predicts_what_transformers_does(folders):
     ]
     assert predictions[0].probability == pytest.approx(expected[0].max(), abs=1e-5)
     assert predictions[0].cosine is None
+
+
+def test_the_results_of_a_batch_are_those_of_each(folders):
+    """In any order of lengths, alike or not, and longer than what is one block of attention."""
+    model = load(folders["pair classifier"])
+    words = ["早餐不错", "房间干净"]
+    for lengths in ([14, 15, 13, 16, 15, 12], [15, 2, 14, 1, 13, 16]):
+        pairs = [(words[0] * count, words[1] * (count - 1)) for count in lengths]
+        alone = np.concatenate([table(model.predict([pair])) for pair in pairs])
+        np.testing.assert_allclose(table(model.predict(pairs)), alone, atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_looked_into(folders, monkeypatch):
+    exists = Path.exists
+
+    def denied(self):
+        if self.name == "config.json":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return exists(self)
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(UserError, match="expected a folder that can be read, got: Permission denied"):
+        load(folders["classifier"])
 
 
 def test_linear_layers_are_those_for_the_device(folders):
