@@ -85,7 +85,7 @@ def dropped(tensor: Tensor, probability: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that is fast on the CPU too; what `torch.compile` makes of its own is fast anyway."""
+    """`nn.Dropout` that is fast on the CPU too; `torch.compile` can trace only its own."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:
