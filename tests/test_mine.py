@@ -130,6 +130,7 @@ def test_scores_of_a_cross_encoder_count(folders, source, tmp_path, log_lines):
     assert found != run(folders["batchneg"], source, tmp_path / "without.txt", **settings | {"reranker_dir": None})
 
 
+@pytest.mark.slow
 def test_a_sample_is_of_the_seed_and_the_line(folders, source, tmp_path, monkeypatch):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(b for _, b in LINKED))

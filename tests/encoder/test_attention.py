@@ -185,7 +185,7 @@ def test_a_weight_is_dropped_or_that_of_plain_attention_times_the_factor(blocks,
 @pytest.mark.parametrize("key_heads", [HEADS, 2])
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_gradient_with_dropout_is_that_of_the_result(blocks, key_heads, window):
-    """By finite differences, with the same draws each time."""
+    """By finite differences in random directions, with the same draws each time."""
     layout = CPULayout.of(random_batch(LENGTHS))
     inputs = [states(heads).requires_grad_() for heads in (HEADS, key_heads, key_heads)]
 
@@ -194,7 +194,7 @@ def test_the_gradient_with_dropout_is_that_of_the_result(blocks, key_heads, wind
         options = {"layout": layout, "scaling": 0.3, "sliding_window": window, "dropout": 0.25}
         return packed_attention(torch.nn.Identity(), query, key, value, None, **options)[0]
 
-    assert torch.autograd.gradcheck(attended, inputs)
+    assert torch.autograd.gradcheck(attended, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
