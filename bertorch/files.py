@@ -148,9 +148,8 @@ def write_files(files: Mapping[str, Iterable[str]]) -> None:
     with ExitStack() as stack:
         for path, lines in files.items():
             file = stack.enter_context(_replacing_text(path))
-            with writing(path):
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
         for path in files:
             with writing(path):
                 Path(os.path.realpath(path)).unlink(missing_ok=True)

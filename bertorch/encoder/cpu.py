@@ -134,15 +134,18 @@ def _reordered(weight: Tensor) -> Tensor:
 
 
 def use_onednn(encoder: "Encoder", dtype: torch.dtype) -> Callable[[], None] | None:
-    """Replace the linear layers of an encoder on a CPU if its results stay the same; return what undoes it.
+    """Replace the linear layers of an encoder if its results stay the same; return what undoes it.
 
-    It is not done, and None returned, where PyTorch is built without oneDNN, the processor lacks it, or the weights are
-    not of fp32. Until it is undone the encoder can be neither trained nor saved. `dtype` is that of autocast, or fp32.
+    It is not done, and None returned, on a GPU, where PyTorch is built without oneDNN, where the processor lacks it,
+    for weights that are not of fp32, and where it is done already. Until it is undone the encoder can be neither
+    trained nor saved. `dtype` is that of autocast, or fp32.
     """
-    if encoder.model.dtype != torch.float32:
+    model = encoder.model
+    has_linear = any(type(module) is nn.Linear for module in model.modules())
+    if model.device.type != "cpu" or model.dtype != torch.float32 or not has_linear:
         return None
-    batch = trial_batch(encoder.model.config)
-    children = [(module, dict(module.named_children())) for module in encoder.model.modules()]
+    batch = trial_batch(model.config)
+    children = [(module, dict(module.named_children())) for module in model.modules()]
 
     def replaced() -> Tensor:
         for module, named in children:

@@ -120,7 +120,8 @@ def load(
             f"load: expected a precision of {', '.join(PRECISIONS)} and a batch_size of at least 1, got "
             f"{precision!r} and {batch_size}"
         )
-    if backend != BACKENDS[0] and (precision not in ("auto", "fp32") or str(device) not in ("None", "cpu")):
+    is_elsewhere = device is not None and str(device) != "cpu"
+    if backend != BACKENDS[0] and (precision not in ("auto", "fp32") or is_elsewhere):
         raise UserError(
             f"load: expected neither a device nor a precision with the backend {backend!r}, which runs on the CPU as "
             f"exported, got {device!r} and {precision!r}"
@@ -132,10 +133,9 @@ def load(
         resolved = Precision.resolve("fp16", on)  # a GPU without bf16
     task = load_trained(folder, max_seq_length=max_seq_length, backend=backend)
     task.model.to(on)
-    if on.type == "cpu":
-        with resolved.autocast():
-            for encoder in task.model.encoders:
-                use_onednn(encoder, resolved.dtype)
+    with resolved.autocast():
+        for encoder in task.model.encoders:
+            use_onednn(encoder, resolved.dtype)
     return Model(task, Engine(on, resolved, batch_size=batch_size, shared=shared))
 
 

@@ -63,7 +63,7 @@ def evaluate(
         torch.inference_mode(),
         precision.autocast(),
         torch.compiler.set_stance("force_eager"),
-        with_onednn(task.model.encoders if device.type == "cpu" else (), precision.dtype),
+        with_onednn(task.model.encoders, precision.dtype),
         closing(prefetched(prepared, shares)) as batches,
     ):
         for indices, batch in batches:

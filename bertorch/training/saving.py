@@ -29,7 +29,7 @@ def written_to(folder: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # The latter three are of torch.save, safetensors and tokenizers.
+        # The latter two are of torch.save and tokenizers.
         if not isinstance(error, (OSError, RuntimeError)) and type(error) is not Exception:
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]

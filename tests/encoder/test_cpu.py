@@ -147,6 +147,15 @@ def test_weights_of_fp64_stay():
     assert kinds_in(encoder) == {torch.nn.Linear}
 
 
+def test_what_is_done_is_not_tried_again(monkeypatch):
+    encoder = Encoder(small_encoder("bert")).eval()
+    assert use_onednn(encoder, torch.float32)
+    monkeypatch.setattr(cpu, "trial_batch", None)
+    with with_onednn([encoder], torch.float32):
+        assert kinds_in(encoder) == {OneDnnLinear}
+    assert kinds_in(encoder) == {OneDnnLinear}
+
+
 def test_layers_are_replaced_meanwhile_only(monkeypatch):
     """Also where what is done meanwhile fails, and where they cannot be."""
     encoder = Encoder(small_encoder("bert")).eval()
