@@ -49,7 +49,7 @@ class SpanFinder(nn.Module):
     def __init__(self, tags: TagSet) -> None:
         super().__init__()
         codes, type_ids, continues = map(torch.from_numpy, (tags.codes, tags.type_ids, tags.continues))
-        is_closed = END in tags.scheme.closing  # else an entity ends wherever nothing continues it
+        is_closed = tags.scheme.is_closed  # else an entity ends wherever nothing continues it
         if not is_closed:
             same_type = type_ids[:, None] == type_ids  # (C, C)
             continues = continues | (same_type & (codes == SINGLE)[:, None] & (codes == INSIDE))

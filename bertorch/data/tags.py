@@ -1,8 +1,8 @@
 """Tag schemes of sequence labelling: what B-, I-, E-, S- and O mean, and which tag may follow which.
 
 bio: B- begins an entity, I- continues it, O is outside. bios: S- is an entity of one token, and B- begins one of
-several. bioes: E- also ends an entity of several tokens; M- is another spelling of I- (BMES). Where the label file has
-no S- for a type, its entities of one token are B-.
+several; where the label file has no S- for a type, its entities of one token are B-. bioes: E- also ends an entity of
+several tokens, and those of one are always S-; M- is another spelling of I- (BMES).
 """
 
 import re
@@ -27,6 +27,11 @@ class Scheme:
     prefixes: tuple[str, ...]  # the letters before the dash
     closing: tuple[int, ...]  # codes of the tags that may be an entity's last
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether an entity of several tokens ends with a tag of its own."""
+        return END in self.closing
+
 
 SCHEMES = {
     "bio": Scheme(prefixes=("B", "I"), closing=(BEGIN, INSIDE)),
@@ -35,7 +40,6 @@ SCHEMES = {
 }
 # The letter with which a scheme writes each code. bmes is bioes with another letter inside entities.
 SPELLINGS = {"bio": "OBIIB", "bios": "OBIIS", "bioes": "OBIES", "bmes": "OBMES"}
-_BEST_LETTERS = ("O", "B", "IM", "EIM", "SB")  # for each code those that may stand for it, the best first
 _TAG = re.compile(r"O|[BIMES]-[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _CONTINUED = (BEGIN, INSIDE)
 _WITHIN = (INSIDE, END)
@@ -89,9 +93,10 @@ class TagSet:
     @cached_property
     def may_end(self) -> np.ndarray:
         """(C,) bool, whether a tag may be a sentence's last."""
-        has_single = np.isin(self.type_ids, self.type_ids[self.codes == SINGLE])
-        lone_begin = (self.codes == BEGIN) & ~has_single
-        return (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing) | lone_begin
+        may_end = (self.codes == OUTSIDE) | np.isin(self.codes, self.scheme.closing)
+        if self.scheme.is_closed:
+            return may_end
+        return may_end | ((self.codes == BEGIN) & ~np.isin(self.type_ids, self.type_ids[self.codes == SINGLE]))
 
     @cached_property
     def may_follow(self) -> np.ndarray:
@@ -119,12 +124,15 @@ class TagSet:
     def encode(self, extents: Iterable[Extent], length: int) -> list[str]:
         """The tags of a sentence of `length` tokens with these entities, none of which overlap, in this set's spelling.
 
-        An entity of one token is B- where its type has no S-, and one of several ends in I- where it has no E-.
+        In bios an entity of one token is B- where its type has no S-. Other tags that the set lacks are spelled as the
+        scheme has them.
         """
 
         def spell(code: int, type_: str) -> str:
-            known = (letter for letter in _BEST_LETTERS[code] if f"{letter}-{type_}" in self.ids)
-            return f"{next(known, SPELLINGS['bio'][code])}-{type_}"
+            if code == SINGLE and not self.scheme.is_closed and f"S-{type_}" not in self.ids:
+                code = BEGIN
+            spelling = "bmes" if f"M-{type_}" in self.ids else self.scheme_name
+            return f"{SPELLINGS[spelling][code]}-{type_}"
 
         return _tags_of(extents, length, spell)
 
@@ -148,22 +156,24 @@ def convert_tags(tags: Sequence[str], source: str, target: str, singles: Collect
     """Write the tags of a sentence, each of the form that `is_tag` wants, in another scheme.
 
     Tags in order keep their entities. Tags out of order, such as E- without B-, are converted one by one; most
-    stay out of order, but a lone B- of bios becomes an entity of one token in bio.
+    stay out of order, but a lone B- of bios or bioes becomes an entity of one token in bio.
 
     Args:
         source: the scheme that they are in, a name of `SCHEMES`.
         target: the scheme to write, a name of `SPELLINGS`.
-        singles: the types that have S- in the file; the entities of one token of the others are B-, as in `TagSet`.
+        singles: the types that have S- in the file. In bios a B- alone is an entity of one token where its type has
+            none, as in `TagSet`; also in bioes, though out of order there, where no type has one.
     """
     split = [tag.partition("-")[::2] for tag in tags]
-    has_end = "E" in SCHEMES[source].prefixes
+    scheme = SCHEMES[source]
     converted = []
     for (prefix, type_), (next_prefix, next_type) in zip(split, [*split[1:], ("O", "")], strict=True):
         code = _CODES[prefix]
         is_last = next_type != type_ or _CODES[next_prefix] not in _WITHIN
-        if code == BEGIN and is_last and type_ not in singles:
+        is_single = not singles if scheme.is_closed else type_ not in singles  # a B- alone
+        if code == BEGIN and is_last and is_single:
             code = SINGLE
-        elif code == INSIDE and is_last and not has_end:
+        elif code == INSIDE and is_last and not scheme.is_closed:
             code = END
         converted.append("O" if code == OUTSIDE else f"{SPELLINGS[target][code]}-{type_}")
     return converted

@@ -51,6 +51,31 @@ def test_a_type_without_single_tags_has_entities_of_one_token_as_b():
     assert tag_set.may_follow[1].tolist() == [False, False, True, False, False, False]
 
 
+def test_bioes_never_has_entities_of_one_token_as_b():
+    """seqeval does not find them either."""
+    tag_set = TagSet(["O", "B-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC"], "bioes", "labels.txt")
+    assert tag_set.may_end.tolist() == [True, False, True, True, False, False, True]
+    assert tag_set.may_follow[4].tolist() == [False, False, False, False, False, True, True]
+    assert tag_set.first_violation(np.array([4, 0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "expected"),
+    [
+        (BIO, "bio", "B-PER O B-LOC I-LOC I-LOC"),
+        (BIOS, "bios", "S-PER O B-LOC I-LOC I-LOC"),
+        (["O", "B-PER", "I-PER", "S-LOC"], "bios", "B-PER O B-LOC I-LOC I-LOC"),
+        (BIOES, "bioes", "S-PER O B-LOC I-LOC E-LOC"),
+        (BMES, "bioes", "S-PER O B-LOC M-LOC E-LOC"),
+        (["O", "B-PER", "I-PER", "E-PER", "S-LOC"], "bioes", "S-PER O B-LOC I-LOC E-LOC"),  # not of the set
+        (["O", "B-PER", "I-PER", "E-PER", "B-LOC"], "bioes", "S-PER O B-LOC I-LOC E-LOC"),
+    ],
+)
+def test_entities_are_spelled_as_the_scheme_reads_them(tags, scheme, expected):
+    extents = [(2, 5, "LOC"), (0, 1, "PER")]
+    assert TagSet(tags, scheme, "labels.txt").encode(extents, 5) == expected.split()
+
+
 def test_types_in_the_order_in_which_they_come():
     tag_set = TagSet(["O", "B-PER.NAM", "I-PER.NAM", "B-a-b", "S-PER.NAM"], "bios", "labels.txt")
     assert tag_set.types == ["PER.NAM", "a-b"]
@@ -138,10 +163,15 @@ def test_tags_from_entities(target):
         ("I-PER I-PER O", "bio", "bmes", "M-PER E-PER O"),
         ("B-LOC B-PER", "bios", "bioes", "S-LOC B-PER"),  # of LOC no single was ever tagged
         ("B-PER.NAM I-PER.NOM", "bios", "bioes", "S-PER.NAM E-PER.NOM"),
+        ("B-LOC O B-LOC E-LOC", "bioes", "bmes", "B-LOC O B-LOC E-LOC"),  # of PER some were: the first is out of order
     ],
 )
 def test_tags_out_of_order_keep_their_places(tags, source, target, expected):
     assert convert_tags(tags.split(), source, target, {"PER"}) == expected.split()
+
+
+def test_entities_of_one_token_in_bioes_without_single_tags():
+    assert convert_tags(["B-LOC", "O", "B-PER", "E-PER"], "bioes", "bmes", ()) == ["S-LOC", "O", "B-PER", "E-PER"]
 
 
 def test_the_scheme_of_tags():
