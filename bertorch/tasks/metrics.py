@@ -328,7 +328,12 @@ def _threshold(values: np.ndarray, taken: int) -> np.floating:
 
 
 def correlations(cosines: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Spearman and Pearson correlation by name, in [-1, 1]; 0 where one side is constant and they are undefined."""
+    """Spearman and Pearson correlation by name, in [-1, 1]; 0 where one side is constant and they are undefined.
+
+    NaN where a number is not finite, for which some versions of SciPy raise.
+    """
+    if not np.isfinite(cosines).all() or not np.isfinite(scores).all():
+        return {"spearman": np.nan, "pearson": np.nan}
     if np.ptp(cosines) == 0 or np.ptp(scores) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
     from scipy import stats  # noqa: PLC0415 - takes a quarter of a second, which classification need not wait for

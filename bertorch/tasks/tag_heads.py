@@ -26,6 +26,8 @@ from bertorch.errors import UserError
 from bertorch.tasks.base import LoadedFolder
 from bertorch.weights import load_into
 
+CONSTRAINED = "constrained"  # setting of a saved folder: only tags that the scheme allows have a probability
+
 
 class Decoded(NamedTuple):
     """The entities that a head finds in a batch."""
@@ -131,9 +133,15 @@ class LinearTagger(TokenClassifier, SpanModel):
         if scheme not in SCHEMES:
             raise UserError(f"{folder}: expected a folder saved by run_ner.py, got a config.json without tag_scheme")
         tags = TagSet(saved_label_names(loaded.config, folder), scheme, folder)
-        model = cls(loaded.graph or empty_model(AutoModelForTokenClassification, loaded.config, folder), tags)
+        constrained = bool(loaded.metadata.setting(CONSTRAINED, (None, True), folder))
+        inner = loaded.graph or empty_model(AutoModelForTokenClassification, loaded.config, folder)
+        model = cls(inner, tags, constrain_training=constrained)
         load_into(model.weights, loaded.weights, model.encoder_prefix, folder)
         return model
+
+    @override
+    def settings(self) -> Mapping[str, Any]:
+        return {CONSTRAINED: True} if self.crf.constrain_training else {}
 
     @override
     def usage_elsewhere(self, text: str) -> str:

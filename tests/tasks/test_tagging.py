@@ -9,6 +9,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from bertorch.data.tagged_dataset import TaggedDataset
 from bertorch.data.tagged_sentences import TaggedSentences
+from bertorch.data.tags import TagSet
 from bertorch.errors import UserError
 from bertorch.inference.load import load_trained
 from bertorch.precision import Precision
@@ -151,6 +152,28 @@ def test_a_saved_folder_loads_back_with_one_call(use_crf, tmp_path):
     assert isinstance(tagger, CrfTagger) == use_crf
     if use_crf:
         assert torch.equal(tagger.crf.transitions, task.model.crf.transitions)
+
+
+def test_a_loaded_crf_has_the_probabilities_of_training(tmp_path):
+    """Of one that obeyed the scheme in training: what it forbids got no gradient there, and would have most of them."""
+    tags = TagSet(["O", "B-PER", "I-PER"], "bio", "labels.txt")
+    tokenizer, options = AutoTokenizer.from_pretrained(TINY), {"head_learning_rate": 1e-3, "max_seq_length": 128}
+    batch = batch_of([*"他在北京大学读书。"])
+    for constrained in (False, True):
+        task = TaggingTask.from_pretrained(
+            str(TINY), tokenizer, tags, head="crf", constrain_training=constrained, **options
+        )
+        torch.nn.init.constant_(task.span_model.crf.start_transitions[2:], 5.0)  # of I-, which no sentence begins with
+        (folder := tmp_path / str(constrained)).mkdir()
+        save(task, folder)
+        loaded = load_trained(folder).span_model
+        with torch.no_grad():
+            expected, marginals = (
+                model.marginals(model(batch), batch) for model in (task.span_model.eval(), loaded)
+            )  # (K, C) each
+        torch.testing.assert_close(marginals, expected, rtol=0, atol=1e-6)
+        assert (marginals[0, 2].item() > 0.5) != constrained
+    assert marginals[0, 2].item() < 1e-6
 
 
 def test_a_folder_of_another_script_is_refused():
