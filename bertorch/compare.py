@@ -25,7 +25,7 @@ from loguru import logger
 from bertorch import cli
 from bertorch.config import option
 from bertorch.errors import UserError, exit_on_user_error
-from bertorch.files import is_stream, refuse_existing, to_json, whole_output
+from bertorch.files import PREDICTIONS, REPORT, is_stream, refuse_existing, to_json, whole_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from bertorch.significance import draw_groups, holm
 
     if config.output_file is not None and not is_stream(config.output_file):
-        refuse_existing([config.output_file], overwrite=config.overwrite)
+        folders = [Path(folder) for name in config.folders for folder in expand(name)]
+        inputs = [str(folder / name) for folder in folders for name in (REPORT, PREDICTIONS)]
+        refuse_existing([config.output_file], overwrite=config.overwrite, inputs=inputs)
     groups, name = read_groups(config.folders, config.measure)
     first = groups[0].runs[0]
     measure = first.table.measures[name]

@@ -25,7 +25,7 @@ from bertorch import cli
 from bertorch.config import BACKENDS, PROMPT_ROLES, InferenceConfig, option
 from bertorch.data.lines import cell
 from bertorch.errors import UserError
-from bertorch.files import STANDARD, is_stream, whole_output
+from bertorch.files import STANDARD, is_stream, refuse_inputs, whole_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,10 @@ class EncodeConfig(InferenceConfig):
 def run(config: EncodeConfig) -> None:
     """Encode, search, or both."""
     from bertorch.inference.load import load_shared
+    from bertorch.inference.vectors import vector_files
 
+    if config.output_file is not None:  # before the model is loaded
+        refuse_inputs(map(str, vector_files(config.output_file)), [config.input_file, config.corpus_file])
     model = load_shared(config)
     # Raises, if the model has no embeddings or fewer dimensions, or cannot apply the prompt.
     role = config.prompt if config.columns is None else "none"

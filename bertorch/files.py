@@ -195,13 +195,11 @@ def refuse_existing(paths: Iterable[str], *, overwrite: bool, inputs: Iterable[s
     Raises:
         UserError: one exists and `overwrite` is false, one is not a regular file, two are the same, or one is an input.
     """
-    read = {os.path.realpath(path) for path in inputs if path is not None}
-    seen = set()
-    for path in map(os.path.realpath, paths):
+    outputs, seen = list(map(os.path.realpath, paths)), set()
+    refuse_inputs(outputs, inputs)
+    for path in outputs:
         if path in seen:
             raise UserError(f"{path}: expected another file for each output, got this one twice")
-        if path in read:
-            raise UserError(f"{path}: expected another file for the output, got one that is read; name another")
         seen.add(path)
         with writing(path), suppress(FileNotFoundError):  # such as below a file, or a name too long
             os.stat(path)
@@ -209,6 +207,14 @@ def refuse_existing(paths: Iterable[str], *, overwrite: bool, inputs: Iterable[s
             require_file(path, "the name of a file")
         if os.path.lexists(path) and not overwrite:
             raise UserError(f"{path}: expected no file of this name, got one; name another, or add --overwrite")
+
+
+def refuse_inputs(outputs: Iterable[str], inputs: Iterable[str | None]) -> None:
+    """Raise a `UserError` if a command would write a file that it reads, also through a link; None is no input."""
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in map(os.path.realpath, outputs):
+        if path in read:
+            raise UserError(f"{path}: expected another file for the output, got one that is read; name another")
 
 
 def read_record(path: Path, parse: Callable[[Any], Record], *, expected: str, remedy: str) -> Record | None:

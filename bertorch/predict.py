@@ -89,6 +89,13 @@ class PredictConfig(InferenceConfig):
         """Whether the output is an array."""
         return self.output_file.endswith(".npy")
 
+    @property
+    def written(self) -> list[str]:
+        """The files of the output."""
+        from bertorch.data.teacher import record_path
+
+        return [self.output_file, str(record_path(self.output_file))] if self.is_array else [self.output_file]
+
 
 def run(config: PredictConfig) -> None:
     """Read, predict and write, window by window."""
@@ -100,7 +107,7 @@ def run(config: PredictConfig) -> None:
         raise UserError(f"--input_file {name}: several processes need a file that each of them can read, got a stream")
     if not is_stream(config.output_file):
         # before the model is loaded
-        refuse_existing([config.output_file], overwrite=config.overwrite, inputs=[config.input_file])
+        refuse_existing(config.written, overwrite=config.overwrite, inputs=[config.input_file])
     model = load_shared(config)
     model.task.set_line_options(tags=config.tags, min_score=config.min_score)
     if config.is_array:

@@ -152,3 +152,13 @@ def test_nothing_is_replaced(tmp_path, log_lines):
     assert "expected no file of this name, got one" in mistake(log_lines, *names, "--output_file", str(path))
     run(*names, "--overwrite", path=path)
     assert json.loads(path.read_text())["comparisons"][0]["p"] == 1
+
+
+def test_no_evaluation_that_is_read_is_replaced(tmp_path, log_lines):
+    names = [write_evaluation(tmp_path / name, classified(0.8, seed=1)) for name in "ab"]
+    for file in ("a/report.json", "b/predictions.jsonl"):
+        before = (tmp_path / file).read_bytes()
+        for given in (names, [str(tmp_path / "*")]):
+            told = mistake(log_lines, *given, names[0], "--output_file", str(tmp_path / file), "--overwrite")
+            assert f"{file}: expected another file for the output, got one that is read" in told
+        assert (tmp_path / file).read_bytes() == before

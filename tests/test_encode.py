@@ -249,6 +249,18 @@ def test_the_file_of_another_program_is_not_replaced(folders, source, tmp_path):
         run(folders["simcse"], source, output_file=str(tmp_path / "out.npy"))
 
 
+@pytest.mark.parametrize("ending", ["", ".json", ".partial"])
+def test_no_file_that_is_read_is_replaced(ending, folders, source, tmp_path):
+    read = source.rename(tmp_path / f"out.npy{ending}")
+    (tmp_path / "link.npy").symlink_to("out.npy")
+    other = SENTENCES
+    for output in ("out.npy", "link.npy"):
+        for inputs in ({"source": read}, {"source": other, "nearest": 1, "corpus_file": str(read)}):
+            with pytest.raises(UserError, match=f"out.npy{ending}: expected another file for the output, got one that"):
+                run(folders["simcse"], **inputs, output_file=str(tmp_path / output), overwrite=True)
+    assert read.read_text() == "\n".join(TEXTS)
+
+
 @pytest.mark.slow
 def test_neighbours(folders, source, tmp_path, capsys):
     corpus = tmp_path / "corpus.txt"

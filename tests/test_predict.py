@@ -307,6 +307,13 @@ def test_what_is_there_is_not_replaced(folders, tmp_path, monkeypatch):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch)
     assert (tmp_path / "out.txt").read_text() == "mine"
     assert len(run(folders["classifier"], ["好"], tmp_path, monkeypatch, overwrite=True)) == 2
+    (tmp_path / "out.npy.json").write_text("mine")  # the place of the record of an array
+    options = {"model_dir": str(folders["classifier"]), "output_file": str(tmp_path / "out.npy"), "logits": True}
+    with pytest.raises(UserError, match="out.npy.json: expected no file of this name, got one"):
+        predict.run(predict.PredictConfig(input_file=str(tmp_path / "in.txt"), **options))
+    with pytest.raises(UserError, match="out.npy.json: expected another file for the output, got one that is read"):
+        predict.run(predict.PredictConfig(input_file=str(tmp_path / "out.npy.json"), overwrite=True, **options))
+    assert (tmp_path / "out.npy.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize("written", [str, lambda text: json.dumps({"id": 1, "text": text})], ids=["text", "JSON"])

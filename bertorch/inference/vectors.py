@@ -27,6 +27,12 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name in {**now, **before} if name not in before or name not in now or before[name] != now[name]]
 
 
+def vector_files(path: str) -> tuple[Path, Path, Path]:
+    """The files of vectors: the array, what it is called until it is complete, and the record; a link is followed."""
+    array = Path(os.path.realpath(path))
+    return array, array.with_name(f"{array.name}.partial"), record_path(path)
+
+
 class VectorFile:
     """The `.npy` file of one run of `bertorch.encode`, which only the first process uses.
 
@@ -38,9 +44,7 @@ class VectorFile:
     """
 
     def __init__(self, path: str, made_of: dict[str, Any], *, overwrite: bool, record: Mapping[str, Any]) -> None:
-        self._path = Path(os.path.realpath(path))  # a link stays one
-        self._partial = self._path.with_name(f"{self._path.name}.partial")
-        self._record = record_path(path)
+        self._path, self._partial, self._record = vector_files(path)
         self._made_of, self._beside = made_of, record
         self._vectors: np.ndarray | None = None  # once it is open
         self.rows: int = made_of["rows"]  # in all
