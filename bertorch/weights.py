@@ -42,10 +42,11 @@ def warm_start(
             the encoder then starts anew if it does not fit. None takes all.
 
     Raises:
-        UserError: no readable weights, a shape mismatch, or not one tensor that fits.
+        UserError: no readable weights, a shape mismatch, two tensors of one name, or not one tensor that fits.
     """
     expected = module.state_dict()
-    found, unexpected = _matched(expected, convert(load_weights(source)), encoder_prefix)
+    option = f"--init_from_ckpt {source}"
+    found, unexpected = _matched(expected, convert(load_weights(source)), encoder_prefix, option)
     unfit = _unfit(expected, found)
     outside = {name for name in found if not name.startswith(f"{encoder_prefix}.")}
     if is_dropped is not None:
@@ -56,11 +57,11 @@ def warm_start(
             "A head must be of the same script and have as many outputs as there are labels; --new_head leaves it out "
             "and trains a new one."
         )
-        raise ShapeMismatchError(f"--init_from_ckpt {source}", unfit.values(), remedy)
-    _require_shapes(f"--init_from_ckpt {source}", expected, found)
+        raise ShapeMismatchError(option, unfit.values(), remedy)
+    _require_shapes(option, expected, found)
     if not found:
         raise UserError(
-            f"--init_from_ckpt {source}: expected names such as {next(iter(expected))}, got none of this model, but "
+            f"{option}: expected names such as {next(iter(expected))}, got none of this model, but "
             f"{', '.join(unexpected[:3])} …; use weights of the same architecture"
         )
     module.load_state_dict(found, strict=False)
@@ -76,7 +77,7 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: 
     Raises:
         UserError: a weight of the model is missing, or has another shape.
     """
-    found, unexpected = _matched(module.state_dict(), weights, encoder_prefix)
+    found, unexpected = _matched(module.state_dict(), weights, encoder_prefix, folder)
     _require_shapes(folder, module.state_dict(), found)
     missing = sorted(name for name, _ in module.named_parameters() if name not in found)
     if missing:
@@ -91,12 +92,33 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], encoder_prefix: 
 
 
 def _matched(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], encoder_prefix: str
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], encoder_prefix: str, source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names expected, and the names of those that are not expected."""
-    targets = {name: _target_name(name, expected, encoder_prefix) for name in weights}
-    found = {target: weights[name] for name, target in targets.items() if target is not None}
-    return found, [name for name, target in targets.items() if target is None]
+    """The weights under the names expected, and the names of those that are not expected.
+
+    Raises:
+        UserError: two are of one name, or integers where real numbers are expected.
+    """
+    name_of: dict[str, str] = {}
+    unexpected = []
+    for name in weights:
+        target = _target_name(name, expected, encoder_prefix)
+        if target is None:
+            unexpected.append(name)
+        elif target in name_of:
+            raise UserError(
+                f"{source}: expected one tensor for {target}, got two: {name_of[target]}, {name}; leave one out"
+            )
+        else:
+            name_of[target] = name
+    found = {target: weights[name] for target, name in name_of.items()}
+    for target, tensor in found.items():
+        if expected[target].is_floating_point() and not tensor.is_floating_point():
+            raise UserError(
+                f"{source}: expected real numbers for {target}, got {tensor.dtype}, as of a quantised model; take its "
+                "weights from before that"
+            )
+    return found, unexpected
 
 
 def _unfit(

@@ -399,3 +399,20 @@ def test_the_embedded_checkpoint_loads_into_a_classifier(log_lines):
     weights.warm_start(model, str(TINY), "bert")
     expected = AutoModel.from_pretrained(TINY, dtype=torch.float32).embeddings.word_embeddings.weight
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, expected)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    model = small_classifier("bert")
+    tensors = model.state_dict()
+    name = "bert.embeddings.word_embeddings.weight"
+    torch.save(tensors | {"embeddings.word_embeddings.weight": tensors[name]}, tmp_path / "two.bin")
+    with pytest.raises(UserError, match=f"expected one tensor for {name}, got two: {name}, embeddings.word_embeddings"):
+        weights.warm_start(model, str(tmp_path / "two.bin"), "bert")
+
+
+def test_integers_in_the_place_of_weights_are_refused(tmp_path):
+    model = small_classifier("bert")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    torch.save(model.state_dict() | {name: torch.zeros(32, 64, dtype=torch.int8)}, tmp_path / "int8.bin")
+    with pytest.raises(UserError, match=f"int8.bin: expected real numbers for {name}, got torch.int8, as of a"):
+        weights.warm_start(model, str(tmp_path / "int8.bin"), "bert")

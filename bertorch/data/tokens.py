@@ -14,6 +14,7 @@ from bertorch.data.scratch import ArrayLists, GrowingArray, GrowingLists, Growin
 from bertorch.data.text_splits import CHARACTERS, spaced
 from bertorch.errors import UserError
 
+_EMBEDDINGS = "bertorch_embeddings"  # attribute of a tokenizer with tokens beyond the model's embeddings: their number
 CHUNK = 2048  # examples handed to the tokenizer at once: enough for its threads, and the lists it returns stay small
 CHUNK_CHARACTERS = 2**21  # at most: the tokenizer takes some 200 bytes for each until it truncates the text
 # Of N sentences: lengths (N,), token ids (T,), token types (T,), and whether each was cut (N,).
@@ -55,6 +56,22 @@ class TokenStore:
         return joined_hashes(np.stack([ids, ids], axis=1).astype(np.uint64), lengths)
 
 
+def allow_ids_below(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Let tokenisation refuse the ids of tokens that a model with this many embeddings has none for."""
+    setattr(tokenizer, _EMBEDDINGS, rows)
+
+
+def _require_embeddings(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> None:
+    rows = getattr(tokenizer, _EMBEDDINGS, None)
+    if rows is not None and (beyond := ids[ids >= rows]).size:
+        token = tokenizer.convert_ids_to_tokens(int(beyond[0]))
+        raise UserError(
+            f"expected texts of the {rows} tokens that the model has embeddings for, got one with {token!r}, which the "
+            f"tokenizer has as number {beyond[0]}; give the model embeddings for it (resize_token_embeddings), or take "
+            "it out of the tokenizer's files"
+        )
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, columns: Sequence[Iterable[str]], max_length: int, *, total: int | None = None
 ) -> TokenStore:
@@ -64,7 +81,8 @@ def tokenize(
     pair, the longer text is truncated first. `total` is N for the progress bar, if it is known.
 
     Raises:
-        UserError: `max_length` leaves no room for a token of each text, or the disk is full.
+        UserError: `max_length` leaves no room for a token of each text, an example has none, a token is none of
+            `allow_ids_below`, or the disk is full.
     """
     _room(tokenizer, len(columns), max_length)
     encode = _encode_directly if _is_plain(tokenizer) else _encode
@@ -74,6 +92,9 @@ def tokenize(
         for rows in _chunks(zip(*columns, strict=True)):
             columns_of_chunk = [list(column) for column in zip(*rows, strict=True)]
             lengths, ids, types, cut = encode(tokenizer, columns_of_chunk, max_length)
+            if not lengths.all():  # only without special tokens
+                raise UserError(f"expected texts with a token, got one without: {rows[int(lengths.argmin())]!r}")
+            _require_embeddings(tokenizer, ids)
             all_ids.append(ids)
             all_types.append(types)
             offsets.append(lengths)
@@ -124,7 +145,9 @@ def tokenize_windows(
             cut = [_cut_into_windows(each, room, side) for each in zip(*texts, strict=True)]
             # Each by itself: the backend's own overflow has wrong types in the second text of a pair.
             encodings = [backend.post_process(*each) for inputs, _ in cut for each in inputs[:windows]]
-            ids.append(_flatten((encoding.ids for encoding in encodings), np.int32))
+            ids_of_chunk = _flatten((encoding.ids for encoding in encodings), np.int32)
+            _require_embeddings(tokenizer, ids_of_chunk)
+            ids.append(ids_of_chunk)
             types.append(_flatten((encoding.type_ids for encoding in encodings), np.int8))
             offsets.append(_lengths(encodings))
             counts = np.array([min(len(inputs), windows) for inputs, _ in cut])  # (inputs,)
@@ -267,7 +290,7 @@ def token_pieces(
     `split` says how they were cut, which decides whether they stand after spaces, see `spaced`.
 
     Raises:
-        UserError: the tokenizer drops a word and has no unknown token.
+        UserError: the tokenizer drops a word and has no unknown token, or a token is none of `allow_ids_below`.
     """
     words, indices = distinct(sentences)
     pieces = tokenizer([spaced(word, split) for word in words], add_special_tokens=False)["input_ids"]
@@ -278,7 +301,9 @@ def token_pieces(
     pieces = [ids or [unknown] for ids in pieces]
     lengths = _lengths(pieces)
     offsets = np.concatenate([[0], lengths[:-1]]).cumsum()
-    return WordPieces(indices, _flatten(pieces, np.int64), offsets, lengths, *_special_tokens(tokenizer))
+    flat = _flatten(pieces, np.int64)
+    _require_embeddings(tokenizer, flat)
+    return WordPieces(indices, flat, offsets, lengths, *_special_tokens(tokenizer))
 
 
 def distinct(lists: Iterable[list[str]]) -> tuple[list[str], ArrayLists]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from bertorch.encoder.sentence_modules import well_formed
 from bertorch.errors import UserError
 from bertorch.files import read_record
 
@@ -31,6 +32,11 @@ def is_cross_encoder(folder: str) -> bool:
     Raises:
         UserError: it has modules or settings under which the scores would not be the logits of that model.
     """
+    with well_formed(folder):
+        return _is_cross_encoder(folder)
+
+
+def _is_cross_encoder(folder: str) -> bool:
     path = Path(folder) / "config_sentence_transformers.json"
     settings = _read(path)
     if settings.get("model_type") != "CrossEncoder":

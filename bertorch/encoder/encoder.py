@@ -15,6 +15,7 @@ from bertorch.encoder.cpu import use_fast_dropout
 from bertorch.encoder.cpu_attention import CPULayout
 from bertorch.encoder.pretrained import config_positions, require_positions
 from bertorch.encoder.trials import LONG, SHORT, eval_mode, matches, supported, trial_batch, unsupported
+from bertorch.errors import UserError
 
 _EXPECTED = "an encoder that gives each token of a sentence its hidden state"
 
@@ -108,7 +109,7 @@ class Encoder(nn.Module, LimitedLength):
 
     Raises:
         UserError: an architecture that gives no hidden state for each token, or whose results for a sentence depend on
-            the others of its batch.
+            the others of its batch, or weights that give results that are not finite.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -169,6 +170,11 @@ class Encoder(nn.Module, LimitedLength):
         """Whether a batch, packed or padded, gives the hidden states that each of its sentences gives alone."""
         self._set_packed(packed=False)
         expected = torch.cat([self(sentence) for sentence in batch.split(1)])  # (T, H)
+        if not expected.isfinite().all():
+            raise UserError(
+                f"expected finite hidden states of {type(self.model).__name__}, got NaN or infinity in a trial; are "
+                "its weights damaged, or of a run that diverged?"
+            )
 
         def together() -> Tensor:
             self._set_packed(packed=packed)

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from bertorch.data.lines import first_few
 from bertorch.data.tags import is_tag, scheme_of
-from bertorch.encoder.pretrained import loading, saved_label_names
+from bertorch.encoder.pretrained import loading, saved_label_names, unplaced_weights
 from bertorch.encoder.sentence_modules import SentenceModules
 from bertorch.errors import UserError
 
@@ -58,7 +60,8 @@ def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
     """Load a model, in fp32, from a local folder that transformers or sentence-transformers saved.
 
     Raises:
-        UserError: it cannot be read, or lacks weights other than those of a bare encoder's pooler.
+        UserError: it cannot be read, lacks weights other than those of a bare encoder's pooler, or has some of an
+            encoder that its config does not describe.
     """
     if (Path(folder) / "adapter_config.json").exists():  # without peft, transformers would leave the adapter out
         raise UserError(f"{folder}: expected a whole model, got one with a PEFT adapter; merge the adapter into it")
@@ -69,6 +72,14 @@ def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
     if missing:
         got = f"{len(missing)} too few: {', '.join(missing[:3])} …"
         raise UserError(f"{folder}: expected all weights of {type(model).__name__}, got {got}")
+    of_encoder, others = unplaced_weights(model, report["unexpected_keys"])
+    if of_encoder:
+        raise UserError(
+            f"{folder}: expected the weights of {type(model).__name__} as config.json describes it, got others in its "
+            f"encoder: {first_few(of_encoder)}; it would be another model without them"
+        )
+    if others:
+        logger.info("{}: of other heads, left out: {}", folder, ", ".join(others))
     return model
 
 

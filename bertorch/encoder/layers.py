@@ -145,7 +145,8 @@ def _is_described(encoder: Encoder) -> bool:
     with eval_mode(encoder):
         try:
             rebuilt = type(model)(type(model.config).from_dict(model.config.to_dict())).to(model.dtype)
-            rebuilt.load_state_dict(model.state_dict(), strict=False)
+            if rebuilt.load_state_dict(model.state_dict(), strict=False).unexpected_keys:
+                return False
             expected = Encoder(rebuilt.eval())(batch)  # (T, H)
         except Exception as error:  # noqa: BLE001 - a config that does not suit may fail anywhere
             logger.debug("trial run: {}: {}", type(error).__name__, error)

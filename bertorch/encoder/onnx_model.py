@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -100,9 +100,6 @@ class OnnxModel(EncoderModel, LimitedLength):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._open()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)(Path(self._path), self._config, self.beside)
 
     @property
     @override

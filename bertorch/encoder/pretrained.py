@@ -1,7 +1,7 @@
 """Load tokenizers, configs and models by transformers; one that is missing or broken is an error that names it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch import distributed
+from bertorch.data.lines import first_few
+from bertorch.data.tokens import allow_ids_below
 from bertorch.encoder.hub import WITHOUT_NETWORK, require_found
 from bertorch.errors import ShapeMismatchError, UserError
 from bertorch.files import check_sums, reason, require_file
@@ -31,6 +33,10 @@ ENCODER_DROPOUTS = (
 )
 
 
+# Numbers that older versions saved, and that a model makes by itself.
+_OLD_BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+
+
 def load_tokenizer(
     name: str, option: str = PRETRAINED, *, max_seq_length: int | None = None
 ) -> PreTrainedTokenizerBase:
@@ -38,7 +44,8 @@ def load_tokenizer(
 
     Raises:
         UserError: it cannot be found or read, or knows less than half of the tokens of the model, or the model's config
-            has fewer positions than `max_seq_length`; it may still have fewer than its config says.
+            has fewer positions than `max_seq_length`; it may still have fewer than its config says. So does
+            tokenisation, of a text with a token that the model has no embedding for.
     """
     with distributed.main_first(), loading(name, option):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -50,14 +57,27 @@ def load_tokenizer(
             # transformers leaves them out for ALBERT, RemBERT and BigBird. Only names that are given here are saved: a
             # pipeline on the saved folder then passes the types too.
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, model_input_names=_PAIR_INPUTS)
+    _check_size(tokenizer, getattr(config, "vocab_size", None) or 0, option, name)
+    return tokenizer
+
+
+def _check_size(tokenizer: PreTrainedTokenizerBase, expected: int, option: str, name: str) -> None:
+    """Compare the number of tokens with that of the model, `expected`, as far as its config says."""
     # Where vocab.txt is missing or cut off, transformers makes a tokenizer of what is left without a warning.
-    got, expected = len(tokenizer), getattr(config, "vocab_size", None) or 0
+    got = len(tokenizer)
     counts = f"expected a tokenizer of about {expected} tokens, as config.json has it, got one of {got}"
     if got < expected * _REFUSE_BELOW:
         raise UserError(f"{option} {name}: {counts}; are vocab.txt and the tokenizer's other files there and complete?")
     if got < expected * _WARN_BELOW:
         logger.warning("{}: {}", name, counts)
-    return tokenizer
+    if got > expected > 0:  # such as after `add_tokens` without `resize_token_embeddings`
+        tokens = {index: token for token, index in tokenizer.get_vocab().items()}
+        if extra := [tokens[index] for index in sorted(tokens) if index >= expected]:
+            allow_ids_below(tokenizer, expected)
+            logger.warning(
+                "{}: {}, of which the last have no embedding, and texts with them are refused: {}",
+                *(name, counts, first_few(extra)),
+            )
 
 
 def load_config(name: str, option: str = PRETRAINED) -> PretrainedConfig:
@@ -110,16 +130,54 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         raise ShapeMismatchError(f"{PRETRAINED} {name}", mismatched, **remedy)
     model.config.architectures = [type(model).__name__]  # of a checkpoint for another task, it names that one
     fresh = sorted(report["missing_keys"])
-    weights = [weight for weight, _ in model.named_parameters()]
-    if set(weights) <= set(fresh):
+    weights = _encoder_weights(model)
+    lacking = [weight for weight in weights if weight in report["missing_keys"]]
+    if len(lacking) == len(weights):
         raise UserError(
-            f"{PRETRAINED} {name}: expected weights such as {weights[0]}, got not one that fits "
-            f"{type(model).__name__}; are they inside another object?"
+            f"{PRETRAINED} {name}: expected weights such as {weights[0]}, got not one that fits the encoder of "
+            f"{type(model).__name__}; are they inside another object? --init_from_ckpt knows more names"
         )
+    if lacking := [weight for weight in lacking if "pooler." not in weight]:
+        logger.warning(
+            "{}: {} weights of the encoder are missing and start at random, such as {}",
+            name,
+            len(lacking),
+            first_few(lacking),
+        )
+    of_encoder, others = unplaced_weights(model, report["unexpected_keys"])
+    if of_encoder:
+        logger.warning(
+            "{}: {} weights of the encoder have no place in {} as config.json describes it, and are left "
+            "out, such as {}; it may not be the model that was trained",
+            name,
+            len(of_encoder),
+            type(model).__name__,
+            first_few(of_encoder),
+        )
+    if others:
+        logger.info("{}: of other heads, left out: {}", name, ", ".join(others))
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _init_fresh_layers(model, fresh)
     return model
+
+
+def unplaced_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What `from_pretrained` found in a checkpoint and the model has no place for, from its `unexpected_keys`.
+
+    Returns:
+        Names of weights inside of its encoder, such as of layers beyond those of its config, and the first part of the
+        names of all others, which are of heads.
+    """
+    parts = {part for part, _ in model.base_model.named_children()}
+    names = {name: name.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for name in unexpected}
+    of_encoder = [name for name, part in names.items() if part in parts and not name.endswith(_OLD_BUFFERS)]
+    return sorted(of_encoder), sorted({name.split(".")[0] for name, part in names.items() if part not in parts})
+
+
+def _encoder_weights(model: PreTrainedModel) -> list[str]:
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return [f"{prefix}{name}" for name, _ in model.base_model.named_parameters()]
 
 
 def empty_model(auto_class: Any, config: PretrainedConfig, folder: str) -> PreTrainedModel:

@@ -4,7 +4,8 @@ Releases up to 6.2 name the same settings in several ways. A module or setting u
 would give other embeddings than ours is refused by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,23 @@ def read_modules(folder: str) -> SentenceModules | None:
     """
     if not (Path(folder) / "modules.json").exists():
         return None
+    with well_formed(folder):
+        return _read_modules(folder)
+
+
+@contextmanager
+def well_formed(folder: str) -> Iterator[None]:
+    """Around the reading of settings, of which any may be another kind of value than expected: a `UserError` then."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{folder}: expected settings as sentence-transformers saves them, got {reason(error)}; save the model "
+            "again, or download it again"
+        ) from error
+
+
+def _read_modules(folder: str) -> SentenceModules:
     prompts, truncate_dim = _model_settings(Path(folder) / "config_sentence_transformers.json")
     (_, transformer), (_, pooling), *layers = _listed(Path(folder))
     files = sorted(transformer.glob("sentence_*_config.json"))  # bert, roberta or another, by release
@@ -156,8 +174,13 @@ def _model_settings(path: Path) -> tuple[Prompts, int | None]:
     if name not in prompts:
         known = ", ".join(filter(None, prompts))
         raise UserError(f"{path}: default_prompt_name: expected one of {known}, got {name!r}")
+    dimensions = settings.get("truncate_dim") or None
+    if not all(isinstance(prompt, str | None) for prompt in prompts.values()) or not isinstance(dimensions, int | None):
+        raise UserError(
+            f"{path}: expected texts as prompts and a number as truncate_dim, got {prompts!r} and {dimensions!r}"
+        )
     passage = next((prompts[each] for each in _PASSAGES if prompts.get(each)), "")
-    return Prompts(prompts["query"] or "", passage, prompts[name] or ""), settings.get("truncate_dim") or None
+    return Prompts(prompts["query"] or "", passage, prompts[name] or ""), dimensions
 
 
 def _pooling(folder: Path, prompts: Prompts) -> tuple[tuple[str, ...], Prompts]:

@@ -68,3 +68,10 @@ def test_other_modules_are_refused(modules, got, copied):
     (copied / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UserError, match=f"expected a CrossEncoder of one Transformer, got {got}"):
         is_cross_encoder(str(copied))
+
+
+@pytest.mark.parametrize("modules", [["Transformer"], {"a": 1}, [[1]]])
+def test_damaged_modules_are_refused(modules, copied):
+    (copied / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match="expected settings as sentence-transformers saves them, got"):
+        is_cross_encoder(str(copied))

@@ -131,3 +131,11 @@ def test_half_precision_weights_become_fp32(tmp_path):
 def test_several_labels_a_text_are_recognised(label_names, tmp_path):
     save(tmp_path, AutoModelForSequenceClassification, label_names, problem_type="multi_label_classification")
     assert recognised(tmp_path)["task"] == "multi_label"
+
+
+def test_weights_that_the_config_does_not_describe_are_refused(tmp_path):
+    """transformers would leave them out: of layers beyond those of the config, of another kind of attention."""
+    save(tmp_path, AutoModelForSequenceClassification)
+    edit(tmp_path / "config.json", num_hidden_layers=1)
+    with pytest.raises(UserError, match=r"got others in its encoder: bert.encoder.layer.1.attention.*, …; it would be"):
+        load_complete(AutoModelForSequenceClassification, str(tmp_path))

@@ -191,9 +191,17 @@ def test_layers_that_are_kept(architecture, tmp_path):
 def test_the_kinds_of_the_layers_are_kept_with_them():
     encoder = deep_encoder("modernbert")
     kinds = list(encoder.model.config.layer_types)
+    kept = (0, 2)
     assert len(set(kinds)) == 2
-    keep_layers(encoder, (1, 2))
-    assert encoder.model.config.layer_types == kinds[1:3] != kinds[:2]
+    keep_layers(encoder, kept)
+    assert encoder.model.config.layer_types == [kinds[layer] for layer in kept] != kinds[:2]
+
+
+def test_a_layer_with_more_weights_than_the_first_has_does_not_become_the_first():
+    """That of ModernBERT has no norm before attention, so the norm of another one would get lost in the save."""
+    encoder = deep_encoder("modernbert")
+    with pytest.raises(UserError, match="--layers_from 1,2: expected an encoder with layers of their own"):
+        keep_layers(encoder, (1, 2))
 
 
 @pytest.mark.parametrize(

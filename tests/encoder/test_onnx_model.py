@@ -67,8 +67,10 @@ def test_the_parts_of_a_batch_have_little_padding(monkeypatch):
 
 def test_copies_and_pickles_give_the_same(tmp_path):
     ours, batch = model(tmp_path), random_batch(LENGTHS)
+    ours.pooling_mode = "mean"
     for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert torch.equal(other(batch), ours(batch))
+        assert other.pooling_mode == "mean"
 
 
 def test_it_has_no_weights_and_knows_its_limit(tmp_path):

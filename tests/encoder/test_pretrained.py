@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AlbertTokenizer,
     AutoModel,
@@ -19,8 +20,9 @@ from transformers import (
 )
 
 from bertorch.data.batch import PackedBatch
-from bertorch.data.tokens import tokenize
+from bertorch.data.tokens import token_pieces, tokenize, tokenize_windows
 from bertorch.encoder.classifier import SequenceClassifier
+from bertorch.encoder.encoder import Encoder
 from bertorch.encoder.pretrained import load_config, load_pretrained, load_tokenizer
 from bertorch.errors import UserError
 from tests.architectures import tiny_config
@@ -226,6 +228,75 @@ def test_weights_of_which_none_fits(folder):
     torch.save({"model": weights, "step": torch.ones(1)}, folder / "pytorch_model.bin")
     expected = "expected weights such as embeddings.word_embeddings.weight, got not one that fits"
     assert expected in told(load_model, folder)
+
+
+def test_a_head_of_which_something_fits_is_no_encoder(folder):
+    """Such as of the earlier bertorch, which called every encoder `encoder`."""
+    model = load_pretrained(AutoModelForSequenceClassification, str(folder))
+    weights = {f"encoder.{name}": tensor for name, tensor in model.bert.state_dict().items()}
+    (folder / "model.safetensors").unlink()
+    torch.save(weights | {"classifier.weight": model.classifier.weight.detach()}, folder / "pytorch_model.bin")
+    expected = "got not one that fits the encoder of BertForSequenceClassification; are they inside another object? --i"
+    assert expected in told(lambda name: load_pretrained(AutoModelForSequenceClassification, name), folder)
+
+
+def test_weights_that_are_missing_or_have_no_place_are_told(folder, log_lines):
+    weights = load_model(str(folder)).state_dict()
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(("encoder.layer.1.", "pooler."))}
+    table = torch.zeros(1023, 64)  # of relative positions, which transformers no longer knows
+    others = {
+        "encoder.layer.0.attention.self.distance_embedding.weight": table,
+        "embeddings.position_ids": torch.arange(512),
+        "cls.predictions.bias": torch.zeros(8192),
+        "crf.transitions": torch.zeros(3, 3),
+    }
+    (folder / "model.safetensors").unlink()
+    torch.save(kept | others, folder / "pytorch_model.bin")
+    del log_lines[:]
+    load_model(str(folder))
+    lost, unplaced, heads, fresh = log_lines
+    assert "16 weights of the encoder are missing and start at random, such as encoder.layer.1.attention" in lost
+    assert "1 weights of the encoder have no place in BertModel as config.json describes it, and are left" in unplaced
+    assert "such as encoder.layer.0.attention.self.distance_embedding.weight; it may not be the model that" in unplaced
+    assert heads.endswith("of other heads, left out: cls, crf")
+    assert "not in the checkpoint, start fresh: encoder.layer.1.attention" in fresh
+
+
+def test_weights_that_are_not_finite_are_named_as_what_they_are(folder):
+    """Not as of an architecture that mixes the sentences of a batch."""
+    model = load_model(str(folder))
+    with torch.no_grad():
+        model.encoder.layer[0].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="expected finite hidden states of BertModel, got NaN or infinity in a trial"):
+        Encoder(model)
+
+
+@pytest.mark.parametrize("cut", ["texts", "windows", "words"])
+def test_a_token_without_an_embedding_is_refused_where_a_text_has_it(cut, folder, log_lines):
+    (folder / "tokenizer.json").unlink()
+    load_tokenizer(str(folder))
+    assert not any("have no embedding" in line for line in log_lines)
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("🀄\n🀅\n")
+    tokenizer = load_tokenizer(str(folder))
+    assert any("got one of 8194, of which the last have no embedding" in line and "🀄, 🀅" in line for line in log_lines)
+    tokenized = {
+        "texts": lambda text: tokenize(tokenizer, [["好", text]], 16),
+        "windows": lambda text: tokenize_windows(tokenizer, [["好", text]], 16, 2),
+        "words": lambda text: token_pieces(tokenizer, [["好"], [*text]]),
+    }[cut]
+    tokenized("很好")
+    with pytest.raises(UserError, match=r"of the 8192 tokens that the model has embeddings for, got one with '🀅', whi"):
+        tokenized("好🀅")
+
+
+def test_a_text_without_a_token_is_refused(folder):
+    """Pooling would give it the vector of its neighbour; only a tokenizer without special tokens has such."""
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    assert tokenize(tokenizer, [["好", "很好"]], 16).lengths.tolist() == [1, 2]
+    with pytest.raises(UserError, match=r"expected texts with a token, got one without: \('',\)"):
+        tokenize(tokenizer, [["好", "", "很好"]], 16)
 
 
 @pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])

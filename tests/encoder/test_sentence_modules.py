@@ -203,6 +203,9 @@ def saved(tmp_path_factory):
     return folder
 
 
+_DAMAGED = "expected settings as sentence-transformers saves them, got .*; save the model again"
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
@@ -234,6 +237,13 @@ def saved(tmp_path_factory):
         ("sentence_bert_config.json", {"config_args": {"hidden_act": "relu"}}, "config_args"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "got SparseEncoder"),
         ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "expected one of query, document, got 'q'"),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["q"]}, _DAMAGED),
+        ("config_sentence_transformers.json", {"prompts": "abc"}, _DAMAGED),
+        ("config_sentence_transformers.json", {"prompts": {"query": 5}}, "expected texts as prompts and a number as"),
+        ("config_sentence_transformers.json", {"truncate_dim": "x"}, "expected texts as prompts and a number as"),
+        ("1_Pooling/config.json", {"pooling_mode": 5}, _DAMAGED),
+        ("1_Pooling/config.json", {"pooling_mode": [["mean"]]}, _DAMAGED),
+        ("2_Dense/config.json", {"activation_function": ["x"]}, _DAMAGED),
     ],
 )
 def test_settings_that_cannot_be_opened_are_refused(file, changes, message, saved, tmp_path):
