@@ -109,11 +109,11 @@ def run(config: PredictConfig) -> None:
         # before the model is loaded
         refuse_existing(config.written, overwrite=config.overwrite, inputs=[config.input_file])
     model = load_shared(config)
-    model.task.set_line_options(tags=config.tags, min_score=config.min_score)
+    model.task.set_line_options(tags=config.tags, min_score=config.min_score, split=config.split)
     if config.is_array:
         _write_array(config, model)
         return
-    task, inputs = model.task, model.task.stream_inputs(config.input_file, split=config.split)
+    task, inputs = model.task, model.task.stream_inputs(config.input_file)
     header = task.ranked_header() if config.ranked else task.prediction_header()
     writes = distributed.is_main()
     ranked: tuple[list[Any], list[Any]] = ([], [])  # all inputs and their results
@@ -140,7 +140,7 @@ def _write_array(config: PredictConfig, model: "Model") -> None:
     from bertorch.data.scratch import GrowingArray
     from bertorch.data.teacher import TextsDigest, write_logits
 
-    inputs = model.task.stream_inputs(config.input_file, split=config.split)
+    inputs = model.task.stream_inputs(config.input_file)
     rows, texts = GrowingArray(np.float32, (len(model.labels),)), TextsDigest()
     with log.input_bar() as progress:
         for sources, logits in _windows(model, inputs, logits=True, one_by_one=False):

@@ -174,8 +174,17 @@ def test_what_taggers_and_others_cannot(folders, tmp_path, monkeypatch):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch, min_score=0.5)
     with pytest.raises(UserError, match="expected a tagging model to predict --tags with, got one of run_classifier"):
         run(folders["classifier"], ["好"], tmp_path, monkeypatch, tags=True)
+    with pytest.raises(UserError, match="expected a tagging model to predict --split with, got one of run_classifier"):
+        run(folders["classifier"], ["好"], tmp_path, monkeypatch, split="words")
     with pytest.raises(UserError, match="--min_score is for taggers, and --logits for models with labels"):
         predict.PredictConfig(model_dir="a", input_file="b", output_file="c", min_score=0.5, logits=True)
+
+
+@pytest.mark.parametrize("first", ["你好", '["苹果"]是书名'])
+def test_a_sentence_may_begin_like_a_list(first, folders, tmp_path, monkeypatch):
+    texts = [first, '["苹果"]是书名', '["']
+    lines = run(folders["ner"], texts, tmp_path, monkeypatch)
+    assert [json.loads(line)["text"] for line in lines] == texts
 
 
 def test_a_text_in_json_is_one(folders, tmp_path, monkeypatch):
@@ -269,6 +278,7 @@ def test_two_processes_write_what_one_writes(launched, folders, tmp_path):
         ),
         ("ner", ["{}"], 'in.txt:1: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
         ("ner", ["好", '{"text": "好"}'], "in.txt:2: expected plain text, as the first line is, got JSON: '{"),
+        ("ner", ["好", '["好", "的"]'], "in.txt:2: expected plain text, as the first line is, got JSON: '["),
         ("ner", ['{"text": ["好"]}', "好"], 'in.txt:2: expected {"text": ["我", "们"]} or {"text": "我们"} in'),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -23,8 +24,9 @@ from bertorch.data.texts import TextLists, columns_of
 
 _FORMS = f"{TAGGED_FORM} or {ENTITY_FORM}"
 _TOKENS_FORM = '{"text": ["我", "们"]} or {"text": "我们"}'
-# How an object or list of JSON begins, and hardly a sentence.
-_JSON_START = re.compile(r'\s*(?:\[?\s*\{\s*["}]|\[\s*")')
+# How an object of JSON, or a list of them, begins, and hardly a sentence; and a list of texts, or a sentence.
+_JSON_START = re.compile(r'\s*\[?\s*\{\s*["}]')
+_LIST_START = re.compile(r'\s*\[\s*"')
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,22 @@ def stream_untagged(path: str) -> Iterator[UntaggedLine]:
 
     def parse(line: str) -> UntaggedLine:
         nonlocal is_json
-        looks_like_json = _JSON_START.match(line) is not None
+        looks_like_json = _JSON_START.match(line) is not None or _is_list(line)
         is_json = looks_like_json if is_json is None else is_json
         if not is_json and looks_like_json:
             raise BadLineError(f"expected plain text, as the first line is, got JSON: {shorten(line)}")
         return _untagged(line) if is_json else UntaggedLine(line)
 
     return stream_rows(path, parse)
+
+
+def _is_list(line: str) -> bool:
+    """Whether a line is JSON of a list that begins with a text."""
+    if not _LIST_START.match(line):
+        return False
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(line), list)
+    return False
 
 
 def _untagged(line: str) -> UntaggedLine:

@@ -288,22 +288,19 @@ class Task(ABC, Generic[B]):
     def predictor(self) -> Inference[Any]:
         """What is computed for an input."""
 
-    def set_line_options(self, *, tags: bool, min_score: float | None) -> None:
-        """Take what the lines depend on, before the first one; see `--tags` and `--min_score`.
+    def set_line_options(self, *, tags: bool, min_score: float | None, split: str | None) -> None:
+        """Take what the lines depend on, before the first one; see `--tags`, `--min_score` and `--split`.
 
         Raises:
             UserError: the model has no such lines.
         """
-        for option, is_set in (("tags", tags), ("min_score", min_score is not None)):
-            if is_set:
+        for option, value in (("tags", tags or None), ("min_score", min_score), ("split", split)):
+            if value is not None:
                 raise self._unsuited(f"predict --{option}", "a tagging")
 
     @abstractmethod
-    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[Any]:
-        """The inputs in a file, one a line; `-` is standard input.
-
-        `split` says what the tokens of a plain text are, where the task has tokens; None: as in training.
-        """
+    def stream_inputs(self, path: str) -> Iterator[Any]:
+        """The inputs in a file, one a line; `-` is standard input."""
 
     @abstractmethod
     def prediction_header(self) -> str | None:

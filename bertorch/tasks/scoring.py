@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -81,7 +80,7 @@ class ScoringTask(Task[PackedBatch]):
         return checked_texts(inputs, self.num_texts)
 
     @override
-    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[Text]:
+    def stream_inputs(self, path: str) -> Iterator[Text]:
         for row in stream_texts(path, num_texts=self.num_texts, may_be_json=True):
             yield row[0] if len(row) == 1 else (row[0], row[1])
 
@@ -115,7 +114,7 @@ class ScoringTask(Task[PackedBatch]):
         return Agreement(
             self.predictor(),
             self._inputs_of,
-            partial(self.stream_inputs, split=None),
+            self.stream_inputs,
             lambda rows, others: equal_labels(labels(rows), labels(others)),
         )
 

@@ -88,7 +88,9 @@ class TaggingTask(Task[TaggedBatch]):
         self.label_names = model.label_names
         self.head_learning_rate = head_learning_rate if model.head_parameters() else None
         self.split = split
-        self._min_score: float | None = None  # of the lines of `bertorch.predict`
+        # Of the lines of `bertorch.predict`.
+        self._min_score: float | None = None
+        self._line_split = split
 
     @classmethod
     def from_pretrained(
@@ -210,24 +212,25 @@ class TaggingTask(Task[TaggedBatch]):
         return TaggedText(text.tokens, tags, [text.entity(span) for span in spans])
 
     @override
-    def set_line_options(self, *, tags: bool, min_score: float | None) -> None:
+    def set_line_options(self, *, tags: bool, min_score: float | None, split: str | None) -> None:
         if tags and not self.span_model.is_flat:
             raise UserError(
                 "--tags: expected a model whose entities never overlap, got one with nested decoding, whose entities "
                 "no tags can spell; leave it out"
             )
         self._min_score = min_score
+        self._line_split = split or self.split
 
     @override
-    def stream_inputs(self, path: str, *, split: str | None) -> Iterator[TextTokens]:
-        return (replace(TextTokens.of(text, split or self.split), more=more) for text, more in stream_untagged(path))
+    def stream_inputs(self, path: str) -> Iterator[TextTokens]:
+        return (replace(TextTokens.of(text, self._line_split), more=more) for text, more in stream_untagged(path))
 
     @override
     def agreement(self) -> Agreement:
         return Agreement(
             self.predictor(),
             lambda texts: [TextTokens.of(text, self.split) for text in texts],
-            partial(self.stream_inputs, split=None),
+            self.stream_inputs,
             same_entities,
         )
 

@@ -29,6 +29,7 @@ from bertorch.files import require_file
 
 METRICS = "metrics.jsonl"
 _MOST_STEPS = 2**53
+_LARGEST = 1e300  # of numbers of other programs
 
 Line = Mapping[str, Any]
 
@@ -78,10 +79,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, without an unfinished last one.
 
     Raises:
-        UserError: there is no such file, or a line has another form.
+        UserError: there is no such file, it cannot be read, or a line has another form.
     """
     require_file(path, f"the {METRICS} of a run")
-    *texts, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        *texts, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable {METRICS}, got: {error.strerror or error}") from error
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
@@ -99,7 +103,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _is_line(line: Any) -> bool:
     if not isinstance(line, dict) or not isinstance(line.get("step"), int) or abs(line["step"]) >= _MOST_STEPS:
         return False
-    return all(isinstance(value, str if name == "metric" else int | float) for name, value in line.items())
+    return all(isinstance(value, str) if name == "metric" else _is_number(value) for name, value in line.items())
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number; one that is finite is small enough for differences."""
+    return isinstance(value, int | float) and (not _is_json(value) or abs(value) <= _LARGEST)
 
 
 def _open_no_link(path: str, flags: int) -> int:

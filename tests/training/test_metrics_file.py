@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -101,11 +103,25 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
         '{"step": 1, "loss": "low"}\n',
         "[" * 10**5 + "\n",
         '{"step": 1' + "0" * 400 + "}\n",
+        '{"step": 1, "loss": 1' + "0" * 400 + "}\n",
+        '{"step": 1, "loss": -1e308}\n',
     ],
 )
 def test_another_line_is_named(content, tmp_path):
     (tmp_path / METRICS).write_bytes(b'{"step": 1}\n' + content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=f"{METRICS}:2: expected a JSON object with a step, got "):
+        read_metrics(tmp_path / METRICS)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / METRICS).write_text('{"step": 1, "loss": NaN}\n')
+    assert math.isnan(read_metrics(tmp_path / METRICS)[0]["loss"])
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError, match=f"expected a readable {METRICS}, got: Permission denied"):
         read_metrics(tmp_path / METRICS)
 
 
