@@ -214,7 +214,9 @@ class TrainingConfig(LaunchedConfig):
     cuda_graphs: str = _speed(
         "auto", choices=CUDA_GRAPHS, help="auto: replay whole steps as CUDA graphs on one GPU where possible"
     )
-    compile: str = _speed("auto", choices=COMPILE, help="torch.compile the encoder; auto: on a GPU, for long runs")
+    compile: str = _speed(
+        "auto", choices=COMPILE, help="torch.compile the encoder; auto: on a GPU, for long runs of CUDA graphs"
+    )
     gradient_checkpointing: bool = _speed(
         False, help="recompute the encoder's activations in the backward pass: less memory, same gradients, slower"
     )

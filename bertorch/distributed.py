@@ -32,11 +32,16 @@ def session(local_rank: int = -1) -> Iterator[None]:
     `torch.distributed.launch` passes `local_rank` as `--local-rank`, torchrun sets `LOCAL_RANK` instead.
 
     Raises:
-        UserError: more processes on this machine than it has GPUs.
+        UserError: more processes on this machine than it has GPUs, or a part of a launcher's variables.
     """
     if "WORLD_SIZE" not in os.environ:
         yield
         return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UserError(
+            f"expected the variables of a launcher beside WORLD_SIZE, got no {', '.join(missing)}; start with "
+            "torchrun, or unset WORLD_SIZE"
+        )
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
     gpu = torch.device("cuda", local_rank) if torch.cuda.is_available() else None
     if gpu is None:
@@ -96,6 +101,11 @@ def is_main() -> bool:
 def launched_rank() -> int:
     """This process's rank as the launcher set it, also outside of a process group."""
     return int(os.environ.get("RANK", "0"))
+
+
+def has_launcher() -> bool:
+    """Whether torchrun started this process, which ends its processes when it is stopped."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def barrier() -> None:
@@ -217,6 +227,25 @@ def on_main(function: Callable[[], Any]) -> Any:
     if message is not None:
         raise UserError(message)
     return result
+
+
+def require_same(values: Mapping[str, Any], what: str) -> None:
+    """Compare named JSON values with those of the first process; all must call it.
+
+    Raises:
+        UserError: on all processes, if any has others; it says of what, and the names.
+    """
+    if world_size() == 1:
+        return
+    first: dict[str, Any] = broadcast_json(dict(values))
+    own = json.loads(json.dumps(dict(values)))
+    differs = torch.tensor([first[name] != own.get(name) for name in first], dtype=torch.int64, device=device())
+    flags = dict(zip(first, all_reduce_sum(differs).tolist(), strict=True))
+    if names := [name for name, count in flags.items() if count]:
+        raise UserError(
+            f"expected the same {what} on every process, got others than on the first in: {', '.join(names)}; start "
+            "the same command everywhere, with the same files"
+        )
 
 
 def any_process(flag: bool) -> bool:  # noqa: FBT001

@@ -99,6 +99,21 @@ def test_two_processes(tmp_path):
     run_processes(2, in_two_processes, tmp_path)
 
 
+def with_values_of_their_own():
+    rank = distributed.rank()
+    distributed.require_same({"a": 1, "b": (1, None)}, "options")
+    expected = "expected the same options on every process, got others than on the first in: a, c; start the same"
+    with pytest.raises(UserError, match=expected):
+        distributed.require_same({"a": rank, "b": 2, "c": [rank]}, "options")
+    with pytest.raises(UserError, match="in: only; start"):
+        distributed.require_same({"only": 1} if rank == 0 else {}, "options")
+
+
+def test_values_that_must_be_the_same():
+    distributed.require_same({"a": 1}, "options")
+    run_processes(3, with_values_of_their_own)
+
+
 def test_one_process_needs_no_group():
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.all_reduce_sum(torch.tensor(2.0)).item() == 2.0
@@ -119,8 +134,19 @@ def test_one_process_needs_no_group():
         assert distributed.world_size() == 1
 
 
+def test_a_part_of_a_launchers_variables(monkeypatch):
+    """Such as in a container that sets one."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    expected = pytest.raises(UserError, match="beside WORLD_SIZE, got no RANK, MASTER_ADDR, MASTER_PORT; start with to")
+    with expected, distributed.session():
+        pass
+
+
 def test_more_processes_than_gpus(monkeypatch):
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "3")
+    for name, value in (("WORLD_SIZE", "3"), ("RANK", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setitem(os.environ, name, value)
     monkeypatch.delitem(os.environ, "LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

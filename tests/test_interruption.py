@@ -211,10 +211,13 @@ def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_launcher_that_is_stopped_lets_both_processes_save(whole_of_two, tmp_path):
+@pytest.mark.parametrize("to_all", [False, True], ids=["the launcher", "every process"])
+def test_a_launcher_that_is_stopped_lets_both_processes_save(to_all, whole_of_two, tmp_path):
     process = Script(*arguments(tmp_path), launcher=launcher())
     process.wait_for("global step: 5,")
-    process.send_signal(signal.SIGTERM)
+    ranks = ranks_of(process.pid).values() if to_all else ()
+    for number in (process.pid, *ranks):
+        os.kill(number, signal.SIGTERM)
     rest = process.finish(check=1, seconds=60).stderr
     assert "go on with the same launcher and: run_classifier.py" in rest
     done = run_script(*arguments(tmp_path, "--resume"), launcher=launcher())

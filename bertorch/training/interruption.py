@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C stop a run after the step, not in the middle of it."""
 
+import os
 import signal
+import time
 from types import FrameType
 
 from loguru import logger
@@ -8,18 +10,22 @@ from loguru import logger
 from bertorch import distributed
 
 STEPS_BETWEEN_CHECKS_ON_GPUS = 10  # since asking the other processes synchronises the device
+# Seconds in which a launcher passes on a signal that all processes of its job got with it.
+FORWARDED_WITHIN = 5.0
 
 
 class Interruption:
     """Catches the first SIGTERM or Ctrl-C in its context; the second one ends the process, also in a save.
 
-    A signal that is ignored, as Ctrl-C is under nohup, stays so.
+    Under a launcher the first may come twice, once from whoever sent it to all processes and once from the launcher. A
+    signal that is ignored, as Ctrl-C is under nohup, stays so.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self._came: signal.Signals | None = None
+        self._since = 0.0  # by the monotonic clock
         self._is_told = False
         on_gpus = distributed.world_size() > 1 and distributed.device().type == "cuda"
         self._interval = STEPS_BETWEEN_CHECKS_ON_GPUS if on_gpus else 1
@@ -47,6 +53,13 @@ class Interruption:
         return distributed.any_process(self._came is not None)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._came = signal.Signals(number)
+        if self._came is None:
+            self._came, self._since = signal.Signals(number), time.monotonic()
+            if distributed.has_launcher():
+                return
+        elif time.monotonic() < self._since + FORWARDED_WITHIN:
+            return
         for each in self._handlers:  # nothing that is being written is waited for
             signal.signal(each, signal.SIG_DFL)
+        if distributed.has_launcher():
+            os.kill(os.getpid(), number)

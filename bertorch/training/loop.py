@@ -33,6 +33,7 @@ from bertorch.training.interruption import Interruption
 from bertorch.training.memory import IN_TRAINING, explain_out_of_memory
 from bertorch.training.optimization import build_optimizer, build_scheduler
 from bertorch.training.r_drop import RDrop
+from bertorch.training.run_options import require_same_everywhere
 from bertorch.training.run_state import RunKeeper
 from bertorch.training.step import OptimizationStep
 from bertorch.training.training_log import TrainingLog
@@ -41,19 +42,21 @@ from bertorch.training.training_log import TrainingLog
 def fit(config: TrainingConfig, task: Task[Any], train: Examples, dev: Examples | None) -> bool:
     """Train a task's model; evaluate it every `--eval_steps`, save it every `--save_steps` steps, and after the last.
 
-    The examples are the same on every process; without dev examples nothing is evaluated. `--saved_dir` is there, and
-    held by `bertorch.training.start`.
+    The examples must be the same on every process; without dev examples nothing is evaluated. `--saved_dir` is there,
+    and held by `bertorch.training.start`.
 
     Returns whether a signal asked to stop in the last step or after it, on any process: the run is complete.
 
     Raises:
         UserError: `--saved_dir`, `--init_from_ckpt`, `--precision`, `--gradient_checkpointing`, `--freeze_layers`,
-            `--layer_decay`, `--layers_from` or `--teacher` is not possible, a loss is not finite, or memory runs out.
+            `--layer_decay`, `--layers_from` or `--teacher` is not possible, the processes have different options or
+            examples, a loss is not finite, or memory runs out.
         InterruptedRunError: after a signal, when the step is done and saved.
     """
     if dev is not None and not len(dev):
         raise UserError("expected dev examples to evaluate on, got none; leave them out to train without evaluation")
     world_size, device = distributed.world_size(), distributed.device()
+    require_same_everywhere(config, train)
     precision = Precision.resolve(config.precision, device)
     rate_factors = prepare_layers(config, task)
     schedule = schedule_of(train, config.batch_size * world_size, config.gradient_accumulation_steps, config.seed)
@@ -110,6 +113,7 @@ def _run(
     task.model.train()
     keeper.clock.start()
     logging_steps = min(config.logging_steps, keeper.run.last_step)  # a short run has a line too, after its last step
+    names_of_rates = _names_of_rates(task)
     training_log = TrainingLog(
         logging_steps, loss_parts=task.loss_parts, reports=step.reports, hooks=step.hooks, record=keeper.record
     )
@@ -120,7 +124,7 @@ def _run(
     ):
         for now, label_count, loss_weight, batches in steps:
             torch.manual_seed(_dropout_seed(config.seed, now.number, rank))
-            rates = _rates(step, task)
+            rates = dict(zip(names_of_rates, (step.rates[0], step.rates[-1]), strict=False))
             tokens = sum(batch.tokens for batch in batches)
             with explain_out_of_memory(f"step {now.number}", IN_TRAINING, tokens):
                 reported = step(batches, label_count, loss_weight)
@@ -167,10 +171,13 @@ def build_hooks(config: TrainingConfig, task: Task[Any]) -> list[Hook]:
     return hooks
 
 
-def _rates(step: OptimizationStep, task: Task[Any]) -> dict[str, float]:
-    """The learning rates of the next step, by their names in `metrics.jsonl`."""
-    rates = {"rate": step.rates[0]}
-    return rates if task.head_learning_rate is None else rates | {"head_rate": step.rates[-1]}
+def _names_of_rates(task: Task[Any]) -> list[str]:
+    """What `metrics.jsonl` calls the learning rates: of the model, if it is trained, and of a head with its own."""
+    if task.head_learning_rate is None:
+        return ["rate"]
+    head = set(task.head_parameters())
+    is_trained = any(each.requires_grad for each in task.model.parameters() if each not in head)
+    return ["rate", "head_rate"] if is_trained else ["head_rate"]
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

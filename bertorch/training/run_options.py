@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bertorch import distributed
 from bertorch.config import TrainingConfig
+from bertorch.data.dataset import Examples
 from bertorch.data.fingerprint import content_digest
 from bertorch.data.model_digests import ModelDigests
 from bertorch.data.retrieval import files_of
@@ -58,18 +60,7 @@ def describe_run(
         UserError: a file has changed since `note_inputs`.
     """
     _require_unchanged(config)
-    described = plain_options(config)
-    for declared in fields(config):
-        value = getattr(config, declared.name)
-        if declared.metadata["is_later"] and value == declared.default:
-            continue
-        if isinstance(value, tuple) and declared.metadata["is_input"]:
-            described[f"content of --{declared.name}"] = [content_digest(each) or each for each in value]
-        elif declared.metadata["is_input"]:
-            digest = None if value is None else content_digest(value)
-            key = f"--{declared.name}" if digest is None else f"content of --{declared.name}"
-            described[key] = value if digest is None else digest
-    described |= _models_content(config, digests)
+    described = plain_options(config) | _data_content(config) | _models_content(config, digests)
     described["--precision"] = precision
     described["--batch_size times processes"] = config.batch_size * processes
     if negatives is Negatives.LOCAL:
@@ -77,6 +68,35 @@ def describe_run(
     if config.patience is not None or config.save_best_model:  # the result then depends on the evaluations
         described["steps between evaluations"] = config.evaluation_steps
     return described
+
+
+def require_same_everywhere(config: TrainingConfig, examples: Examples) -> None:
+    """Check that all processes have the same options, data and tokens of `examples`; all must call it.
+
+    Raises:
+        UserError: on all processes, if they do not: their batches would be of different data, or of different numbers.
+    """
+    if distributed.world_size() == 1:
+        return
+    values = {"--batch_size": config.batch_size, "--precision": config.precision}
+    counts = {"number of examples": len(examples), "number of tokens": int(examples.lengths.sum())}
+    distributed.require_same(plain_options(config) | values | _data_content(config) | counts, "options and data")
+
+
+def _data_content(config: TrainingConfig) -> dict[str, Any]:
+    """The content of the data that the options name, by option."""
+    content: dict[str, Any] = {}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        if declared.metadata["is_later"] and value == declared.default:
+            continue
+        if isinstance(value, tuple) and declared.metadata["is_input"]:
+            content[f"content of --{declared.name}"] = [content_digest(each) or each for each in value]
+        elif declared.metadata["is_input"]:
+            digest = None if value is None else content_digest(value)
+            key = f"--{declared.name}" if digest is None else f"content of --{declared.name}"
+            content[key] = value if digest is None else digest
+    return content
 
 
 def plain_options(config: TrainingConfig) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class OptimizationStep(Stateful):
         self._optimizer, self._scheduler = optimizer, scheduler
         self.precision = precision
         self._scaler = precision.scaler()
+        # It makes its tensors at its first scaling, which a process without an example in a step does not come to.
+        self._scaler.scale(torch.zeros((), device=self._device))
         self._scale = self._scaler.get_scale()
         self._loss_parts = tuple(loss_parts)
         self._used = UsedParameters(self._named)

@@ -63,12 +63,12 @@ class TrainingLog:
             reported: (reports,) this process's part of each.
             step: the one that was taken.
             tokens: of this process's batches.
-            rates: learning rates of the step by name, `rate` among them.
+            rates: learning rates of the step by name, that of the model first.
             overflows: steps skipped so far because fp16 overflowed.
         """
         self.speedometer.step()
         self._steps += 1
-        self._pending.append(_Pending(reported, tokens, step, rates["rate"]))
+        self._pending.append(_Pending(reported, tokens, step, next(iter(rates.values()))))
         if step.number % self._logging_steps == 0:
             self._write(step, self.check(), rates)
             if overflows > self._overflows:

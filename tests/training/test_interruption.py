@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from bertorch.training.interruption import Interruption
+from bertorch.training.interruption import FORWARDED_WITHIN, Interruption
 from tests.conftest import fork
 
 
@@ -27,6 +27,28 @@ def test_the_second_signal_waits_for_nothing(first, second):
     process = fork(signalled_twice, first, second)
     process.join(30)
     assert process.exitcode == -second
+
+
+def signalled_under_a_launcher(number: int) -> None:
+    """As torchrun does where all processes of a job got a signal: it passes its own on to them."""
+    os.environ["TORCHELASTIC_RUN_ID"] = "job"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert interruption.requested(1)
+        interruption._since -= FORWARDED_WITHIN
+        try:
+            os.kill(os.getpid(), number)  # of a user in a hurry
+        finally:
+            signal.pause()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_the_launcher_passes_on_is_no_second_one(number):
+    process = fork(signalled_under_a_launcher, number)
+    process.join(30)
+    assert process.exitcode == -number
 
 
 def test_handlers_are_as_before_and_what_is_ignored_stays_so():

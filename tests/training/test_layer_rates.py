@@ -87,6 +87,16 @@ def test_the_log_has_the_peak_rate(use_crf, tmp_path, log_lines):
     assert head == (pytest.approx([HEAD_RATE, HEAD_RATE * 2 / 3, HEAD_RATE / 3]) if use_crf else [None] * 3)
 
 
+def test_a_frozen_encoder_has_no_rate(tmp_path):
+    task = tagging_task(use_crf=True)
+    layers = task.model.config.num_hidden_layers
+    trained(tmp_path, task, tagged_data(24), scheduler="linear", logging_steps=1, epochs=1, freeze_layers=layers)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["head_rate"] for line in steps] == pytest.approx([HEAD_RATE, HEAD_RATE * 2 / 3, HEAD_RATE / 3])
+    assert not any("rate" in line for line in steps)
+
+
 def test_a_decay_whose_power_is_zero_leaves_the_embeddings_as_they_are(tmp_path, log_lines):
     weights = trained(tmp_path, classification_task(), classification_data(8), layer_decay=1e-120, logging_steps=1)
     start = classification_task().model.weights.state_dict()

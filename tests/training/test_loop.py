@@ -47,6 +47,40 @@ def test_several_processes_train_on_pairs_as_one(world_size, tmp_path):
     )
 
 
+def train_on_what_differs(folder) -> None:
+    rank = torch.distributed.get_rank()
+    for size, settings, name in (
+        (8, {"learning_rate": 1e-3 * (1 + rank)}, "--learning_rate"),
+        (8 + rank, {}, "number of examples, number of tokens"),
+    ):
+        expected = f"expected the same options and data on every process, got others than on the first in: {name}"
+        with pytest.raises(UserError, match=expected):
+            trained(folder, classification_task(), classification_data(size), **settings)
+    data, other = folder / "data.txt", folder / "other.txt"
+    data.write_text("a\t0")
+    other.write_text("a\t1")
+    with pytest.raises(UserError, match="than on the first in: content of --train_data_file; start"):
+        trained(folder, classification_task(), classification_data(8), train_data_file=str((data, other)[rank]))
+
+
+def test_several_processes_must_have_the_same_options_and_data(tmp_path):
+    """Such as on several machines with copies of their own."""
+    run_processes(2, train_on_what_differs, tmp_path)
+
+
+def train_in_fp16(folder) -> None:
+    """Of which a GPU's alone is offered; the scaler is the same."""
+    Precision.resolve = classmethod(lambda cls, *_: cls("fp16", "cpu"))  # of this process
+    task = classification_task(**NO_DROPOUT)
+    start = {name: tensor.clone() for name, tensor in task.model.weights.state_dict().items()}
+    trained(folder, task, classification_data(1), batch_size=4)
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in task.model.weights.state_dict().items())
+
+
+def test_a_process_without_an_example_scales_nothing_in_fp16(tmp_path):
+    run_processes(2, train_in_fp16, tmp_path)
+
+
 def evaluate_in_double(folder, batch_size) -> None:
     task = classification_task()
     task.model.double()
