@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -33,6 +33,7 @@ from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.training.saving import publish
 from bertorch.weights import WEIGHTS
 
+_RETRIED = 5  # tests that failed
 MODES = {
     "eager": ("--cuda_graphs", "off", "--compile", "off"),
     "graphs": ("--compile", "off"),
@@ -52,20 +53,27 @@ class Row(NamedTuple):
     unit: str
 
 
-def tests(_: Material) -> list[Row]:
+def tests(_: Material) -> Iterator[Row]:
     """The tests that wait for CUDA."""
     # Others may need packages that are not installed.
     files = [str(file) for file in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.cuda" in file.read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
-    command += ["--tb=short", "--show-capture=no"]
+    command += ["--tb=short", "--show-capture=stderr"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
-    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
-    if done.returncode:
-        raise RuntimeError(
-            "; ".join(re.findall(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE)) or "no tests ran"
-        )
-    return [Row(f"tests {kind}", number, "") for kind, number in counts.items()]
+    for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout):
+        yield Row(f"tests {kind}", int(number), "")
+    if not done.returncode:
+        return
+    failed = re.findall(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE)
+    # What a failure depends on: the tests before it, and warnings, which are errors in them.
+    for test in [line.partition(" - ")[0] for line in failed[:_RETRIED]]:
+        for how, options in (("alone", []), ("alone, warnings as such", ["-W", "default"])):
+            alone = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *options, test]
+            again = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, check=False)
+            print(again.stdout[-1000:])
+            yield Row(f"{test.rpartition('::')[2]}, {how}: passed", not again.returncode, "")
+    raise RuntimeError("; ".join(failed) or "no tests ran")
 
 
 def resume(material: Material) -> list[Row]:
@@ -130,7 +138,8 @@ def commands(material: Material) -> Iterator[Row]:
     options += (
         ["--max_steps", "3", "--save_steps", "2", "--our_options", "--logging_steps 1"] if material.pretend else []
     )
-    for task in _benchmark("end_to_end", options)["tasks"].values():
+    *_, content = _benchmark("end_to_end", options)
+    for task in content["tasks"].values():
         for name, taken in task["medians"].items():
             yield Row(f"command of an epoch, {name}", taken["wall_clock"], "s")
         yield Row("wall clock of the peer over ours", task["wall_clock_ratio"], "")
@@ -140,8 +149,12 @@ def peers(material: Material) -> Iterator[Row]:
     """Steady steps and memory of `fit` and of transformers' Trainer, both also compiled."""
     steps = ["--warmup", "1", "--steps", "2"] if material.pretend else ["--warmup", "40", "--steps", "60"]
     options = ["--task", "classifier", "--rounds", "1", *steps, *_inputs(material)]
-    for result in _benchmark("peers", options)["results"]:
-        for name, taken in result["contenders"].items():
+    told = set()
+    for content in _benchmark("peers", options):
+        for name, taken in content["results"][0]["contenders"].items():
+            if name in told:
+                continue
+            told.add(name)
             yield Row(f"steps of the same texts, {name}", taken["steps_per_second"], "steps/s")
             if "peak_reserved_bytes" in taken:
                 yield Row(f"…, {name}, held", taken["peak_reserved_bytes"] / 2**30, "GiB")
@@ -152,12 +165,28 @@ def _inputs(material: Material) -> list[str]:
     return [*files, "--pretrained_model_name_or_path", material.encoder("bert"), "--max_seq_length", "128"]
 
 
-def _benchmark(name: str, options: list[str]) -> dict[str, Any]:
-    """Run a benchmark; what it writes as JSON."""
+def _benchmark(name: str, options: list[str]) -> Iterator[dict[str, Any]]:
+    """Run a benchmark; what it has written as JSON, each time that it changes.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        run_command([sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(file)])
-        return dict(json.loads(file.read_text()))
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(file)]
+        before, is_running = "", True
+        with subprocess.Popen(command, cwd=ROOT) as process:
+            while is_running:
+                is_running = process.poll() is None
+                with suppress(FileNotFoundError, ValueError):  # not there yet, or being written
+                    text = file.read_text()
+                    content = dict(json.loads(text))
+                    if text != before:
+                        yield content
+                    before = text
+                time.sleep(0.2)
+    if process.returncode:
+        raise RuntimeError(f"benchmarks.{name}: exit code {process.returncode}")
 
 
 CHECKS: dict[str, Callable[[Material], Any]] = {

@@ -36,6 +36,7 @@ What is told is the median over the runs of each:
 """
 
 import argparse
+from importlib.util import find_spec
 
 from benchmarks.measuring import positive, use_one_device
 from benchmarks.peers.job import EVALUATED, TASKS
@@ -51,12 +52,14 @@ def main() -> None:
         parser.error("--dev_data_file and --label_file need --train_data_file")
     if options.dev_data_file and options.task not in EVALUATED:
         parser.error(f"--dev_data_file is for --task {' or '.join(EVALUATED)}")
+    tasks = [options.task] if options.task else list(TASKS)
+    packages = ["accelerate"] + ([] if tasks == ["classifier"] else ["sentence_transformers", "datasets"])
+    if missing := [package for package in packages if find_spec(package) is None]:
+        parser.error(f"{', '.join(missing)}: missing; pip install -e '.[benchmarks]'")
     use_one_device(cpu=options.cpu)  # of several GPUs, a Trainer would take all
-    try:
-        from benchmarks.peers.comparison import run  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        parser.error(f"{error.name} is missing: pip install -e '.[benchmarks]'")
-    run(options, [options.task] if options.task else list(TASKS))
+    from benchmarks.peers.comparison import run  # noqa: PLC0415 - takes seconds
+
+    run(options, tasks)
 
 
 def _parser() -> argparse.ArgumentParser:

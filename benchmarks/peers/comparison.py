@@ -4,6 +4,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,17 @@ def run(options: argparse.Namespace, tasks: list[str]) -> None:
     print(f"{header['hardware']}, {plan.precision}, {plan.matmul_flops / 1e12:.2f} TFLOP/s in a matrix product")
     print(", ".join(f"{package} {version}" for package, version in header["versions"].items()))
     print(f"batch {plan.batch_size}, medians of {plan.rounds} runs of {plan.steps} steps after {plan.warmup}")
-    results = [_compare(task, options, plan) for task in tasks]
-    write_json({**header, "results": results}, options.json)
+    results: list[dict[str, Any]] = []
+    for task in tasks:
+        for result in _compare(task, options, plan):
+            write_json({**header, "results": [*results, result]}, options.json)
+        print(f"\n{task}: {result['model']}, {result['train_data']}, {result['tokens_per_step']:.0f} tokens a step")
+        _print(result["contenders"], result[f"{OURS}_over"])
+        results.append(result)
 
 
-def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> dict[str, Any]:
+def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> Iterator[dict[str, Any]]:
+    """The result after each run, of those contenders that have one."""
     files = vars(options) if options.train_data_file else SAMPLES[task]
     source = str(files["train_data_file"])
     steps = plan.warmup + plan.steps
@@ -99,35 +106,31 @@ def _compare(task: str, options: argparse.Namespace, plan: _Plan) -> dict[str, A
             precision=plan.precision,
         )
         work = Work.of(ours.read(job, job.train_data_file), steps, job.model)
-        runs = _take_turns(job, plan)
-    contenders = {name: _medians(taken, work, plan.matmul_flops) for name, taken in runs.items()}
-    ratios = {
-        name: {key: contenders[OURS][key] / measured[key] for key in RATIOS if key in measured}
-        for name, measured in contenders.items()
-        if name != OURS
-    }
-    print(f"\n{task}: {job.model}, {source}, {work.tokens:.0f} tokens a step")
-    _print(contenders, ratios)
-    return {
-        "task": task,
-        "model": job.model,
-        "train_data": source,
-        "dev_data": job.dev_data_file,
-        "tokens_per_step": work.tokens,
-        "model_flops_per_step": work.flops,
-        "contenders": contenders,
-        f"{OURS}_over": ratios,
-        "runs": runs,
-    }
+        facts = {
+            "task": task,
+            "model": job.model,
+            "train_data": source,
+            "dev_data": job.dev_data_file,
+            "tokens_per_step": work.tokens,
+            "model_flops_per_step": work.flops,
+        }
+        for runs in _take_turns(job, plan):
+            contenders = {name: _medians(taken, work, plan.matmul_flops) for name, taken in runs.items()}
+            ratios = {
+                name: {key: contenders[OURS][key] / measured[key] for key in RATIOS if key in measured}
+                for name, measured in contenders.items()
+                if name != OURS
+            }
+            yield {**facts, "contenders": contenders, f"{OURS}_over": ratios, "runs": runs}
 
 
-def _take_turns(job: Job, plan: _Plan) -> dict[str, list[dict[str, float]]]:
-    """What was measured of each run of each contender."""
+def _take_turns(job: Job, plan: _Plan) -> Iterator[dict[str, list[dict[str, float]]]]:
+    """What was measured of each run of each contender, after each; ours is the first."""
     device = distributed.device()
     contenders: dict[str, Run] = {OURS: ours.train, **PEERS[job.task]}
     if device.type == "cuda":
         contenders |= ours.VARIANTS_ON_GPU | PEERS_ON_GPU.get(job.task, {})
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    runs: dict[str, list[dict[str, float]]] = {}
     for seed in range(plan.rounds):
         for name, train in contenders.items():
             with fresh_start(device) as folder:
@@ -142,8 +145,8 @@ def _take_turns(job: Job, plan: _Plan) -> dict[str, list[dict[str, float]]]:
             if evaluation is not None:
                 measured["evaluated_per_second"] = evaluation.examples_per_second
                 measured[EVALUATED[job.task]] = evaluation.value
-            runs[name].append(measured)
-    return runs
+            runs.setdefault(name, []).append(measured)
+            yield runs
 
 
 def _medians(runs: list[dict[str, float]], work: Work, peak: float) -> dict[str, float]:

@@ -1,22 +1,15 @@
-"""The peers' runs: `Trainer` of transformers and that of sentence-transformers, which derives from it."""
+"""The peers' runs: `Trainer` of transformers and that of sentence-transformers, which derives from it.
+
+The latter is imported where it is used: classifiers do without it, also where it is not installed.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import (
-    CrossEncoder,
-    CrossEncoderTrainer,
-    CrossEncoderTrainingArguments,
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.cross_encoder.losses import ListNetLoss
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,6 +26,9 @@ from bertorch.data.labelled_lines import read_labelled
 from bertorch.data.readers import read_labelled_texts, read_pairs, read_scored_pairs
 from bertorch.tasks.metrics import correlations
 from bertorch.tasks.ranking_metric import Candidates, ranking_measures
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def train_classifier(job: Job, watch: Stopwatch, folder: Path, *, torch_compile: bool) -> Evaluation | None:
@@ -59,6 +55,8 @@ def train_classifier(job: Job, watch: Stopwatch, folder: Path, *, torch_compile:
 
 def train_softmax_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     """sentence-transformers with SoftmaxLoss: a classifier over u, v and |u−v|."""
+    from sentence_transformers.sentence_transformer.losses import SoftmaxLoss  # noqa: PLC0415
+
     examples = read_labelled_texts(job.train_data_file, job.labels, num_texts=2)
     first, second = examples.columns
     columns = {"sentence1": list(first), "sentence2": list(second), "label": examples.labels.tolist()}
@@ -73,6 +71,8 @@ def train_softmax_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
 
 def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
     """sentence-transformers with MultipleNegativesRankingLoss: in-batch negatives."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: PLC0415
+
     anchors, positives, *negatives = read_pairs(job.train_data_file)
     columns = {"anchor": list(anchors), "positive": list(positives)}
     columns |= {f"negative_{number}": list(texts) for number, texts in enumerate(negatives, start=1)}
@@ -81,6 +81,8 @@ def train_ranking_loss(job: Job, watch: Stopwatch, folder: Path) -> None:
 
 def train_cosent(job: Job, watch: Stopwatch, folder: Path) -> Evaluation | None:
     """sentence-transformers with CoSENTLoss, scale 20."""
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss  # noqa: PLC0415
+
     train = read_scored_pairs(job.train_data_file)
     columns = {"sentence1": list(train.columns[0]), "sentence2": list(train.columns[1]), "score": train.labels.tolist()}
     model = _train_embeddings(job, watch, folder, columns, CoSENTLoss)
@@ -101,7 +103,13 @@ def train_list_net(job: Job, watch: Stopwatch, folder: Path, *, pairs_at_once: i
     Their softmax gives the positive all the weight. A forward pass has `pairs_at_once`: None for as many as the batch
     has groups, their default; -1 for all pairs of the batch.
     """
-    import datasets  # noqa: PLC0415 - Trainer itself does without
+    import datasets  # noqa: PLC0415
+    from sentence_transformers import (  # noqa: PLC0415
+        CrossEncoder,
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+    )
+    from sentence_transformers.cross_encoder.losses import ListNetLoss  # noqa: PLC0415
 
     queries, *candidates = read_pairs(job.train_data_file)
     columns = {"query": list(queries), "docs": [list(row) for row in zip(*candidates, strict=True)]}
@@ -130,8 +138,13 @@ def train_list_net(job: Job, watch: Stopwatch, folder: Path, *, pairs_at_once: i
 
 def _train_embeddings(
     job: Job, watch: Stopwatch, folder: Path, columns: dict[str, list[Any]], loss_of: Callable[[Any], Any]
-) -> SentenceTransformer:
-    import datasets  # noqa: PLC0415 - Trainer itself does without
+) -> "SentenceTransformer":
+    import datasets  # noqa: PLC0415
+    from sentence_transformers import (  # noqa: PLC0415
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
 
     # A folder that is no sentence encoder yet gets mean pooling.
     model = SentenceTransformer(job.model, model_kwargs={"dtype": torch.float32})

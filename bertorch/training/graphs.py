@@ -86,7 +86,7 @@ class StepGraphs:
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._seen: set[Shape] = set()
         self._replays: dict[Shape, tuple[PackedBatch, Work]] = {}  # of each shape the static batch that a replay reads
-        self._failed = False
+        self.failure: str | None = None  # why a capture failed
 
     def __call__(self, batch: PackedBatch, label_count: int, loss_weight: float) -> Tensor:
         """What the step on a batch of `PackedBatch.filled` reports, in memory of its own."""
@@ -108,7 +108,7 @@ class StepGraphs:
             return self._compute(batch.to(self._device), self._label_count, self._loss_weight)
 
     def _may_capture(self) -> bool:
-        return not self._failed and len(self._replays) < MOST_GRAPHS
+        return self.failure is None and len(self._replays) < MOST_GRAPHS
 
     def _try_to_capture(self, shape: Shape, batch: PackedBatch) -> None:
         static = batch.to(self._device)
@@ -118,8 +118,8 @@ class StepGraphs:
                 self._replays[shape] = static, self._capture(work)
         except Exception as error:  # noqa: BLE001 - whatever cannot be captured runs eagerly
             reason = (str(error).splitlines() or [""])[0]
-            logger.info("CUDA graphs: off, capture failed: {}: {}", type(error).__name__, reason)
-            self._failed = True
+            self.failure = f"{type(error).__name__}: {reason}"
+            logger.info("CUDA graphs: off, capture failed: {}", self.failure)
             self._replays.clear()
             self._optimizer.zero_grad(set_to_none=True)
 
