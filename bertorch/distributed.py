@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from bertorch.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # long enough for one process to download a model while the others wait
+_NOTHING = object()  # is no JSON value
 BUCKET_BYTES = 64 * 2**20  # gradients summed at once, about: enough to use the links, little beside the weights
 
 
@@ -239,12 +240,13 @@ def require_same(values: Mapping[str, Any], what: str) -> None:
         return
     first: dict[str, Any] = broadcast_json(dict(values))
     own = json.loads(json.dumps(dict(values)))
-    differs = torch.tensor([first[name] != own.get(name) for name in first], dtype=torch.int64, device=device())
-    flags = dict(zip(first, all_reduce_sum(differs).tolist(), strict=True))
-    if names := [name for name, count in flags.items() if count]:
+    flags = [own.get(name, _NOTHING) != value for name, value in first.items()] + [not own.keys() <= first.keys()]
+    counts = all_reduce_sum(torch.tensor(flags, dtype=torch.int64, device=device())).tolist()
+    names = [*first, "what the first does not have"]
+    if differing := [name for name, count in zip(names, counts, strict=True) if count]:
         raise UserError(
-            f"expected the same {what} on every process, got others than on the first in: {', '.join(names)}; start "
-            "the same command everywhere, with the same files"
+            f"expected the same {what} on every process, got others than on the first in: {', '.join(differing)}; "
+            "start the same command everywhere, with the same files"
         )
 
 

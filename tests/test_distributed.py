@@ -106,7 +106,9 @@ def with_values_of_their_own():
     with pytest.raises(UserError, match=expected):
         distributed.require_same({"a": rank, "b": 2, "c": [rank]}, "options")
     with pytest.raises(UserError, match="in: only; start"):
-        distributed.require_same({"only": 1} if rank == 0 else {}, "options")
+        distributed.require_same({"only": None} if rank == 0 else {}, "options")
+    with pytest.raises(UserError, match="in: what the first does not have; start"):
+        distributed.require_same({} if rank == 0 else {"only": None}, "options")
 
 
 def test_values_that_must_be_the_same():

@@ -28,7 +28,7 @@ from bertorch.errors import UserError
 from bertorch.files import to_json
 
 # To be raised whenever the same file and options give other arrays than before, or these are stored in another way.
-FORMAT = 2
+FORMAT = 3
 META = "meta.json"
 
 D = TypeVar("D", bound=Examples)

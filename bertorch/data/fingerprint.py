@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 import bertorch
 from bertorch.data.retrieval import files_of
 from bertorch.data.tags import TagSet
+from bertorch.data.tokens import ids_below
 
 _blake2b = partial(hashlib.blake2b, digest_size=16)
 
@@ -74,7 +75,8 @@ def _as_json(name: str, value: Any) -> Any:
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the tokenizer's files, and of what they do not hold."""
-    digest = _blake2b(f"{type(tokenizer).__qualname__} {tokenizer.truncation_side}".encode())
+    limit = "" if (rows := ids_below(tokenizer)) is None else f" {rows}"
+    digest = _blake2b(f"{type(tokenizer).__qualname__} {tokenizer.truncation_side}{limit}".encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in sorted(Path(folder).iterdir()):

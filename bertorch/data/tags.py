@@ -131,7 +131,8 @@ class TagSet:
         def spell(code: int, type_: str) -> str:
             if code == SINGLE and not self.scheme.is_closed and f"S-{type_}" not in self.ids:
                 code = BEGIN
-            spelling = "bmes" if f"M-{type_}" in self.ids else self.scheme_name
+            with_m = f"M-{type_}" in self.ids and f"I-{type_}" not in self.ids
+            spelling = "bmes" if with_m else self.scheme_name
             return f"{SPELLINGS[spelling][code]}-{type_}"
 
         return _tags_of(extents, length, spell)

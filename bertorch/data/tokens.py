@@ -61,8 +61,13 @@ def allow_ids_below(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     setattr(tokenizer, _EMBEDDINGS, rows)
 
 
+def ids_below(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """What `allow_ids_below` has set; None for any ids."""
+    return getattr(tokenizer, _EMBEDDINGS, None)
+
+
 def _require_embeddings(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> None:
-    rows = getattr(tokenizer, _EMBEDDINGS, None)
+    rows = ids_below(tokenizer)
     if rows is not None and (beyond := ids[ids >= rows]).size:
         token = tokenizer.convert_ids_to_tokens(int(beyond[0]))
         raise UserError(

@@ -79,7 +79,7 @@ def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
             f"encoder: {first_few(of_encoder)}; it would be another model without them"
         )
     if others:
-        logger.info("{}: of other heads, left out: {}", folder, ", ".join(others))
+        logger.info("{}: of no use here, left out: {}", folder, ", ".join(others))
     return model
 
 

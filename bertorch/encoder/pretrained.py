@@ -139,7 +139,7 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
         )
     if lacking := [weight for weight in lacking if "pooler." not in weight]:
         logger.warning(
-            "{}: {} weights of the encoder are missing and start at random, such as {}",
+            "{}: {} weights of the encoder are missing and are made anew, such as {}",
             name,
             len(lacking),
             first_few(lacking),
@@ -155,7 +155,7 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
             first_few(of_encoder),
         )
     if others:
-        logger.info("{}: of other heads, left out: {}", name, ", ".join(others))
+        logger.info("{}: of no use here, left out: {}", name, ", ".join(others))
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _init_fresh_layers(model, fresh)
@@ -166,13 +166,13 @@ def unplaced_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> tuple
     """What `from_pretrained` found in a checkpoint and the model has no place for, from its `unexpected_keys`.
 
     Returns:
-        Names of weights inside of its encoder, such as of layers beyond those of its config, and the first part of the
-        names of all others, which are of heads.
+        Names of weights inside of its encoder, such as of layers beyond those of its config, and the parts that all
+        others are of: heads, and a pooler that the model does without.
     """
     parts = {part for part, _ in model.base_model.named_children()}
     names = {name: name.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for name in unexpected}
     of_encoder = [name for name, part in names.items() if part in parts and not name.endswith(_OLD_BUFFERS)]
-    return sorted(of_encoder), sorted({name.split(".")[0] for name, part in names.items() if part not in parts})
+    return sorted(of_encoder), sorted({part for part in names.values() if part not in parts})
 
 
 def _encoder_weights(model: PreTrainedModel) -> list[str]:

@@ -53,13 +53,12 @@ class Interruption:
         return distributed.any_process(self._came is not None)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self._came is None:
-            self._came, self._since = signal.Signals(number), time.monotonic()
+        is_first, now = self._came is None, time.monotonic()
+        if is_first:
+            self._came, self._since = signal.Signals(number), now
             if distributed.has_launcher():
                 return
-        elif time.monotonic() < self._since + FORWARDED_WITHIN:
-            return
         for each in self._handlers:  # nothing that is being written is waited for
             signal.signal(each, signal.SIG_DFL)
-        if distributed.has_launcher():
+        if not is_first and now > self._since + FORWARDED_WITHIN:
             os.kill(os.getpid(), number)

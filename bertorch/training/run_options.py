@@ -19,6 +19,17 @@ Options = Mapping[str, Any]
 
 _OF_ENCODER, _OF_WEIGHTS = "content of --pretrained_model_name_or_path", "content of --init_from_ckpt"
 
+# Options that processes need not have in common.
+_OF_THE_MACHINE = (
+    "local_rank",
+    "threads",
+    "saved_dir",
+    "cache_dir",
+    "tensorboard_dir",
+    "pretrained_model_name_or_path",
+    "init_from_ckpt",
+)
+
 _noted: dict[str, list[tuple[int, ...]]] = {}  # by the path of an input
 
 
@@ -73,14 +84,20 @@ def describe_run(
 def require_same_everywhere(config: TrainingConfig, examples: Examples) -> None:
     """Check that all processes have the same options, data and tokens of `examples`; all must call it.
 
+    Where data and models are does not count: each machine may have its own.
+
     Raises:
         UserError: on all processes, if they do not: their batches would be of different data, or of different numbers.
     """
     if distributed.world_size() == 1:
         return
-    values = {"--batch_size": config.batch_size, "--precision": config.precision}
+    values = {
+        f"--{declared.name}": getattr(config, declared.name)
+        for declared in fields(config)
+        if not declared.metadata["is_input"] and declared.name not in _OF_THE_MACHINE
+    }
     counts = {"number of examples": len(examples), "number of tokens": int(examples.lengths.sum())}
-    distributed.require_same(plain_options(config) | values | _data_content(config) | counts, "options and data")
+    distributed.require_same(values | _data_content(config) | counts, "options and data")
 
 
 def _data_content(config: TrainingConfig) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def test_bioes_never_has_entities_of_one_token_as_b():
         (["O", "B-PER", "I-PER", "S-LOC"], "bios", "B-PER O B-LOC I-LOC I-LOC"),
         (BIOES, "bioes", "S-PER O B-LOC I-LOC E-LOC"),
         (BMES, "bioes", "S-PER O B-LOC M-LOC E-LOC"),
+        ([*BMES, "I-LOC"], "bioes", "S-PER O B-LOC I-LOC E-LOC"),
         (["O", "B-PER", "I-PER", "E-PER", "S-LOC"], "bioes", "S-PER O B-LOC I-LOC E-LOC"),  # not of the set
         (["O", "B-PER", "I-PER", "E-PER", "B-LOC"], "bioes", "S-PER O B-LOC I-LOC E-LOC"),
     ],

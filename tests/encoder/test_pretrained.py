@@ -12,7 +12,9 @@ from tokenizers import processors
 from transformers import (
     AlbertTokenizer,
     AutoModel,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BigBirdTokenizer,
     RemBertTokenizer,
@@ -255,11 +257,18 @@ def test_weights_that_are_missing_or_have_no_place_are_told(folder, log_lines):
     del log_lines[:]
     load_model(str(folder))
     lost, unplaced, heads, fresh = log_lines
-    assert "16 weights of the encoder are missing and start at random, such as encoder.layer.1.attention" in lost
+    assert "16 weights of the encoder are missing and are made anew, such as encoder.layer.1.attention" in lost
     assert "1 weights of the encoder have no place in BertModel as config.json describes it, and are left" in unplaced
     assert "such as encoder.layer.0.attention.self.distance_embedding.weight; it may not be the model that" in unplaced
-    assert heads.endswith("of other heads, left out: cls, crf")
+    assert heads.endswith("of no use here, left out: cls, crf")
     assert "not in the checkpoint, start fresh: encoder.layer.1.attention" in fresh
+
+
+def test_a_pooler_that_is_not_needed_is_left_out_by_name(folder, log_lines):
+    AutoModelForPreTraining.from_pretrained(folder).save_pretrained(folder)
+    del log_lines[:]
+    load_pretrained(AutoModelForTokenClassification, str(folder))
+    assert any(line.endswith("of no use here, left out: cls, pooler") for line in log_lines)
 
 
 def test_weights_that_are_not_finite_are_named_as_what_they_are(folder):

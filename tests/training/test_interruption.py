@@ -37,16 +37,29 @@ def signalled_under_a_launcher(number: int) -> None:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         assert interruption.requested(1)
-        interruption._since -= FORWARDED_WITHIN
         try:
             os.kill(os.getpid(), number)  # of a user in a hurry
         finally:
             signal.pause()
 
 
+def signalled_late_under_a_launcher(number: int) -> None:
+    os.environ["TORCHELASTIC_RUN_ID"] = "job"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        assert interruption.requested(1)
+        interruption._since -= FORWARDED_WITHIN
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            signal.pause()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_the_launcher_passes_on_is_no_second_one(number):
-    process = fork(signalled_under_a_launcher, number)
+@pytest.mark.parametrize("run", [signalled_under_a_launcher, signalled_late_under_a_launcher])
+def test_a_signal_that_the_launcher_passes_on_is_no_second_one(run, number):
+    process = fork(run, number)
     process.join(30)
     assert process.exitcode == -number
 

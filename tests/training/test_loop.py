@@ -49,8 +49,10 @@ def test_several_processes_train_on_pairs_as_one(world_size, tmp_path):
 
 def train_on_what_differs(folder) -> None:
     rank = torch.distributed.get_rank()
+    later = {"r_drop": 1.0} if rank else {}  # an option that came later, on the second process alone
     for size, settings, name in (
         (8, {"learning_rate": 1e-3 * (1 + rank)}, "--learning_rate"),
+        (8, later, "--r_drop"),
         (8 + rank, {}, "number of examples, number of tokens"),
     ):
         expected = f"expected the same options and data on every process, got others than on the first in: {name}"
