@@ -17,6 +17,7 @@ from bertorch.data.cache import open_dataset
 from bertorch.data.dataset import TextRows
 from bertorch.data.tagged_sentences import read_tag_set
 from bertorch.data.tags import TagSet
+from bertorch.data.tokens import allow_ids_below
 from bertorch.errors import UserError
 from bertorch.tasks.in_batch_negatives import anchors_with_positives, sentences_twice
 from bertorch.tasks.scored_pairs import scored_pairs
@@ -182,6 +183,9 @@ def test_the_tokenizer_is_part_of_the_key(slow, tmp_path):
     assert key(load(vocabulary, do_lower_case=False)) != before
     tokenizer.truncation_side = "left"
     assert key(tokenizer) != before
+    limited = load(vocabulary)
+    allow_ids_below(limited, len(vocabulary) - 1)  # as for a model that has no embedding of the last token
+    assert key(limited) != before
 
 
 def test_an_argument_of_an_unknown_type_or_a_missing_one_is_refused(tokenizer):
