@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.checks import CHECKS, Row
+from benchmarks.gpu_check.checks import CHECKS, PACKAGES, Row
 from benchmarks.gpu_check.material import Material
 from benchmarks.measuring import hardware, versions, write_json
 from bertorch import distributed, log
@@ -45,9 +46,13 @@ def main() -> None:
         "checks": {},
     }
     print(result["hardware"], result["versions"], flush=True)
+    names = options.only or list(CHECKS)
+    for name in names:
+        if missing := [package for package in PACKAGES.get(name, ()) if not find_spec(package)]:
+            print(f"{name} will fail without {', '.join(missing)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         Material(Path(folder), options.pretend).make()
-        for name in options.only or CHECKS:
+        for name in names:
             result["checks"][name] = check = _run(name, folder, options, deadline - time.monotonic())
             _print(name, check)
             write_json(result, options.json)

@@ -33,6 +33,8 @@ from bertorch.tasks.contrastive import ContrastiveTask
 from bertorch.training.saving import publish
 from bertorch.weights import WEIGHTS
 
+# Packages beside those of bertorch that a check needs.
+PACKAGES = {"tests": ("pytest", "hypothesis"), "commands": ("accelerate",), "peers": ("accelerate",)}
 _RETRIED = 5  # tests that failed
 MODES = {
     "eager": ("--cuda_graphs", "off", "--compile", "off"),
