@@ -211,12 +211,11 @@ def test_a_rank_that_dies_takes_the_run_down_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True], ids=["the launcher", "every process"])
-def test_a_launcher_that_is_stopped_lets_both_processes_save(to_all, whole_of_two, tmp_path):
+def test_a_launcher_that_is_stopped_lets_both_processes_save(whole_of_two, tmp_path):
+    """Also where the processes get the signal themselves, as of a whole job, and the launcher passes its own on."""
     process = Script(*arguments(tmp_path), launcher=launcher())
     process.wait_for("global step: 5,")
-    ranks = ranks_of(process.pid).values() if to_all else ()
-    for number in (process.pid, *ranks):
+    for number in (process.pid, *ranks_of(process.pid).values()):
         os.kill(number, signal.SIGTERM)
     rest = process.finish(check=1, seconds=60).stderr
     assert "go on with the same launcher and: run_classifier.py" in rest
