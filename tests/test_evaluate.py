@@ -249,6 +249,7 @@ def test_either_form_of_a_file_is_the_same(folders, tmp_path):
         run(folders["ner"], tmp_path / "one", tmp_path / "one report", overwrite=True)
 
 
+@pytest.mark.slow
 def test_taggers_on_entities_that_overlap_are_compared(folders, tmp_path):
     for name in ("one", "two"):
         run(folders["nested"], NESTED / "dev.json", tmp_path / name)

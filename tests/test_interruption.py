@@ -332,6 +332,7 @@ def test_ctrl_c_in_the_imports_ends_without_a_traceback(program, seconds):
     assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT, 2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_data_are_read_ends_without_a_traceback(tmp_path):
     lines = (REVIEWS / "train.txt").read_text()
     (tmp_path / "train.txt").write_text(lines * 1000)

@@ -238,6 +238,7 @@ def test_the_folder_of_another_run_is_left_alone(exported, tmp_path):
             call(overwrite=True)
 
 
+@pytest.mark.slow
 def test_weights_and_graph_of_one_model_in_one_folder(exported, tmp_path, monkeypatch):
     copied(monkeypatch, exported)
     one, other = tmp_path / "one", tmp_path / "other"
@@ -374,6 +375,7 @@ def test_a_full_disk_is_one_sentence(exported, tmp_path, monkeypatch):
     assert not names(tmp_path / "export")
 
 
+@pytest.mark.slow
 def test_what_the_hub_is_told(exported, tmp_path, monkeypatch):
     """By the one who publishes; the rest of the metadata and the text stay."""
     source = tmp_path / "source"

@@ -171,6 +171,7 @@ def test_a_tagger_decodes_with_its_crf(folders):
     assert model.tag([tokens])[0].tags == [model.labels[number] for number in path]
 
 
+@pytest.mark.slow
 def test_entities_of_plain_text_stand_where_they_say(folders):
     model = load(folders["ner"])
     texts = ["".join(tokens) for tokens in SENTENCES]

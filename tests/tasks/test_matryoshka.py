@@ -138,6 +138,7 @@ def test_dimensions_that_an_embedding_does_not_have(dimensions, folders):
         load(folders["cosent"]).encode(["好"], dimensions=dimensions)
 
 
+@pytest.mark.slow
 def test_sentence_transformers_cuts_as_we_do(folders):
     transformers = pytest.importorskip("sentence_transformers")
     texts = SENTENCES.read_text().splitlines()[:5]

@@ -346,6 +346,7 @@ def test_the_folder_says_what_it_is(folders):
     }
 
 
+@pytest.mark.slow
 def test_a_pipeline_gives_the_same_probabilities(folders):
     predictions = load(folders["several labels"]).predict(TEXTS)
     classify = pipeline("text-classification", model=str(folders["several labels"]), top_k=None, device="cpu")
