@@ -20,8 +20,8 @@ from torch.distributed.rendezvous import rendezvous
 from bertorch.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # long enough for one process to download a model while the others wait
-_NOTHING = object()  # is no JSON value
 BUCKET_BYTES = 64 * 2**20  # gradients summed at once, about: enough to use the links, little beside the weights
+_NOTHING = object()  # is no JSON value
 
 
 @contextmanager

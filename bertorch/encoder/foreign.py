@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertorch.data.lines import first_few
@@ -72,14 +71,11 @@ def load_complete(auto_class: Any, folder: str) -> PreTrainedModel:
     if missing:
         got = f"{len(missing)} too few: {', '.join(missing[:3])} …"
         raise UserError(f"{folder}: expected all weights of {type(model).__name__}, got {got}")
-    of_encoder, others = unplaced_weights(model, report["unexpected_keys"])
-    if of_encoder:
+    if of_encoder := unplaced_weights(model, folder, report["unexpected_keys"]):
         raise UserError(
             f"{folder}: expected the weights of {type(model).__name__} as config.json describes it, got others in its "
             f"encoder: {first_few(of_encoder)}; it would be another model without them"
         )
-    if others:
-        logger.info("{}: of no use here, left out: {}", folder, ", ".join(others))
     return model
 
 

@@ -76,7 +76,9 @@ def _check_size(tokenizer: PreTrainedTokenizerBase, expected: int, option: str, 
             allow_ids_below(tokenizer, expected)
             logger.warning(
                 "{}: {}, of which the last have no embedding, and texts with them are refused: {}",
-                *(name, counts, first_few(extra)),
+                name,
+                counts,
+                first_few(extra),
             )
 
 
@@ -144,8 +146,7 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
             len(lacking),
             first_few(lacking),
         )
-    of_encoder, others = unplaced_weights(model, report["unexpected_keys"])
-    if of_encoder:
+    if of_encoder := unplaced_weights(model, name, report["unexpected_keys"]):
         logger.warning(
             "{}: {} weights of the encoder have no place in {} as config.json describes it, and are left "
             "out, such as {}; it may not be the model that was trained",
@@ -154,25 +155,23 @@ def load_pretrained(auto_class: Any, name: str, *, dropout: float | None = None,
             type(model).__name__,
             first_few(of_encoder),
         )
-    if others:
-        logger.info("{}: of no use here, left out: {}", name, ", ".join(others))
     if fresh:
         logger.info("{}: not in the checkpoint, start fresh: {}", name, ", ".join(fresh))
         _init_fresh_layers(model, fresh)
     return model
 
 
-def unplaced_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What `from_pretrained` found in a checkpoint and the model has no place for, from its `unexpected_keys`.
+def unplaced_weights(model: PreTrainedModel, name: str, unexpected: Iterable[str]) -> list[str]:
+    """The weights inside of the encoder that the model has no place for, such as of layers beyond those of its config.
 
-    Returns:
-        Names of weights inside of its encoder, such as of layers beyond those of its config, and the parts that all
-        others are of: heads, and a pooler that the model does without.
+    `unexpected` is what `from_pretrained` calls `unexpected_keys`. The log has the parts that all others are of: heads,
+    and a pooler that the model does without.
     """
     parts = {part for part, _ in model.base_model.named_children()}
-    names = {name: name.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for name in unexpected}
-    of_encoder = [name for name, part in names.items() if part in parts and not name.endswith(_OLD_BUFFERS)]
-    return sorted(of_encoder), sorted({part for part in names.values() if part not in parts})
+    part_of = {weight: weight.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for weight in unexpected}
+    if others := sorted(set(part_of.values()) - parts):
+        logger.info("{}: of no use here, left out: {}", name, ", ".join(others))
+    return sorted(weight for weight, part in part_of.items() if part in parts and not weight.endswith(_OLD_BUFFERS))
 
 
 def _encoder_weights(model: PreTrainedModel) -> list[str]:

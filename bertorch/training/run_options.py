@@ -104,12 +104,12 @@ def _data_content(config: TrainingConfig) -> dict[str, Any]:
     """The content of the data that the options name, by option."""
     content: dict[str, Any] = {}
     for declared in fields(config):
-        value = getattr(config, declared.name)
-        if declared.metadata["is_later"] and value == declared.default:
+        value, metadata = getattr(config, declared.name), declared.metadata
+        if not metadata["is_input"] or (metadata["is_later"] and value == declared.default):
             continue
-        if isinstance(value, tuple) and declared.metadata["is_input"]:
+        if isinstance(value, tuple):
             content[f"content of --{declared.name}"] = [content_digest(each) or each for each in value]
-        elif declared.metadata["is_input"]:
+        else:
             digest = None if value is None else content_digest(value)
             key = f"--{declared.name}" if digest is None else f"content of --{declared.name}"
             content[key] = value if digest is None else digest

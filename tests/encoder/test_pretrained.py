@@ -256,7 +256,7 @@ def test_weights_that_are_missing_or_have_no_place_are_told(folder, log_lines):
     torch.save(kept | others, folder / "pytorch_model.bin")
     del log_lines[:]
     load_model(str(folder))
-    lost, unplaced, heads, fresh = log_lines
+    lost, heads, unplaced, fresh = log_lines
     assert "16 weights of the encoder are missing and are made anew, such as encoder.layer.1.attention" in lost
     assert "1 weights of the encoder have no place in BertModel as config.json describes it, and are left" in unplaced
     assert "such as encoder.layer.0.attention.self.distance_embedding.weight; it may not be the model that" in unplaced
